@@ -1,0 +1,34 @@
+"""Limits of documents and messages: what is refused before it costs anything.
+
+Each is enforced where the bytes enter; both ends share the numbers, so that the server refuses what a sidecar would.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Signed documents. 4,096 is what a KMS signs raw (AWS KMS, message type RAW).
+MAX_PAE_BYTES: Final = 4096
+MAX_ROOT_PAE_BYTES: Final = 256 * KIB
+MAX_SIGNATURES: Final = 16
+MAX_ENVELOPE_BYTES: Final = 64 * KIB
+MAX_ROOT_ENVELOPE_BYTES: Final = 512 * KIB
+MAX_JSON_DEPTH: Final = 16
+MAX_JSON_INT: Final = 2**53 - 1
+
+# Content.
+MAX_CONTENT_BYTES: Final = 32 * MIB
+MAX_POLICIES: Final = 50_000
+MAX_POLICY_BYTES: Final = 16 * KIB
+MAX_SCHEMA_BYTES: Final = 1 * MIB
+
+# Time, in seconds.
+CLOCK_SKEW_S: Final = 60
+MAX_BUNDLE_LIFETIME_S: Final = 366 * 86_400
+MAX_VERSION_JUMP: Final = 2**20
+
+# gRPC. The 4 MiB default is kept; what is larger goes in chunks.
+MAX_MESSAGE_BYTES: Final = 4 * MIB
+MAX_CHUNK_BYTES: Final = 256 * KIB
+MAX_BATCH: Final = 1000
