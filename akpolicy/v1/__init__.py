@@ -1,0 +1,1 @@
+"""Generated from `proto/akpolicy/v1` by `make proto`; never edited by hand."""
