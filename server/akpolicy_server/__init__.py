@@ -1,0 +1,1 @@
+"""The policy server: validates, versions, signs, stores and streams policies."""

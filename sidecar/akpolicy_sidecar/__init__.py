@@ -1,0 +1,1 @@
+"""The sidecar: verifies and caches policies on one host, and answers Authorize."""
