@@ -1,0 +1,203 @@
+"""The bundle: a signed manifest, and the content that it names by digest.
+
+Rules:
+
+- The manifest stays small (a KMS can sign it); content is a separate blob named by its SHA-256.
+- Times are whole epoch seconds, versions and epochs count from 1; `min_version` says how far back a rollback may go.
+- `deleted` removes a layer and has no content; every other manifest has content.
+- `offline` is a floor: the most lenient mode a host may use and the greatest age, in seconds. Hosts may be stricter.
+- Content has one policy an entry, with an id that is unique; ids match [A-Za-z0-9_.-]{1,128}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from akpolicy.errors import (
+    ContentDigestMismatch,
+    ContentTooLarge,
+    EmptyPolicySet,
+    EncodingNotAllowed,
+    FieldInvalid,
+    PolicyCountMismatch,
+    PolicyIdDuplicate,
+    PolicyIdInvalid,
+    PolicyTooLarge,
+)
+from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
+from akpolicy.scope import check_scope
+from akpolicy.strict_json import Document, load
+
+CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
+POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+DEFAULT_OFFLINE_MAX_AGE_S: Final = 86_400
+DEFAULT_LIFETIME_S: Final = 30 * 86_400
+
+_COMPRESSED_MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+
+
+def _scope(value: str) -> str:
+    try:
+        return check_scope(value)
+    except FieldInvalid as error:
+        raise ValueError(error.message) from None
+
+
+Seconds = Annotated[int, Field(ge=0, le=MAX_JSON_INT)]
+Counter = Annotated[int, Field(ge=1, le=MAX_JSON_INT)]
+HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ScopeText = Annotated[str, AfterValidator(_scope)]
+
+
+class OfflineMode(StrEnum):
+    """What a host does without its server; the values are those of the configuration and of the manifest."""
+
+    FAIL_CLOSED = "fail_closed"
+    CACHED_WITH_EXPIRY = "cached_with_expiry"
+    CACHED_INDEFINITE = "cached_indefinite"
+    DEFAULT_POLICY = "default_policy"
+
+
+class OfflineFloor(Document):
+    """The most lenient offline behaviour that a bundle permits."""
+
+    mode: Literal["fail_closed", "cached_with_expiry", "cached_indefinite", "default_policy"]
+    max_age_s: Seconds
+
+
+class ContentReference(Document):
+    """What the content blob must be."""
+
+    digest: HexDigest
+    size: Annotated[int, Field(ge=1, le=MAX_JSON_INT)]
+    media: str
+    policies: Annotated[int, Field(ge=0, le=MAX_JSON_INT)]
+
+
+class Manifest(Document):
+    """The signed description of one version of one scope."""
+
+    type: Literal["bundle"]
+    spec: Literal[1]
+    scope: ScopeText
+    epoch: Counter
+    version: Counter
+    issued_at: Seconds
+    not_before: Seconds
+    expires_at: Seconds
+    min_version: Counter
+    deleted: bool = False
+    offline: OfflineFloor
+    content: ContentReference | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if self.deleted == (self.content is not None):
+            msg = "a manifest has content unless it is deleted"
+            raise ValueError(msg)
+        if self.min_version > self.version:
+            msg = "min_version is above version"
+            raise ValueError(msg)
+        if not self.not_before < self.expires_at:
+            msg = "expires_at is not after not_before"
+            raise ValueError(msg)
+        return self
+
+
+class PolicyEntry(Document):
+    """One policy of a content blob."""
+
+    id: str
+    text: str
+
+
+class Content(Document):
+    """The policies of a bundle; `schema` (Cedar schema text) only where the scope may bring its own."""
+
+    policies: list[PolicyEntry]
+    schema_text: Annotated[str | None, Field(alias="schema", max_length=MAX_SCHEMA_BYTES)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedContent:
+    """A content blob that is what its manifest says. The Cedar text is not parsed yet."""
+
+    content: Content
+    blob: bytes
+    digest: str
+
+
+def encode_content(policies: list[tuple[str, str]]) -> bytes:
+    """Return the blob of `(id, text)` pairs."""
+    return Content(policies=[PolicyEntry(id=i, text=t) for i, t in policies]).to_bytes()
+
+
+def describe_content(blob: bytes, policies: int) -> ContentReference:
+    """Return what a manifest says of `blob`."""
+    digest = hashlib.sha256(blob).hexdigest()
+    return ContentReference(digest=digest, size=len(blob), media=CONTENT_MEDIA, policies=policies)
+
+
+def check_reference(reference: ContentReference) -> None:
+    """Refuse content by what its manifest says of it, before a byte is fetched."""
+    if reference.media != CONTENT_MEDIA:
+        msg = f"content has the media type `{reference.media}`, only `{CONTENT_MEDIA}` is allowed"
+        raise EncodingNotAllowed(msg)
+    if reference.size > MAX_CONTENT_BYTES:
+        msg = f"content has {reference.size} bytes, more than {MAX_CONTENT_BYTES}"
+        raise ContentTooLarge(msg)
+    if reference.policies == 0:
+        msg = "content has no policy; publish at least one, or delete the scope"
+        raise EmptyPolicySet(msg)
+    if reference.policies > MAX_POLICIES:
+        msg = f"content has {reference.policies} policies, more than {MAX_POLICIES}"
+        raise ContentTooLarge(msg)
+
+
+def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
+    """Check `blob` against what the manifest says, then parse it.
+
+    Raises `ContentTooLarge`, `ContentDigestMismatch`, `EncodingNotAllowed`, a payload error, or the `PolicyError` that
+    says which entry is wrong.
+    """
+    check_reference(reference)
+    if len(blob) > reference.size:
+        msg = f"content has {len(blob)} bytes, the manifest says {reference.size}"
+        raise ContentTooLarge(msg)
+    digest = hashlib.sha256(blob).hexdigest()
+    if digest != reference.digest:
+        msg = f"content has the digest {digest}, the manifest says {reference.digest}"
+        raise ContentDigestMismatch(msg)
+    if blob.startswith(_COMPRESSED_MAGIC):
+        msg = "content is compressed; nothing inside the trust boundary is decompressed"
+        raise EncodingNotAllowed(msg)
+    content = load(blob, Content)
+    _check_entries(content, reference.policies)
+    return OpenedContent(content, blob, digest)
+
+
+def _check_entries(content: Content, expected: int) -> None:
+    if len(content.policies) != expected:
+        msg = f"content has {len(content.policies)} policies, the manifest says {expected}"
+        raise PolicyCountMismatch(msg)
+    seen: set[str] = set()
+    for entry in content.policies:
+        if not POLICY_ID.fullmatch(entry.id):
+            msg = f"policy id `{entry.id[:128]}` is not allowed; use 1 to 128 of [A-Za-z0-9_.-]"
+            raise PolicyIdInvalid(msg, policy_id=entry.id[:128])
+        if entry.id in seen:
+            msg = "the id is used twice; give each policy its own @id"
+            raise PolicyIdDuplicate(msg, policy_id=entry.id)
+        if len(entry.text.encode("utf-8")) > MAX_POLICY_BYTES:
+            msg = f"the policy has more than {MAX_POLICY_BYTES} bytes; split it"
+            raise PolicyTooLarge(msg, policy_id=entry.id)
+        if not entry.text.strip():
+            msg = "the policy is blank"
+            raise EmptyPolicySet(msg, policy_id=entry.id)
+        seen.add(entry.id)

@@ -1,0 +1,263 @@
+"""Every error that akpolicy raises on purpose.
+
+Rules:
+
+- Inside, code raises these; only a servicer turns them into a gRPC status, only a program's entry into an exit code.
+- The class name is the error's stable `code`: it is counted in metrics, sent in a Nack and printed. Rename none.
+- A message starts lower-case, has no final full stop, puts user input in backticks and says what to do where it can.
+- Bad *data* raises a subclass of `AkpolicyError`. A wrong *call* (a bug) raises `RuntimeError` or `TypeError`.
+
+::
+
+    AkpolicyError
+    ├── ConfigError                  a setting is wrong; every mistake is listed at once
+    ├── UsageError                   a command was asked for something impossible
+    ├── StartupError                 a program cannot start
+    │   ├── AddressInUse  SocketInUse  SocketPathTooLong  SocketNotWritable  StateDirUnusable
+    ├── TrustError                   a document that must not be believed
+    │   ├── EnvelopeMalformed  EnvelopeTooLarge  PayloadTypeMismatch
+    │   ├── SignatureInvalid  UnknownKey  ThresholdNotMet  KeyIdMismatch  KeyNotAuthorised
+    │   ├── KeyExpired  KeyNotYetValid  KeyRevoked  ExpiryExceedsKey
+    │   ├── WeakKey  AnchorFormat  DuplicateAnchor
+    │   ├── PayloadNotUtf8  PayloadMalformed  DuplicateField  UnknownField  MissingField  FieldInvalid
+    │   ├── ScopeMismatch  OrgMismatch
+    │   ├── RollbackDetected  Equivocation  VersionJump  EpochMismatch
+    │   ├── BundleExpired  IssuedInFuture  NotYetValid  LifetimeTooLong
+    │   ├── RootMissing  RootExpired  RootUnanchored  RootChainGap  RootRollback  SidecarTooOld
+    │   └── ContentDigestMismatch  ContentTooLarge  EncodingNotAllowed
+    ├── KeyFileError                 a private key cannot be read or written
+    ├── PolicyError                  policies that cannot be enforced (policy id, source, line)
+    │   ├── EmptyPolicySet  PolicyCountMismatch  PolicyIdDuplicate  PolicyIdInvalid  PolicyIdMissing
+    │   ├── PolicyTooLarge  PolicyTooDeep  TooManyPolicies  PolicyNotUtf8
+    │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  SchemaInvalid  SchemaUnsupported
+    │   └── PolicySetInvalid         carries several of the above
+    ├── RequestInvalid               an authorization request that cannot be judged (field)
+    ├── DistributionError            the stream broke its own rules
+    │   └── StreamProtocolError  UpdateTooSlow
+    ├── CacheError                   the state directory cannot be believed or written
+    │   ├── CacheCorrupt  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
+    │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
+    ├── ServerError                  the server refuses an operation
+    │   ├── Unauthenticated  PermissionDenied
+    │   ├── OrgNotFound  OrgExists  KeyNotFound  RevisionNotFound
+    │   ├── VersionConflict  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
+    └── ClientError                  the client library could not get an answer: treat as denied
+        ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer
+        └── ServerUnreachable  ServerRefused
+"""
+
+from akpolicy.errors.base import (
+    AddressInUse,
+    AkpolicyError,
+    ConfigError,
+    SocketInUse,
+    SocketNotWritable,
+    SocketPathTooLong,
+    StartupError,
+    StateDirUnusable,
+    UsageError,
+)
+from akpolicy.errors.operation import (
+    BadAnswer,
+    CacheCorrupt,
+    CacheError,
+    CacheHardlink,
+    CacheLocked,
+    CacheMissing,
+    CacheNotRegular,
+    CacheStateMissing,
+    CacheSymlink,
+    CacheWritableByOthers,
+    CacheWriteFailed,
+    CacheWrongOwner,
+    ClientError,
+    DeadlineExceeded,
+    DistributionError,
+    IdempotencyKeyReused,
+    InvalidField,
+    InvalidRequest,
+    KeyNotFound,
+    OrgExists,
+    OrgNotFound,
+    PermissionDenied,
+    RevisionNotFound,
+    ServerError,
+    ServerRefused,
+    ServerUnreachable,
+    SidecarUnreachable,
+    StoreUnavailable,
+    StreamProtocolError,
+    TooManyStreams,
+    Unauthenticated,
+    UpdateTooSlow,
+    VersionConflict,
+)
+from akpolicy.errors.policy import (
+    EmptyPolicySet,
+    PolicyCountMismatch,
+    PolicyError,
+    PolicyIdDuplicate,
+    PolicyIdInvalid,
+    PolicyIdMissing,
+    PolicyNotUtf8,
+    PolicyParseError,
+    PolicySetInvalid,
+    PolicyTemplate,
+    PolicyTooDeep,
+    PolicyTooLarge,
+    PolicyValidationError,
+    Problem,
+    RequestInvalid,
+    SchemaInvalid,
+    SchemaUnsupported,
+    TooManyPolicies,
+)
+from akpolicy.errors.trust import (
+    AnchorFormat,
+    BundleExpired,
+    ContentDigestMismatch,
+    ContentTooLarge,
+    DuplicateAnchor,
+    DuplicateField,
+    EncodingNotAllowed,
+    EnvelopeMalformed,
+    EnvelopeTooLarge,
+    EpochMismatch,
+    Equivocation,
+    ExpiryExceedsKey,
+    FieldInvalid,
+    IssuedInFuture,
+    KeyExpired,
+    KeyFileError,
+    KeyIdMismatch,
+    KeyNotAuthorised,
+    KeyNotYetValid,
+    KeyRevoked,
+    LifetimeTooLong,
+    MissingField,
+    NotYetValid,
+    OrgMismatch,
+    PayloadMalformed,
+    PayloadNotUtf8,
+    PayloadTypeMismatch,
+    RollbackDetected,
+    RootChainGap,
+    RootExpired,
+    RootMissing,
+    RootRollback,
+    RootUnanchored,
+    ScopeMismatch,
+    SidecarTooOld,
+    SignatureInvalid,
+    ThresholdNotMet,
+    TrustError,
+    UnknownField,
+    UnknownKey,
+    VersionJump,
+    WeakKey,
+)
+
+__all__ = [
+    "AddressInUse",
+    "AkpolicyError",
+    "AnchorFormat",
+    "BadAnswer",
+    "BundleExpired",
+    "CacheCorrupt",
+    "CacheError",
+    "CacheHardlink",
+    "CacheLocked",
+    "CacheMissing",
+    "CacheNotRegular",
+    "CacheStateMissing",
+    "CacheSymlink",
+    "CacheWritableByOthers",
+    "CacheWriteFailed",
+    "CacheWrongOwner",
+    "ClientError",
+    "ConfigError",
+    "ContentDigestMismatch",
+    "ContentTooLarge",
+    "DeadlineExceeded",
+    "DistributionError",
+    "DuplicateAnchor",
+    "DuplicateField",
+    "EmptyPolicySet",
+    "EncodingNotAllowed",
+    "EnvelopeMalformed",
+    "EnvelopeTooLarge",
+    "EpochMismatch",
+    "Equivocation",
+    "ExpiryExceedsKey",
+    "FieldInvalid",
+    "IdempotencyKeyReused",
+    "InvalidField",
+    "InvalidRequest",
+    "IssuedInFuture",
+    "KeyExpired",
+    "KeyFileError",
+    "KeyIdMismatch",
+    "KeyNotAuthorised",
+    "KeyNotFound",
+    "KeyNotYetValid",
+    "KeyRevoked",
+    "LifetimeTooLong",
+    "MissingField",
+    "NotYetValid",
+    "OrgExists",
+    "OrgMismatch",
+    "OrgNotFound",
+    "PayloadMalformed",
+    "PayloadNotUtf8",
+    "PayloadTypeMismatch",
+    "PermissionDenied",
+    "PolicyCountMismatch",
+    "PolicyError",
+    "PolicyIdDuplicate",
+    "PolicyIdInvalid",
+    "PolicyIdMissing",
+    "PolicyNotUtf8",
+    "PolicyParseError",
+    "PolicySetInvalid",
+    "PolicyTemplate",
+    "PolicyTooDeep",
+    "PolicyTooLarge",
+    "PolicyValidationError",
+    "Problem",
+    "RequestInvalid",
+    "RevisionNotFound",
+    "RollbackDetected",
+    "RootChainGap",
+    "RootExpired",
+    "RootMissing",
+    "RootRollback",
+    "RootUnanchored",
+    "SchemaInvalid",
+    "SchemaUnsupported",
+    "ScopeMismatch",
+    "ServerError",
+    "ServerRefused",
+    "ServerUnreachable",
+    "SidecarTooOld",
+    "SidecarUnreachable",
+    "SignatureInvalid",
+    "SocketInUse",
+    "SocketNotWritable",
+    "SocketPathTooLong",
+    "StartupError",
+    "StateDirUnusable",
+    "StoreUnavailable",
+    "StreamProtocolError",
+    "ThresholdNotMet",
+    "TooManyPolicies",
+    "TooManyStreams",
+    "TrustError",
+    "Unauthenticated",
+    "UnknownField",
+    "UnknownKey",
+    "UpdateTooSlow",
+    "UsageError",
+    "VersionConflict",
+    "VersionJump",
+    "WeakKey",
+]

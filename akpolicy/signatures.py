@@ -1,0 +1,111 @@
+"""Who signed an envelope, and whether that is enough for a role: the steps that `akpolicy.trust` puts in order.
+
+Rules:
+
+- A signature counts if the trusted root lists its key and it verifies over the received bytes. A listed key's bad
+  signature spoils the envelope; an unlisted key's is ignored.
+- A threshold counts distinct keys. A revoked key's signature is refused even beside enough good ones.
+- A document must not outlive the keys that its threshold rests on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from akpolicy.errors import (
+    ExpiryExceedsKey,
+    KeyExpired,
+    KeyNotAuthorised,
+    KeyNotYetValid,
+    KeyRevoked,
+    PayloadTypeMismatch,
+    SignatureInvalid,
+    ThresholdNotMet,
+    UnknownKey,
+)
+from akpolicy.limits import CLOCK_SKEW_S
+
+if TYPE_CHECKING:
+    from akpolicy.bundle import Manifest
+    from akpolicy.envelope import PayloadType, SignedEnvelope
+    from akpolicy.keys import PublicKey
+    from akpolicy.root import Role, Root
+
+
+class KeyThatSigned(NamedTuple):
+    """A key that signed, with the id under which the root lists it."""
+
+    key_id: str
+    raw: bytes
+
+
+def check_kind(envelope: SignedEnvelope, expected: PayloadType) -> None:
+    """Refuse another kind of document, or one over its limits, before any cryptography."""
+    # The kind first: it decides which size limit applies.
+    if envelope.payload_type != expected:
+        msg = f"document is `{envelope.payload_type[:128]}`, expected `{expected}`"
+        raise PayloadTypeMismatch(msg)
+    envelope.check_limits()
+
+
+def verified_signers(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> list[KeyThatSigned]:
+    """Return the distinct known keys that signed; a known key's bad signature spoils the whole envelope."""
+    message = envelope.pae()
+    signers: dict[bytes, KeyThatSigned] = {}
+    for entry in envelope.signatures:
+        key = keys.get(entry.key_id)
+        if key is None:
+            continue
+        if not key.verifies(entry.signature, message):
+            msg = f"signature by key {entry.key_id} does not verify"
+            raise SignatureInvalid(msg)
+        signers[key.raw] = KeyThatSigned(entry.key_id, key.raw)
+    if not signers:
+        msg = "no signature is by a key that the root lists"
+        raise UnknownKey(msg)
+    return list(signers.values())
+
+
+def check_role(role: Role, signers: list[KeyThatSigned], what: str) -> None:
+    """Raise `KeyNotAuthorised` or `ThresholdNotMet` unless enough of the role's keys signed."""
+    count = sum(signer.key_id in role.keys for signer in signers)
+    if count == 0:
+        msg = f"no signing key may sign for {what}"
+        raise KeyNotAuthorised(msg)
+    if count < role.threshold:
+        msg = f"{count} of {role.threshold} needed keys signed for {what}"
+        raise ThresholdNotMet(msg)
+
+
+def usable_signers(
+    role: Role, signers: list[KeyThatSigned], root: Root, now: float, *, held: bool
+) -> list[KeyThatSigned]:
+    """Return the signers of the role whose keys are valid now; raise the reason if that leaves too few of them."""
+    for signer in signers:
+        # Even beside enough good signatures, a revoked key's is an alarm.
+        if signer.key_id in root.revoked:
+            msg = f"signing key {signer.key_id} is revoked"
+            raise KeyRevoked(msg)
+    if held:
+        return signers
+    usable = []
+    problem: KeyExpired | KeyNotYetValid | None = None
+    for signer in signers:
+        window = root.keys[signer.key_id]
+        if now >= window.valid_until:
+            problem = KeyExpired(f"signing key {signer.key_id} expired at {window.valid_until}")
+        elif now < window.valid_from - CLOCK_SKEW_S:
+            problem = KeyNotYetValid(f"signing key {signer.key_id} is valid only from {window.valid_from}")
+        else:
+            usable.append(signer)
+    if problem is not None and sum(s.key_id in role.keys for s in usable) < role.threshold:
+        raise problem
+    return usable
+
+
+def check_key_lifetimes(manifest: Manifest, role: Role, signers: list[KeyThatSigned], root: Root) -> None:
+    """Raise `ExpiryExceedsKey` unless enough of the role's keys that signed live as long as the bundle."""
+    lasting = [s for s in signers if s.key_id in role.keys and manifest.expires_at <= root.keys[s.key_id].valid_until]
+    if len(lasting) < role.threshold:
+        msg = f"bundle of `{manifest.scope}` expires at {manifest.expires_at}, after its signing keys"
+        raise ExpiryExceedsKey(msg)
