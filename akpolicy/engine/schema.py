@@ -1,0 +1,63 @@
+"""Cedar schemas: the one in the package and how any other is judged.
+
+Rules:
+
+- A schema is limited in size and in nesting (`<>` counts too) before Cedar parses it.
+- It is parsed once and kept; parsing one costs more than a decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Final
+
+import cedarpy
+
+from akpolicy.engine.limits import MAX_BRACKET_DEPTH
+from akpolicy.engine.source import len_utf8
+from akpolicy.engine.tokens import nesting
+from akpolicy.errors import SchemaInvalid
+from akpolicy.limits import MAX_SCHEMA_BYTES
+
+NAMESPACE: Final = "AgentKernel"
+DEFAULT_SCHEMA_FILE: Final = "agentkernel.cedarschema"
+
+
+@dataclass(frozen=True, slots=True)
+class CedarSchema:
+    """A schema that Cedar has accepted: its text and the parsed form."""
+
+    text: str = field(repr=False)
+    handle: cedarpy.Schema = field(repr=False, compare=False)
+
+
+def load_default_schema_text() -> str:
+    """Return the text of the schema that ships with the package."""
+    return resources.files("akpolicy").joinpath("schemas", DEFAULT_SCHEMA_FILE).read_text(encoding="utf-8")
+
+
+def load_default_schema() -> CedarSchema:
+    """Return the parsed schema that ships with the package."""
+    return parse_schema(load_default_schema_text())
+
+
+def parse_schema(text: str) -> CedarSchema:
+    """Parse a schema in Cedar's schema syntax.
+
+    Raises:
+        SchemaInvalid: too large, nested too deep, or not a schema.
+
+    """
+    size = len_utf8(text)
+    if not 0 <= size <= MAX_SCHEMA_BYTES:
+        raise SchemaInvalid(
+            "the schema is not UTF-8" if size < 0 else f"the schema has {size} bytes; the limit is {MAX_SCHEMA_BYTES}"
+        )
+    depth = nesting(text)
+    if depth > MAX_BRACKET_DEPTH:
+        raise SchemaInvalid(f"the schema nests brackets {depth} deep; the limit is {MAX_BRACKET_DEPTH}")
+    try:
+        return CedarSchema(text, cedarpy.Schema.from_str(text, release_gil=True))
+    except ValueError as error:
+        raise SchemaInvalid(f"Cedar refuses the schema: {error}") from error
