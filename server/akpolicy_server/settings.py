@@ -1,0 +1,93 @@
+"""What the server can be told, in TOML.
+
+The sections are `[server]`, `[server.tls]` and `[log]`; each key is a field below, with its default. What cannot be
+checked on one value alone stands in `mistakes()`: nobody beyond this machine is served in plaintext, or shown metrics,
+unless that was asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic.dataclasses import dataclass
+
+from akpolicy.addresses import HostPort, SecretValueError
+from akpolicy.settings import Mistake, load_settings
+from akpolicy.settings_types import (
+    STRICT,
+    ListenAddress,
+    LogSettings,
+    OptionalAddress,
+    PositiveSeconds,
+    ResolvedPath,
+    TlsFiles,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+DATABASE_FILE: Final = "akpolicy.sqlite3"
+SQLITE_PREFIX: Final = "sqlite:///"
+MAX_BUNDLE_LIFETIME_DAYS: Final = 366
+MAX_STREAMS_PER_HOST: Final = 64
+
+
+def _database_url(text: str) -> str:
+    if text and not text.startswith(SQLITE_PREFIX):
+        msg = "must begin with `sqlite:///` in this version; leave it out for a file in data_dir"
+        raise SecretValueError(msg)
+    return text
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerSection:
+    """`[server]`: addresses, storage and limits. Times are seconds unless the name says otherwise."""
+
+    data_dir: ResolvedPath
+    listen: ListenAddress = HostPort("127.0.0.1", 8180)
+    allow_plaintext: StrictBool = False
+    database_url: Annotated[StrictStr, AfterValidator(_database_url)] = ""
+    metrics_listen: OptionalAddress = HostPort("127.0.0.1", 8181)
+    metrics_allow_remote: StrictBool = False
+    keep_alive_seconds: PositiveSeconds = 10.0
+    max_streams_per_host: Annotated[StrictInt, Field(ge=1, le=MAX_STREAMS_PER_HOST)] = 4
+    shutdown_grace_seconds: PositiveSeconds = 5.0
+    bundle_lifetime_days: Annotated[StrictInt, Field(ge=1, le=MAX_BUNDLE_LIFETIME_DAYS)] = 30
+    tls: TlsFiles | None = None
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL: `database_url`, or a file in the data directory."""
+        return self.database_url or f"{SQLITE_PREFIX}{self.data_dir / DATABASE_FILE}"
+
+
+@dataclass(frozen=True, config=STRICT)
+class ServerSettings:
+    """Everything the server can be told."""
+
+    server: ServerSection
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def load(cls, path: Path, *, env: Mapping[str, str]) -> ServerSettings:
+        """Read a settings file; raise `ConfigError`."""
+        return load_settings(path, cls, env=env)
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Return what is wrong between keys."""
+        server = self.server
+        if server.tls is None and not server.allow_plaintext and not server.listen.is_loopback:
+            yield Mistake(
+                "server.listen",
+                f"`{server.listen}` is reachable in plaintext by others; add [server.tls], or allow_plaintext = true",
+                depends=("server.tls", "server.allow_plaintext"),
+            )
+        metrics = server.metrics_listen
+        if metrics is not None and not metrics.is_loopback and not server.metrics_allow_remote:
+            yield Mistake(
+                "server.metrics_listen",
+                f"`{metrics}` is reachable from other machines; use a loopback address, or metrics_allow_remote = true",
+                depends=("server.metrics_allow_remote",),
+            )
