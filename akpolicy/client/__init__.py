@@ -1,0 +1,1 @@
+"""What programs use to ask for decisions and to reach the policy server."""
