@@ -1,0 +1,206 @@
+"""An org with real keys: makes every document of it, right or wrong.
+
+Documents are built as plain dictionaries, signed exactly as given. `**overrides` replace fields of a right document;
+the value `ABSENT` leaves one out. So a test writes only what is wrong with its document.
+"""
+
+# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from akpolicy.bundle import CONTENT_MEDIA, describe_content, encode_content
+from akpolicy.envelope import EnvelopeSignature, PayloadType, SignedEnvelope, pae
+from akpolicy.keys import AnchorSet
+from akpolicy.scope import GLOBAL, org_scope
+from akpolicy.signing import PrivateKeySigner
+from akpolicy.strict_json import dump
+from tests.simulators.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from akpolicy.clock import Clock
+    from akpolicy.signing import Signer
+
+DAY: Final = 86_400
+ROOT_LIFETIME_S: Final = 365 * DAY
+BUNDLE_LIFETIME_S: Final = 30 * DAY
+PERMIT_ALL: Final = {"allow-all": '@id("allow-all")\npermit (principal, action, resource);'}
+ABSENT: Final = object()
+
+
+@dataclass(frozen=True)
+class ConfiguredAnchor:
+    """An anchor as a configuration has it."""
+
+    key: str
+    valid_from: int | None = None
+    valid_until: int | None = None
+
+
+class OrgSimulator:
+    """An org's keys and documents. One key each for the root, the org's bundles and the platform's `global` bundles."""
+
+    def __init__(self, org: str = "acme", clock: Clock | None = None) -> None:
+        """Make fresh keys; `clock` gives the documents' times."""
+        self.org = org
+        self.clock: Clock = clock or ManualClock()
+        self.root_signer = PrivateKeySigner.generate()
+        self.bundle_signer = PrivateKeySigner.generate()
+        self.platform_signer = PrivateKeySigner.generate()
+        self._versions: dict[str, int] = {}
+
+    @property
+    def scope(self) -> str:
+        """The scope of the whole org."""
+        return org_scope(self.org)
+
+    @property
+    def anchor(self) -> str:
+        """The line that goes into a host's configuration."""
+        return self.root_signer.public_key.anchor
+
+    @property
+    def anchors(self) -> AnchorSet:
+        """The anchors of a host that trusts this org's root key alone."""
+        return AnchorSet.parse([ConfiguredAnchor(self.anchor)])
+
+    # --- roots --------------------------------------------------------------------------------------------------------
+
+    def root_document(self, *, signers: Sequence[Signer] | None = None, **overrides: Any) -> dict[str, Any]:
+        """Return a root that names the org's three keys, 1 of 1 each; `signers` are more keys to list."""
+        now = int(self.clock.now())
+        known = (self.root_signer, self.bundle_signer, self.platform_signer, *(signers or ()))
+        document = {
+            "type": "root",
+            "spec": 1,
+            "org": self.org,
+            "version": 1,
+            "epoch": 1,
+            "issued_at": now,
+            "expires_at": now + ROOT_LIFETIME_S,
+            "min_sidecar": "0.1.0",
+            "keys": {s.public_key.key_id: self.key_entry(s) for s in known},
+            "revoked": {},
+            "roles": {
+                "root": role(self.root_signer),
+                "bundle": [
+                    delegation(GLOBAL, self.platform_signer),
+                    delegation(self.scope, self.bundle_signer),
+                ],
+            },
+        }
+        return _overridden(document, overrides)
+
+    def key_entry(self, signer: Signer, **overrides: Any) -> dict[str, Any]:
+        """Return what a root says of a key; its validity spans two years around now."""
+        now = int(self.clock.now())
+        entry = {
+            "public_key": base64.urlsafe_b64encode(signer.public_key.raw).decode("ascii"),
+            "valid_from": now - ROOT_LIFETIME_S,
+            "valid_until": now + ROOT_LIFETIME_S,
+        }
+        return _overridden(entry, overrides)
+
+    def root_envelope(self, *, signed_by: Sequence[Signer] | None = None, **overrides: Any) -> SignedEnvelope:
+        """Return the signed root; by default the root key signs."""
+        signers = [self.root_signer] if signed_by is None else signed_by
+        return sign(PayloadType.ROOT, dump(self.root_document(**overrides)), signers)
+
+    # --- bundles ------------------------------------------------------------------------------------------------------
+
+    def next_version(self, scope: str) -> int:
+        """Count up the versions of a scope."""
+        self._versions[scope] = self._versions.get(scope, 0) + 1
+        return self._versions[scope]
+
+    def manifest_document(self, scope: str, blob: bytes | None, policies: int, **overrides: Any) -> dict[str, Any]:
+        """Return the manifest of `blob`, which has that many policies; None deletes the scope."""
+        now = int(self.clock.now())
+        version = overrides["version"] if "version" in overrides else self.next_version(scope)
+        document: dict[str, Any] = {
+            "type": "bundle",
+            "spec": 1,
+            "scope": scope,
+            "epoch": 1,
+            "version": version,
+            "issued_at": now,
+            "not_before": now,
+            "expires_at": now + BUNDLE_LIFETIME_S,
+            "min_version": max(1, version - 1) if isinstance(version, int) else 1,
+            "offline": {"mode": "cached_with_expiry", "max_age_s": DAY},
+        }
+        if blob is None:
+            document["deleted"] = True
+        else:
+            document["content"] = describe_content(blob, policies).model_dump()
+        return _overridden(document, overrides)
+
+    def bundle_envelope(
+        self,
+        scope: str = GLOBAL,
+        policies: Mapping[str, str] | bytes | None = None,
+        *,
+        signed_by: Sequence[Signer] | None = None,
+        policy_count: int | None = None,
+        **overrides: Any,
+    ) -> tuple[SignedEnvelope, bytes]:
+        """Return a signed manifest and its content.
+
+        `policies` are texts by id, or a ready blob (then `policy_count` says how many it has, 1 by default). The
+        version counts up for each scope; the key that the root names for the scope signs.
+        """
+        given = PERMIT_ALL if policies is None else policies
+        blob = given if isinstance(given, bytes) else encode_content(list(given.items()))
+        count = policy_count if policy_count is not None else (1 if isinstance(given, bytes) else len(given))
+        document = self.manifest_document(scope, blob, count, **overrides)
+        return self.sign_manifest(document, signed_by), blob
+
+    def deletion_envelope(
+        self, scope: str, *, signed_by: Sequence[Signer] | None = None, **overrides: Any
+    ) -> SignedEnvelope:
+        """Return the signed manifest that removes a scope's layer."""
+        return self.sign_manifest(self.manifest_document(scope, None, 0, **overrides), signed_by)
+
+    def sign_manifest(
+        self, document: Mapping[str, Any] | bytes, signed_by: Sequence[Signer] | None = None
+    ) -> SignedEnvelope:
+        """Sign a manifest as it is, or any bytes in its place; by default with the key of its scope."""
+        if signed_by is None:
+            is_global = not isinstance(document, bytes) and document.get("scope") == GLOBAL
+            signed_by = [self.platform_signer if is_global else self.bundle_signer]
+        payload = document if isinstance(document, bytes) else dump(document)
+        return sign(PayloadType.BUNDLE, payload, signed_by)
+
+
+def sign(payload_type: str, payload: bytes, signers: Sequence[Signer]) -> SignedEnvelope:
+    """Sign any bytes as any kind of document, without the checks that an honest signer makes."""
+    message = pae(payload_type, payload)
+    return SignedEnvelope(
+        payload_type, payload, tuple(EnvelopeSignature(s.public_key.key_id, s.sign(message)) for s in signers)
+    )
+
+
+def role(*signers: Signer, threshold: int = 1) -> dict[str, Any]:
+    """Return a role of a root document."""
+    return {"keys": [s.public_key.key_id for s in signers], "threshold": threshold}
+
+
+def delegation(prefix: str, *signers: Signer, threshold: int = 1, grants: bool = True) -> dict[str, Any]:
+    """Return a bundle role of a root document."""
+    return {**role(*signers, threshold=threshold), "prefix": prefix, "grants": grants}
+
+
+def content_reference(blob: bytes, **overrides: Any) -> dict[str, Any]:
+    """Return what a manifest says of `blob`, with changes."""
+    reference = describe_content(blob, overrides.pop("policies", 1)).model_dump()
+    return _overridden(reference, {"media": CONTENT_MEDIA, **overrides})
+
+
+def _overridden(document: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**document, **overrides}
+    return {name: value for name, value in merged.items() if value is not ABSENT}

@@ -1,0 +1,203 @@
+"""A policy server for tests: the real protocol on a real socket, and every way to misbehave.
+
+It serves what a test gave it, verified or not: `publish` makes an honest bundle, `offer` serves any envelope and blob.
+`tamper` sees every message before it leaves and returns what is sent in its place. Everything that hosts say is
+recorded; `wait_for` waits until the record fulfils a condition.
+"""
+
+# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from akpolicy.bundle import Manifest
+from akpolicy.scope import GLOBAL
+from akpolicy.strict_json import load
+from akpolicy.v1 import distribution_pb2_grpc
+from tests.simulators.distribution import Distribution, Offer, Received, ServerState, Tamper
+from tests.simulators.waiting import DEFAULT_DEADLINE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.v1 import distribution_pb2
+    from tests.simulators.org import OrgSimulator
+
+_WORKERS = 32
+_STOP_DEADLINE_S = 10.0
+
+
+class PolicyServerSimulator:
+    """`akpolicy.v1.DistributionService` on 127.0.0.1; a context manager."""
+
+    def __init__(
+        self,
+        org: OrgSimulator,
+        *,
+        keep_alive_s: float = 1.0,
+        api_key: str | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """Serve the org's root and nothing else yet; `api_key` is what hosts must send, None takes any."""
+        self.org = org
+        self._state = ServerState(interval_s=keep_alive_s, api_key=api_key)
+        self._credentials = credentials
+        self._server: grpc.Server | None = None
+        self._port = 0
+        self.offer_root(org.root_envelope(), version=1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    @property
+    def target(self) -> str:
+        """`127.0.0.1:port`; the same after a restart."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def url(self) -> str:
+        """The server's URL as a sidecar's configuration has it."""
+        return f"{'https' if self._credentials else 'http'}://{self.target}"
+
+    def start(self) -> None:
+        """Serve; on the same port as before if it was stopped."""
+        server = grpc.server(ThreadPoolExecutor(max_workers=_WORKERS), options=[("grpc.so_reuseport", 0)])
+        distribution_pb2_grpc.add_DistributionServiceServicer_to_server(Distribution(self._state), server)
+        address = f"127.0.0.1:{self._port}"
+        if self._credentials:
+            self._port = server.add_secure_port(address, self._credentials)
+        else:
+            self._port = server.add_insecure_port(address)
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """End every stream and free the port."""
+        if self._server is None:
+            return
+        self.drop_streams()
+        self._server.stop(grace=None).wait(_STOP_DEADLINE_S)
+        self._server = None
+
+    # --- what is served -----------------------------------------------------------------------------------------------
+
+    def offer_root(self, envelope: SignedEnvelope, *, version: int) -> None:
+        """Serve a root to hosts that trust an older one, from their next stream on; it replaces one of its version."""
+        with self._state.changed:
+            self._state.roots[version] = envelope
+
+    def publish(
+        self, policies: Mapping[str, str] | bytes | None = None, *, scope: str = GLOBAL, **overrides: Any
+    ) -> Manifest:
+        """Sign the next version of a scope, as `OrgSimulator.bundle_envelope` does, and serve it."""
+        envelope, blob = self.org.bundle_envelope(scope, policies, **overrides)
+        self.offer(envelope, blob, scope=scope)
+        return load(envelope.payload, Manifest)
+
+    def delete(self, scope: str, **overrides: Any) -> None:
+        """Sign and serve the deletion of a scope."""
+        self.offer(self.org.deletion_envelope(scope, **overrides), None, scope=scope)
+
+    def offer(self, envelope: SignedEnvelope, blob: bytes | None, *, scope: str = GLOBAL) -> None:
+        """Serve any envelope and blob as the current state of a scope; streams that are open get it at once."""
+        with self._state.changed:
+            self._state.generation += 1
+            self._state.offers[scope] = Offer(scope, envelope, blob, self._state.generation)
+            self._state.changed.notify_all()
+
+    # --- misbehaving --------------------------------------------------------------------------------------------------
+
+    def tamper(self, change: Tamper | None) -> None:
+        """Send what `change` returns in place of each message; None is honest again."""
+        self._set(tamper=change)
+
+    def go_silent(self) -> None:
+        """Send nothing more, not even KeepAlive; streams stay open and hosts are heard."""
+        self._set(silent=True)
+
+    def speak(self) -> None:
+        """End the silence; what was withheld is sent."""
+        self._set(silent=False)
+
+    def refuse(self, code: grpc.StatusCode = grpc.StatusCode.UNAUTHENTICATED, detail: str = "no such key") -> None:
+        """Refuse new streams, and end those that are open."""
+        self._set(refusal=(code, detail))
+        self.drop_streams()
+
+    def accept(self, api_key: str | None = None) -> None:
+        """Take new streams again; `api_key` is what hosts must send from now on, None takes any."""
+        self._set(refusal=None, api_key=api_key)
+
+    def drop_streams(self) -> None:
+        """End every open stream with UNAVAILABLE."""
+        with self._state.changed:
+            self._state.dropped_up_to = self._state.streams_begun
+            self._state.changed.notify_all()
+
+    def _set(self, **values: object) -> None:
+        with self._state.changed:
+            for name, value in values.items():
+                setattr(self._state, name, value)
+            self._state.changed.notify_all()
+
+    # --- what hosts said ----------------------------------------------------------------------------------------------
+
+    @property
+    def received(self) -> tuple[Received, ...]:
+        """All messages so far, in order of arrival."""
+        with self._state.changed:
+            return tuple(self._state.received)
+
+    @property
+    def hellos(self) -> list[distribution_pb2.Hello]:
+        """Every Hello so far."""
+        return [r.message.hello for r in self.received if r.message.WhichOneof("message") == "hello"]
+
+    @property
+    def acks(self) -> list[distribution_pb2.Ack]:
+        """Every Ack so far."""
+        return [r.message.ack for r in self.received if r.message.WhichOneof("message") == "ack"]
+
+    @property
+    def nacks(self) -> list[distribution_pb2.Nack]:
+        """Every Nack so far."""
+        return [r.message.nack for r in self.received if r.message.WhichOneof("message") == "nack"]
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        with self._state.changed:
+            return len(self._state.open_streams)
+
+    def wait_for(
+        self, condition: Callable[[PolicyServerSimulator], bool], *, deadline: float = DEFAULT_DEADLINE_S
+    ) -> None:
+        """Wait until `condition(self)` holds; raise `AssertionError` when `deadline` seconds have passed."""
+        with self._state.changed:
+            if not self._state.changed.wait_for(lambda: condition(self), timeout=deadline):
+                kinds = [r.message.WhichOneof("message") for r in self._state.received]
+                msg = f"waited {deadline} seconds in vain; hosts sent {kinds}, nacks {[n.code for n in self.nacks]}"
+                raise AssertionError(msg)
+
+    def wait_enforced(self, scope: str, version: int, *, deadline: float = DEFAULT_DEADLINE_S) -> None:
+        """Wait until a host acknowledged that it enforces this version of a scope."""
+        self.wait_for(
+            lambda s: any(r.scope == scope and r.version == version for ack in s.acks for r in ack.enforced),
+            deadline=deadline,
+        )
+
+    def wait_nack(self, code: str, *, deadline: float = DEFAULT_DEADLINE_S) -> distribution_pb2.Nack:
+        """Wait until a host refused an update with this error code, and return the refusal."""
+        self.wait_for(lambda s: any(nack.code == code for nack in s.nacks), deadline=deadline)
+        return next(nack for nack in self.nacks if nack.code == code)
