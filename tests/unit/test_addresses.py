@@ -39,7 +39,7 @@ def test_an_address_is_read_and_written_back(text: str, host: str, port: int) ->
         "[x]:1",
         "[127.0.0.1]:1",
         "a b:1",
-        "127.0.0.1:١",
+        "127.0.0.1:\u0661",
         "-a:1",
         "http://x:1",
     ],

@@ -1,0 +1,85 @@
+"""The server's settings: defaults, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from akpolicy.addresses import HostPort
+from akpolicy.errors import ConfigError
+from akpolicy_server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load(tmp_path: Path, text: str) -> ServerSettings:
+    path = tmp_path / "server.toml"
+    path.write_text(text)
+    return ServerSettings.load(path, env={})
+
+
+def test_a_data_directory_is_all_that_is_needed(tmp_path: Path) -> None:
+    server = load(tmp_path, '[server]\ndata_dir = "data"\n').server
+    assert server.data_dir == tmp_path / "data"
+    assert server.listen == HostPort("127.0.0.1", 8180)
+    assert server.metrics_listen == HostPort("127.0.0.1", 8181)
+    assert server.resolved_database_url == f"sqlite:///{tmp_path}/data/akpolicy.sqlite3"
+    assert (server.keep_alive_seconds, server.shutdown_grace_seconds) == (10, 5)
+    assert (server.max_streams_per_host, server.bundle_lifetime_days) == (4, 30)
+    assert server.tls is None
+    assert not server.allow_plaintext
+
+
+def test_metrics_can_be_turned_off(tmp_path: Path) -> None:
+    assert load(tmp_path, '[server]\ndata_dir = "d"\nmetrics_listen = ""\n').server.metrics_listen is None
+
+
+def test_tls_serves_other_machines(tmp_path: Path) -> None:
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        (tmp_path / name).touch()
+    text = (
+        '[server]\ndata_dir = "d"\nlisten = "0.0.0.0:443"\n[server.tls]\ncert_file = "cert.pem"\nkey_file = "key.pem"\n'
+    )
+    tls = load(tmp_path, text + 'client_ca_file = "ca.pem"\n').server.tls
+    assert tls is not None
+    assert tls.client_ca_file == tmp_path / "ca.pem"
+
+
+def test_plaintext_beyond_this_machine_must_be_asked_for(tmp_path: Path) -> None:
+    text = '[server]\ndata_dir = "d"\nlisten = "0.0.0.0:80"\n'
+    with pytest.raises(ConfigError, match=r"server.toml:3: server.listen: .*plaintext"):
+        load(tmp_path, text)
+    assert load(tmp_path, text + "allow_plaintext = true\n").server.listen.port == 80
+
+
+def test_metrics_beyond_this_machine_must_be_asked_for(tmp_path: Path) -> None:
+    text = '[server]\ndata_dir = "d"\nmetrics_listen = "[::]:81"\n'
+    with pytest.raises(ConfigError, match=r"server.toml:3: server.metrics_listen: .*metrics_allow_remote"):
+        load(tmp_path, text)
+    assert load(tmp_path, text + "metrics_allow_remote = true\n").server.metrics_listen == HostPort("::", 81)
+
+
+def test_only_sqlite_is_taken_and_a_password_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sqlite:///") as caught:
+        load(tmp_path, '[server]\ndata_dir = "d"\ndatabase_url = "postgresql://me:hunter2@db/x"\n')
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[server]",
+        '[server]\ndata_dir = "d"\nmax_streams_per_host = 0',
+        '[server]\ndata_dir = "d"\nbundle_lifetime_days = 367',
+        '[server]\ndata_dir = "d"\n[log]\nlevel = "loud"',
+        '[server]\ndata_dir = "d"\n[log]\nformat = "xml"',
+        '[server]\ndata_dir = "d"\n[server.tls]\ncert_file = "gone"',
+        '[server]\ndata_dir = ""',
+    ],
+)
+def test_what_is_missing_or_out_of_bounds_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.toml:\d+: "):
+        load(tmp_path, text)
