@@ -71,11 +71,15 @@ def inspect(
     sound = [position for position in range(len(policies)) if position not in outlined]
     parsed = _parse([policies[position] for position in sound]) if sound else None
     if parsed is None:
-        broken = _parse_problems(policies, sound)
-        found += broken
-        sound = [position for position in sound if position not in dict(broken)]
+        found += _parse_problems(policies, sound)
+        broken = {position for position, _ in found}
+        sound = [position for position in sound if position not in broken]
     if len(found) < MAX_PROBLEMS:
         found += _validation_problems(policies, sound, schema)
+    if parsed is None and not found:
+        # Each parses alone, together they do not: nothing that may be enforced.
+        message = "Cedar refuses the policies together, but each alone is accepted"
+        found.append((0, problem_of(policies[0], "PolicyCountMismatch", message)))
     found.sort(key=lambda entry: (entry[0], entry[1].line))
     problems = tuple(problem for _, problem in found[:MAX_PROBLEMS])
     return problems, None if problems else parsed
@@ -177,11 +181,8 @@ def _validation_problems(policies: Sequence[PolicyText], sound: Sequence[int], s
         messages.setdefault(position, set()).add(_SUBJECT.sub("", error.error))
     # Cedar said no; a set without a message must not pass for valid.
     messages = messages or {sound[0]: {"Cedar refuses the set without a reason"}}
-    return [
-        (at, problem)
-        for at in sorted(messages)[:MAX_PROBLEMS]
-        for problem in _explain(policies[at], messages[at], schema)
-    ]
+    shown = sorted(messages)[:MAX_PROBLEMS]
+    return [(at, problem) for at in shown for problem in _explain(policies[at], messages[at], schema)]
 
 
 def _explain(policy: PolicyText, messages: set[str], schema: CedarSchema) -> list[Problem]:
