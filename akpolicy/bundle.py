@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
 from akpolicy.errors import (
     ContentDigestMismatch,
@@ -29,10 +29,11 @@ from akpolicy.errors import (
     PolicyIdDuplicate,
     PolicyIdInvalid,
     PolicyTooLarge,
+    TooManyPolicies,
 )
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
 from akpolicy.scope import check_scope
-from akpolicy.strict_json import Document, load
+from akpolicy.strict_json import Document, load, shown
 
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
 POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -120,7 +121,8 @@ class PolicyEntry(Document):
 class Content(Document):
     """The policies of a bundle; `schema` (Cedar schema text) only where the scope may bring its own."""
 
-    policies: list[PolicyEntry]
+    # Fail fast: each wrong entry would cost a message.
+    policies: Annotated[list[PolicyEntry], FailFast()]
     schema_text: Annotated[str | None, Field(alias="schema", max_length=MAX_SCHEMA_BYTES)] = None
 
 
@@ -147,7 +149,7 @@ def describe_content(blob: bytes, policies: int) -> ContentReference:
 def check_reference(reference: ContentReference) -> None:
     """Refuse content by what its manifest says of it, before a byte is fetched."""
     if reference.media != CONTENT_MEDIA:
-        msg = f"content has the media type `{reference.media}`, only `{CONTENT_MEDIA}` is allowed"
+        msg = f"content has the media type `{shown(reference.media)}`, only `{CONTENT_MEDIA}` is allowed"
         raise EncodingNotAllowed(msg)
     if reference.size > MAX_CONTENT_BYTES:
         msg = f"content has {reference.size} bytes, more than {MAX_CONTENT_BYTES}"
@@ -157,7 +159,7 @@ def check_reference(reference: ContentReference) -> None:
         raise EmptyPolicySet(msg)
     if reference.policies > MAX_POLICIES:
         msg = f"content has {reference.policies} policies, more than {MAX_POLICIES}"
-        raise ContentTooLarge(msg)
+        raise TooManyPolicies(msg)
 
 
 def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
@@ -189,8 +191,8 @@ def _check_entries(content: Content, expected: int) -> None:
     seen: set[str] = set()
     for entry in content.policies:
         if not POLICY_ID.fullmatch(entry.id):
-            msg = f"policy id `{entry.id[:128]}` is not allowed; use 1 to 128 of [A-Za-z0-9_.-]"
-            raise PolicyIdInvalid(msg, policy_id=entry.id[:128])
+            msg = f"policy id `{shown(entry.id)}` is not allowed; use 1 to 128 of [A-Za-z0-9_.-]"
+            raise PolicyIdInvalid(msg, policy_id=shown(entry.id))
         if entry.id in seen:
             msg = "the id is used twice; give each policy its own @id"
             raise PolicyIdDuplicate(msg, policy_id=entry.id)

@@ -7,7 +7,8 @@ Rules:
 - Read: O_NOFOLLOW and O_NONBLOCK (a FIFO must not hang us), then fstat: a regular file, ours, no access for group and
   others, one name, at most `max_bytes`.
 - Directories: ours, 0700. Every ancestor belongs to us or to root and is not writable by others, unless sticky (/tmp).
-- A write that fails leaves the target as it was and removes its temporary file.
+- A write that fails leaves the target as it was and removes its temporary file. If only the last step fails, the target
+  is the new file, but may be the old one again after a power loss; the error says so.
 
 Errors are `CacheError`s; `OSError` comes through only from `write_new_file`, whose callers name the file better.
 """
@@ -43,7 +44,7 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, durably; raise `CacheWriteFailed` with the target unchanged."""
+    """Replace `path` by `data`, durably; raise `CacheWriteFailed` if it is not, or not surely, on disk."""
     temporary = path.parent / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
     try:
         try:
@@ -52,9 +53,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
     except OSError as error:
         msg = f"cannot write `{path}`: {error.strerror}; nothing was changed"
+        raise CacheWriteFailed(msg) from error
+    try:
+        sync_directory(path.parent)
+    except OSError as error:
+        msg = (
+            f"cannot make `{path}` durable: {error.strerror}; it is new now, and may be the old one after a power loss"
+        )
         raise CacheWriteFailed(msg) from error
 
 
@@ -99,6 +106,9 @@ def read_private_file(path: Path, *, max_bytes: int) -> bytes:
     try:
         _check_file(path, os.fstat(descriptor), max_bytes)
         return _read_all(path, descriptor, max_bytes)
+    except OSError as error:
+        msg = f"cannot read `{path}`: {error.strerror}"
+        raise CacheCorrupt(msg) from error
     finally:
         os.close(descriptor)
 
@@ -108,6 +118,8 @@ def _open_error(path: Path, error: OSError) -> CacheError:
         return CacheMissing(f"`{path}` is not there")
     if error.errno == errno.ELOOP:
         return CacheSymlink(f"`{path}` is a symbolic link; put the file itself there")
+    if error.errno == errno.ENXIO:
+        return CacheNotRegular(f"`{path}` is a socket or a device, not a regular file")
     return CacheCorrupt(f"cannot open `{path}`: {error.strerror}")
 
 
@@ -144,16 +156,25 @@ def _read_all(path: Path, descriptor: int, max_bytes: int) -> bytes:
 
 def private_directory(path: Path) -> None:
     """Create `path` (0700, with missing parents) or check an existing one; raise the `CacheError` that says why not."""
+    if ".." in path.parts:
+        # The kernel follows a link before it goes up, so that no check of the written path would mean anything.
+        msg = f"`{path}` contains `..`; name the real path"
+        raise CacheSymlink(msg)
+    try:
+        _make_directory(path)
+        _check_directory(path)
+        _check_ancestors(path)
+    except OSError as error:
+        msg = f"cannot create or examine the directory `{path}`: {error.strerror}"
+        raise CacheWriteFailed(msg) from error
+
+
+def _make_directory(path: Path) -> None:
     try:
         path.mkdir(mode=PRIVATE_DIR_MODE, parents=True)
-        sync_directory(path.parent)
     except FileExistsError:
-        pass
-    except OSError as error:
-        msg = f"cannot create the directory `{path}`: {error.strerror}"
-        raise CacheWriteFailed(msg) from error
-    _check_directory(path)
-    _check_ancestors(path)
+        return
+    sync_directory(path.parent)
 
 
 def _check_directory(path: Path) -> None:

@@ -4,7 +4,8 @@ Rules (https://github.com/secure-systems-lab/dsse/blob/master/protocol.md):
 
 - A signature covers the pre-authentication encoding (PAE): `DSSEv1 <len(type)> <type> <len(body)> <body>`, so the type
   cannot be swapped. Nothing is canonicalised: the received bytes are verified, then parsed.
-- Limits come first: number of signatures, size of the PAE. A 4,096-byte PAE fits a KMS that signs raw messages.
+- Limits come first: number and size of signatures, size of the PAE. A 4,096-byte PAE fits a KMS that signs raw
+  messages. Signatures by unknown keys are bounded like all others: what is believed must fit on disk again.
 - The JSON form (base64, fields `payload`, `payloadType`, `signatures[].keyid/sig`) is for people and other tools.
 """
 
@@ -20,6 +21,7 @@ from akpolicy.errors import EnvelopeMalformed, EnvelopeTooLarge
 from akpolicy.limits import MAX_PAE_BYTES, MAX_ROOT_PAE_BYTES, MAX_SIGNATURES
 
 MAX_KEY_ID_CHARS = 128
+MAX_SIGNATURE_BYTES = 128
 
 
 class PayloadType(StrEnum):
@@ -64,6 +66,9 @@ class SignedEnvelope:
         if any(len(s.key_id) > MAX_KEY_ID_CHARS for s in self.signatures):
             msg = f"envelope has a key id of more than {MAX_KEY_ID_CHARS} characters"
             raise EnvelopeTooLarge(msg)
+        if any(len(s.signature) > MAX_SIGNATURE_BYTES for s in self.signatures):
+            msg = f"envelope has a signature of more than {MAX_SIGNATURE_BYTES} bytes"
+            raise EnvelopeTooLarge(msg)
         limit = MAX_ROOT_PAE_BYTES if self.payload_type == PayloadType.ROOT else MAX_PAE_BYTES
         size = len(self.pae())
         if size > limit:
@@ -91,7 +96,7 @@ def from_dsse_json(value: object) -> SignedEnvelope:
     """Read the DSSE JSON form (already parsed); raise `EnvelopeMalformed` if it is not one."""
     try:
         match value:
-            case {"payload": str(payload), "payloadType": str(kind), "signatures": list(signatures)}:
+            case {"payload": str(payload), "payloadType": str(kind), "signatures": list(signatures)} if kind.isascii():
                 return SignedEnvelope(kind, base64.b64decode(payload, validate=True), _signatures(signatures))
     except (binascii.Error, ValueError):
         pass
@@ -103,7 +108,7 @@ def _signatures(values: list[object]) -> tuple[EnvelopeSignature, ...]:
     result = []
     for value in values:
         match value:
-            case {"keyid": str(key_id), "sig": str(signature)}:
+            case {"keyid": str(key_id), "sig": str(signature)} if key_id.isascii():
                 result.append(EnvelopeSignature(key_id, base64.b64decode(signature, validate=True)))
             case _:
                 msg = "signature without `keyid` and `sig`"

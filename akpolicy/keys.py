@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from akpolicy.errors import AnchorFormat, DuplicateAnchor, WeakKey
+from akpolicy.strict_json import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,7 @@ ANCHOR_PREFIX: Final = "ed25519:"
 MAX_ANCHORS: Final = 64
 MAX_ANCHOR_CHARS: Final = 128
 
+_SHOWN_CHARS = 16
 _KEY_ID_DOMAIN = b"akpolicy/key/v1\x00"
 _FIELD_PRIME = 2**255 - 19
 _SIGN_BIT = 1 << 255
@@ -98,18 +100,18 @@ def parse_anchor(text: str) -> PublicKey:
         raise AnchorFormat(msg)
     if text.startswith("age1"):
         msg = (
-            f"`{text}` is an age (X25519) encryption recipient; a trust anchor is an Ed25519 key: "
+            f"`{_abbreviated(text)}` is an age (X25519) encryption recipient; a trust anchor is an Ed25519 key: "
             "write `ed25519:<base64>` as printed by `akpolicy-server init`"
         )
         raise AnchorFormat(msg)
     if _HEX_ID.fullmatch(text):
         msg = (
-            f"`{text}` looks like a key id; a trust anchor is the key itself: "
+            f"`{_abbreviated(text)}` looks like a key id; a trust anchor is the key itself: "
             "write `ed25519:<base64>` as printed by `akpolicy keys show`"
         )
         raise AnchorFormat(msg)
     if not text.startswith(ANCHOR_PREFIX):
-        msg = f"`{text}` is not a trust anchor; write `ed25519:<base64 of the 32-byte public key>`"
+        msg = f"`{_abbreviated(text)}` is not a trust anchor; write `ed25519:<base64 of the 32-byte public key>`"
         raise AnchorFormat(msg)
     return PublicKey.from_bytes(_decode(text.removeprefix(ANCHOR_PREFIX), text))
 
@@ -119,13 +121,18 @@ def decode_public_key(text: str) -> PublicKey:
     return PublicKey.from_bytes(_decode(text, text))
 
 
-def _decode(encoded: str, shown: str) -> bytes:
+def _decode(encoded: str, whole: str) -> bytes:
     plain = encoded.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except ValueError:
-        msg = f"`{shown[:MAX_ANCHOR_CHARS]}` has no valid base64; write `ed25519:<base64 of the 32-byte public key>`"
+        msg = f"`{_abbreviated(whole)}` has no valid base64; write `ed25519:<base64 of the 32-byte public key>`"
         raise AnchorFormat(msg) from None
+
+
+def _abbreviated(text: str) -> str:
+    """Return enough of `text` to find it again; whole, it could be a private key in the wrong place."""
+    return shown(text, _SHOWN_CHARS)
 
 
 class AnchorEntry(Protocol):

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from akpolicy.errors import FieldInvalid
+from akpolicy.strict_json import shown
 
 GLOBAL: Final = "global"
 MAX_SCOPE_CHARS: Final = 512
@@ -40,7 +41,7 @@ def check_scope(text: str) -> str:
     )
     if not well_formed:
         msg = (
-            f"`{text[:MAX_SCOPE_CHARS]}` is not a scope; "
+            f"`{shown(text)}` is not a scope; "
             "write `global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`"
         )
         raise FieldInvalid(msg)

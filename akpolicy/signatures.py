@@ -24,6 +24,7 @@ from akpolicy.errors import (
     UnknownKey,
 )
 from akpolicy.limits import CLOCK_SKEW_S
+from akpolicy.strict_json import shown
 
 if TYPE_CHECKING:
     from akpolicy.bundle import Manifest
@@ -43,7 +44,7 @@ def check_kind(envelope: SignedEnvelope, expected: PayloadType) -> None:
     """Refuse another kind of document, or one over its limits, before any cryptography."""
     # The kind first: it decides which size limit applies.
     if envelope.payload_type != expected:
-        msg = f"document is `{envelope.payload_type[:128]}`, expected `{expected}`"
+        msg = f"document is `{shown(envelope.payload_type)}`, expected `{expected}`"
         raise PayloadTypeMismatch(msg)
     envelope.check_limits()
 
@@ -104,7 +105,10 @@ def usable_signers(
 
 
 def check_key_lifetimes(manifest: Manifest, role: Role, signers: list[KeyThatSigned], root: Root) -> None:
-    """Raise `ExpiryExceedsKey` unless enough of the role's keys that signed live as long as the bundle."""
+    """Raise `ExpiryExceedsKey` unless enough of the role's keys live as long as the bundle.
+
+    `signers` are the usable ones: a key that does not count towards the threshold must not vouch for the lifetime.
+    """
     lasting = [s for s in signers if s.key_id in role.keys and manifest.expires_at <= root.keys[s.key_id].valid_until]
     if len(lasting) < role.threshold:
         msg = f"bundle of `{manifest.scope}` expires at {manifest.expires_at}, after its signing keys"

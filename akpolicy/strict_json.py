@@ -5,20 +5,31 @@ Rules (RFC 8259, made stricter so that two readers cannot understand one text di
 - UTF-8 without lone surrogates; the top level is an object.
 - No object names a field twice; integers only, up to 2^53 - 1 either way; no NaN, no Infinity.
 - A model says which fields there are: an unknown one and a missing one are errors, and nothing is converted.
+- A small text must not become large in memory: what lies outside strings is bounded before parsing, and so is the
+  number of fields of an object, because each wrong field costs a message.
+- What a message quotes of a document is short and printable (`shown`): it goes into logs and over the wire.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from akpolicy.errors import DuplicateField, FieldInvalid, MissingField, PayloadMalformed, PayloadNotUtf8, UnknownField
-from akpolicy.limits import MAX_JSON_INT
+from akpolicy.limits import KIB, MAX_JSON_INT
+
+# 50,000 policies have 300,000 bytes outside strings.
+MAX_STRUCTURE_BYTES: Final = 512 * KIB
+MAX_OBJECT_FIELDS: Final = 4096
+MAX_SHOWN_CHARS: Final = 64
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+# Matches an unterminated string too, so that no text makes the search start over (it stays linear).
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+_WHITESPACE = b" \t\r\n"
 _MAX_INT_DIGITS = len(str(MAX_JSON_INT))
 
 
@@ -54,11 +65,8 @@ def load(data: bytes, model: type[D]) -> D:
 
 def load_object(data: bytes) -> dict[str, Any]:
     """Parse `data` as one JSON object by the rules of this module, without a model."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        msg = f"payload is not UTF-8 at byte {error.start}"
-        raise PayloadNotUtf8(msg) from None
+    text = _decode(data)
+    _check_structure(data)
     try:
         value = json.loads(
             text,
@@ -67,6 +75,8 @@ def load_object(data: bytes) -> dict[str, Any]:
             parse_float=_refuse_number,
             parse_constant=_refuse_number,
         )
+        if _SURROGATE_ESCAPE.search(data):
+            _refuse_lone_surrogates(text=json.dumps(value, ensure_ascii=False))
     except json.JSONDecodeError as error:
         msg = f"payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise PayloadMalformed(msg) from None
@@ -76,18 +86,48 @@ def load_object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         msg = "payload is not a JSON object"
         raise PayloadMalformed(msg)
-    if _SURROGATE_ESCAPE.search(data):
-        _refuse_lone_surrogates(text=json.dumps(value, ensure_ascii=False))
     return value
 
 
+def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
+    """Return `text` as a message may quote it: at most `limit` characters of it, control characters escaped."""
+    kept = text[:limit] + ("..." if len(text) > limit else "")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in kept)
+
+
+def _decode(data: bytes) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"payload is not UTF-8 at byte {error.start}"
+        raise PayloadNotUtf8(msg) from None
+    # JSON has no raw NUL anywhere; UTF-16 and UTF-32 text has little else.
+    if "\x00" in text:
+        msg = "payload has NUL bytes, it is not UTF-8 text"
+        raise PayloadNotUtf8(msg)
+    return text
+
+
+def _check_structure(data: bytes) -> None:
+    """Refuse millions of tiny values, which would take some twenty times their size in memory."""
+    if len(data) <= MAX_STRUCTURE_BYTES:
+        return
+    size = len(_STRING.sub(b"", data).translate(None, _WHITESPACE))
+    if size > MAX_STRUCTURE_BYTES:
+        msg = f"payload has {size} bytes outside strings, more than {MAX_STRUCTURE_BYTES}"
+        raise PayloadMalformed(msg)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_OBJECT_FIELDS:
+        msg = f"payload has an object with {len(pairs)} fields, more than {MAX_OBJECT_FIELDS}"
+        raise FieldInvalid(msg)
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                msg = f"payload names the field `{name}` twice"
+                msg = f"payload names the field `{shown(name)}` twice"
                 raise DuplicateField(msg)
             seen.add(name)
     return result
@@ -102,7 +142,7 @@ def _integer(text: str) -> int:
 
 
 def _refuse_number(text: str) -> NoReturn:
-    msg = f"payload has the number `{text[:32]}`; only integers are allowed"
+    msg = f"payload has the number `{shown(text)}`; only integers are allowed"
     raise FieldInvalid(msg)
 
 
@@ -117,7 +157,7 @@ def _refuse_lone_surrogates(*, text: str) -> None:
 def _raise_typed(error: ValidationError, model: type[Document]) -> NoReturn:
     """Turn the first mistake that the model found into a typed error."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(document)"
+    field = shown(".".join(str(part) for part in first["loc"])) or "(document)"
     name = model.__name__.lower()
     if first["type"] == "extra_forbidden":
         msg = f"{name} has the unknown field `{field}`"

@@ -7,19 +7,22 @@ Rules:
 - Received bytes are verified first and parsed after. A threshold counts distinct *keys*, never ids or signatures.
 - The first root must be signed by the configured anchors and by its own root role. This judge follows no rotation yet:
   another root than the trusted one is refused.
+- The root says of each prefix whether its signers may grant. The judge does not read Cedar: a `VerifiedBundle` says so
+  (`grants`), and who compiles it calls `refuse_ungranted` with the permits that it found.
 - A bundle is believed if keys that the root names for its scope signed it, within their validity; if it is of the
   root's epoch, not older than what was accepted before, not a different document of the same version, and not
   absurdly ahead; if it is valid now; and if its content is what it names.
 - The judge does no I/O and reads no clock: `now` is handed in, in epoch seconds, once for each judgement.
-- Judging changes nothing. `advance` moves the mark of a scope, and the caller does that when the bundle is on disk.
+- Judging changes nothing. `advance` moves the mark of a scope, and the caller does that when the bundle is on disk. A
+  mark never goes back, in whatever order bundles that were judged together are accepted.
 
 Wrong data raises a `TrustError` (or a `PolicyError` for the entries of a content); a wrong call raises `RuntimeError`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from akpolicy import __version__
 from akpolicy.bundle import Manifest, check_reference, open_content
@@ -46,11 +49,13 @@ from akpolicy.errors import (
 )
 from akpolicy.limits import CLOCK_SKEW_S, MAX_BUNDLE_LIFETIME_S, MAX_VERSION_JUMP
 from akpolicy.root import parse_root
-from akpolicy.scope import org_of
+from akpolicy.scope import org_of, org_scope
 from akpolicy.signatures import check_key_lifetimes, check_kind, check_role, usable_signers, verified_signers
-from akpolicy.strict_json import load
+from akpolicy.strict_json import load, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from akpolicy.bundle import OpenedContent
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.keys import AnchorSet, PublicKey
@@ -80,22 +85,43 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedManifest:
-    """A believed manifest; `fresh` is False if it is the very document that the mark names."""
+    """A believed manifest; `fresh` is False if it is the very document that the mark names.
+
+    `grants` is False if its signers may publish forbids only.
+    """
 
     manifest: Manifest
     digest: str
     envelope: SignedEnvelope
     fresh: bool
+    grants: bool
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedBundle:
-    """A believed manifest with its content (None if the scope is deleted). The Cedar text is not parsed yet."""
+    """A believed manifest with its content (None if the scope is deleted). The Cedar text is not parsed yet.
+
+    `grants` is False if its signers may publish forbids only: pass its permits to `refuse_ungranted`.
+    """
 
     manifest: Manifest
     digest: str
     envelope: SignedEnvelope
     content: OpenedContent | None
+    grants: bool
+
+
+def refuse_ungranted(bundle: VerifiedBundle, permits: Sequence[str]) -> None:
+    """Raise `KeyNotAuthorised` if the bundle permits what its signers may not; `permits` are the ids of its permits.
+
+    Must be called after the Cedar text is parsed and before the bundle is accepted.
+    """
+    if permits and not bundle.grants:
+        msg = (
+            f"policy `{permits[0]}` permits, but the root lets the signers of `{bundle.manifest.scope}` only forbid; "
+            "have it signed by a key that grants, or remove it"
+        )
+        raise KeyNotAuthorised(msg)
 
 
 class Judge:
@@ -180,11 +206,14 @@ class Judge:
 
     # --- bundles ------------------------------------------------------------------------------------------------------
 
-    def judge_manifest(self, envelope: SignedEnvelope, now: float, *, held: bool = False) -> VerifiedManifest:
+    def judge_manifest(
+        self, envelope: SignedEnvelope, now: float, *, held: bool = False, expected_scope: str | None = None
+    ) -> VerifiedManifest:
         """Judge a bundle's manifest, before its content is there.
 
-        `held` is for documents that this host accepted earlier and keeps: they must be exactly what the mark names, and
-        they may have expired since (an expired bundle denies; it is not dropped).
+        `expected_scope` is the scope that was asked for, where one was. `held` is for documents that this host accepted
+        earlier and keeps: they must be exactly what the mark names, and they may have expired since (an expired bundle
+        denies; it is not dropped).
         """
         # (1) limits and kind, before any cryptography.
         check_kind(envelope, PayloadType.BUNDLE)
@@ -193,10 +222,11 @@ class Judge:
         signers = verified_signers(envelope, root.keys)
         manifest = load(envelope.payload, Manifest)
         # (3) the scope is ours, and those keys may sign it.
-        role = self._role_for(manifest, root.document)
-        check_role(role, usable_signers(role, signers, root.document, now, held=held), f"the scope `{manifest.scope}`")
+        role = self._role_for(manifest, root.document, expected_scope)
+        usable = usable_signers(role, signers, root.document, now, held=held)
+        check_role(role, usable, f"the scope `{manifest.scope}`")
         # (4) the signing keys live as long as the bundle.
-        check_key_lifetimes(manifest, role, signers, root.document)
+        check_key_lifetimes(manifest, role, usable, root.document)
         # (5) epoch and version do not go back, and one version is one document.
         fresh = self._check_version(manifest, envelope.digest().hex(), root.document, held=held)
         # (6) it is valid now.
@@ -204,7 +234,7 @@ class Judge:
         # (7) its content, by what the manifest says of it, is acceptable.
         if manifest.content is not None:
             check_reference(manifest.content)
-        return VerifiedManifest(manifest, envelope.digest().hex(), envelope, fresh)
+        return VerifiedManifest(manifest, envelope.digest().hex(), envelope, fresh, role.grants)
 
     def judge_content(self, verified: VerifiedManifest, blob: bytes | None) -> VerifiedBundle:
         """Judge the content that a believed manifest names; `blob` is None exactly for a deleted scope."""
@@ -216,23 +246,28 @@ class Judge:
         if manifest.content is not None and blob is not None:
             opened = open_content(blob, manifest.content)
             if opened.content.schema_text is not None:
-                msg = "the bundle brings its own schema; this version of akpolicy only knows the default schema"
-                raise SchemaUnsupported(msg)
-        return VerifiedBundle(manifest, verified.digest, verified.envelope, opened)
+                _refuse_schema(manifest)
+        return VerifiedBundle(manifest, verified.digest, verified.envelope, opened, verified.grants)
 
     def mark_after(self, bundle: VerifiedBundle | VerifiedManifest) -> Mark:
-        """Return the mark that accepting `bundle` leads to, without moving anything."""
+        """Return the mark that accepting `bundle` leads to, without moving anything.
+
+        Raises `RollbackDetected` or `Equivocation` if a bundle that this one must not follow was accepted since it was
+        judged.
+        """
         manifest = bundle.manifest
         before = self._marks.get(manifest.scope)
-        mark = Mark(manifest.epoch, manifest.version, bundle.digest, manifest.min_version)
-        if before is None:
-            return mark
-        if before.digest == bundle.digest:
+        if before is not None and not self._is_ahead(manifest, bundle.digest):
             return before
-        return replace(mark, previous_digest=before.digest)
+        return Mark(
+            manifest.epoch, manifest.version, bundle.digest, manifest.min_version, before.digest if before else ""
+        )
 
     def advance(self, bundle: VerifiedBundle) -> None:
-        """Move the scope's mark to an accepted bundle. Call it once the bundle and its mark are on disk."""
+        """Move the scope's mark to an accepted bundle. Call it once the bundle and its mark are on disk.
+
+        Raises as `mark_after` does, with the mark where it was.
+        """
         self._marks[bundle.manifest.scope] = self.mark_after(bundle)
 
     def _usable_root(self, now: float, *, held: bool) -> TrustedRoot:
@@ -246,7 +281,10 @@ class Judge:
             raise RootExpired(msg)
         return self._root
 
-    def _role_for(self, manifest: Manifest, root: Root) -> Delegation:
+    def _role_for(self, manifest: Manifest, root: Root, expected_scope: str | None) -> Delegation:
+        if expected_scope is not None and manifest.scope != expected_scope:
+            msg = f"bundle is for `{manifest.scope}`, but `{shown(expected_scope)}` was asked for"
+            raise ScopeMismatch(msg)
         if org_of(manifest.scope) not in (None, self._org):
             msg = f"bundle is for `{manifest.scope}`, which is not a scope of `{self._org}`"
             raise ScopeMismatch(msg)
@@ -265,6 +303,11 @@ class Judge:
         if held and (mark is None or mark.digest != digest):
             msg = f"kept bundle of `{manifest.scope}` is not the one that was accepted last"
             raise RollbackDetected(msg)
+        return self._is_ahead(manifest, digest)
+
+    def _is_ahead(self, manifest: Manifest, digest: str) -> bool:
+        """Return whether the manifest comes after the mark; False if the mark names it, raise if it must not follow."""
+        mark = self._marks.get(manifest.scope)
         version = manifest.version
         if mark is None or manifest.epoch > mark.epoch:
             _check_jump(version, 0)
@@ -282,6 +325,15 @@ class Judge:
             return False
         _check_jump(version, mark.version)
         return True
+
+
+def _refuse_schema(manifest: Manifest) -> NoReturn:
+    org = org_of(manifest.scope)
+    if org is not None and manifest.scope != org_scope(org):
+        msg = f"bundle of `{manifest.scope}` brings a schema; only `global` and an org's own scope may"
+        raise ScopeMismatch(msg)
+    msg = "the bundle brings its own schema; this version of akpolicy only knows the default schema"
+    raise SchemaUnsupported(msg)
 
 
 def _check_jump(version: int, before: int) -> None:
