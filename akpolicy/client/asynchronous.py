@@ -1,0 +1,175 @@
+"""The client for runtimes on asyncio.
+
+Rules are those of `akpolicy.client.answers`. One client serves any number of tasks of one event loop over one
+connection; keep it for the life of the runtime. The connection belongs to the loop that makes the first call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from akpolicy.client.answers import (
+    DEFAULT_TIMEOUT_S,
+    HEALTH_METHOD,
+    HEALTH_REQUEST,
+    HEALTH_SERVING,
+    Batch,
+    DenialLog,
+    decision_of,
+    failure,
+    to_message,
+)
+from akpolicy.client.channel import ServerEndpoint, channel_credentials
+from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, sidecar_options, socket_target
+from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
+from akpolicy.errors import ClientError, SidecarUnreachable
+from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from akpolicy.decision import Decision
+    from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceAsyncStub
+
+_NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    channel: grpc.aio.Channel
+    stub: AuthorizationServiceAsyncStub
+
+
+class AsyncPolicyClient:
+    """Asks the sidecar of this host for decisions, as `PolicyClient` does, in coroutines.
+
+    `socket` is the path of the sidecar's Unix socket, or a `ServerEndpoint` where it listens on TCP. `timeout` is the
+    deadline of each call in seconds. `close` it, or use it in an `async with` statement.
+
+    Raises `ConfigError` for a path that cannot be a socket, or certificate files that cannot be used.
+    """
+
+    def __init__(self, socket: SidecarAddress = DEFAULT_SOCKET, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        self._at = socket
+        self._timeout = timeout
+        self._open = _opener(socket)
+        self._connection: _Connection | None = None
+        self._closed = False
+        self._denials = DenialLog()
+
+    async def authorize(
+        self,
+        *,
+        principal: Principal,
+        action: str,
+        resource: Resource,
+        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+    ) -> Decision:
+        """Ask whether `principal` may do `action` to `resource`; only a decision whose `allowed` is true lets it.
+
+        Raises:
+            SidecarUnreachable: nobody answers on the socket.
+            DeadlineExceeded: no answer within the timeout.
+            InvalidRequest: a field is missing, or the request does not fit the schema.
+            BadAnswer: the answer is no decision.
+
+        All of them are `ClientError`: treat them as denied.
+
+        """
+        message = to_message(AuthorizationRequest(principal, action, resource, context))
+        return decision_of(await self._call(lambda stub: stub.Authorize(message, timeout=self._timeout)))
+
+    async def authorize_many(self, requests: Sequence[AuthorizationRequest]) -> list[Decision | ClientError]:
+        """Ask up to 1,000 questions that are judged by the same policy; the answers come in their order.
+
+        A question that cannot be judged has a `ClientError` in its place and does not fail the others: treat it as
+        denied. Raises `ClientError` as `authorize` does when the call as a whole fails.
+        """
+        batch = Batch.of(requests)
+        if not batch.message.requests:
+            return [result for result in batch.results if result is not None]
+        answer = await self._call(lambda stub: stub.BatchAuthorize(batch.message, timeout=self._timeout))
+        return batch.answered(answer)
+
+    async def is_allowed(
+        self,
+        *,
+        principal: Principal,
+        action: str,
+        resource: Resource,
+        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+    ) -> bool:
+        """Ask as `authorize` does; whatever is not an allowance, a failure included, is False (and logged)."""
+        try:
+            decision = await self.authorize(principal=principal, action=action, resource=resource, context=context)
+        except ClientError as error:
+            self._denials.failed(error)
+            return False
+        self._denials.answered()
+        return decision.allowed
+
+    async def ready(self) -> bool:
+        """Whether a sidecar answers within the timeout and says by the gRPC health protocol that it serves."""
+        connection = self._current()
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = connection.channel.unary_unary(HEALTH_METHOD)
+        try:
+            return await check(HEALTH_REQUEST, timeout=self._timeout) == HEALTH_SERVING
+        except grpc.RpcError as error:
+            self._failed(error, connection)
+            return False
+
+    async def close(self) -> None:
+        """Close the connection; calls that still wait for an answer are cancelled."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _current(self) -> _Connection:
+        if self._closed:
+            raise RuntimeError("the client is closed; make a new one")
+        if self._connection is None:
+            channel = self._open()
+            self._connection = _Connection(channel, AuthorizationServiceStub(channel))
+        return self._connection
+
+    async def _call(self, ask: Callable[[AuthorizationServiceAsyncStub], Awaitable[_Answer]]) -> _Answer:
+        connection = self._current()
+        try:
+            return await ask(connection.stub)
+        except grpc.RpcError as error:
+            raise self._failed(error, connection) from error
+
+    def _failed(self, error: grpc.RpcError, connection: _Connection) -> ClientError:
+        meaning = failure(error, self._at, self._timeout)
+        if isinstance(meaning, SidecarUnreachable) and self._connection is connection:
+            # A channel that failed to connect waits before it tries again; a new one does not. The old one is dropped,
+            # not closed: it closes when the last call that still holds it has ended.
+            self._connection = None
+        return meaning
+
+
+def _opener(at: SidecarAddress) -> Callable[[], grpc.aio.Channel]:
+    options = sidecar_options(at)
+    if not isinstance(at, ServerEndpoint):
+        target = socket_target(at)
+        return lambda: grpc.aio.insecure_channel(target, options=options)
+    endpoint = at
+    if not endpoint.tls:
+        return lambda: grpc.aio.insecure_channel(endpoint.target, options=options)
+    credentials = channel_credentials(endpoint)
+    return lambda: grpc.aio.secure_channel(endpoint.target, credentials, options=options)

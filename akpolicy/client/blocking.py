@@ -1,0 +1,177 @@
+"""The client for runtimes with threads.
+
+Rules are those of `akpolicy.client.answers`. One client serves any number of threads over one connection; keep it for
+the life of the runtime.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import grpc
+
+from akpolicy.client.answers import (
+    DEFAULT_TIMEOUT_S,
+    HEALTH_METHOD,
+    HEALTH_REQUEST,
+    HEALTH_SERVING,
+    Batch,
+    DenialLog,
+    decision_of,
+    failure,
+    to_message,
+)
+from akpolicy.client.channel import ServerEndpoint, channel_credentials
+from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, sidecar_options, socket_target
+from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
+from akpolicy.errors import ClientError, SidecarUnreachable
+from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from akpolicy.decision import Decision
+
+_NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    channel: grpc.Channel
+    stub: AuthorizationServiceStub
+
+
+class PolicyClient:
+    """Asks the sidecar of this host for decisions.
+
+    `socket` is the path of the sidecar's Unix socket, or a `ServerEndpoint` where it listens on TCP. `timeout` is the
+    deadline of each call in seconds. Safe to share between threads; `close` it, or use it in a `with` statement.
+
+    Raises `ConfigError` for a path that cannot be a socket, or certificate files that cannot be used.
+    """
+
+    def __init__(self, socket: SidecarAddress = DEFAULT_SOCKET, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        self._at = socket
+        self._timeout = timeout
+        self._open = _opener(socket)
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = self._connect()
+        self._denials = DenialLog()
+
+    def authorize(
+        self,
+        *,
+        principal: Principal,
+        action: str,
+        resource: Resource,
+        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+    ) -> Decision:
+        """Ask whether `principal` may do `action` to `resource`; only a decision whose `allowed` is true lets it.
+
+        Raises:
+            SidecarUnreachable: nobody answers on the socket.
+            DeadlineExceeded: no answer within the timeout.
+            InvalidRequest: a field is missing, or the request does not fit the schema.
+            BadAnswer: the answer is no decision.
+
+        All of them are `ClientError`: treat them as denied.
+
+        """
+        message = to_message(AuthorizationRequest(principal, action, resource, context))
+        return decision_of(self._call(lambda stub: stub.Authorize(message, timeout=self._timeout)))
+
+    def authorize_many(self, requests: Sequence[AuthorizationRequest]) -> list[Decision | ClientError]:
+        """Ask up to 1,000 questions that are judged by the same policy; the answers come in their order.
+
+        A question that cannot be judged has a `ClientError` in its place and does not fail the others: treat it as
+        denied. Raises `ClientError` as `authorize` does when the call as a whole fails.
+        """
+        batch = Batch.of(requests)
+        if not batch.message.requests:
+            return [result for result in batch.results if result is not None]
+        return batch.answered(self._call(lambda stub: stub.BatchAuthorize(batch.message, timeout=self._timeout)))
+
+    def is_allowed(
+        self,
+        *,
+        principal: Principal,
+        action: str,
+        resource: Resource,
+        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+    ) -> bool:
+        """Ask as `authorize` does; whatever is not an allowance, a failure included, is False (and logged)."""
+        try:
+            decision = self.authorize(principal=principal, action=action, resource=resource, context=context)
+        except ClientError as error:
+            self._denials.failed(error)
+            return False
+        self._denials.answered()
+        return decision.allowed
+
+    def ready(self) -> bool:
+        """Whether a sidecar answers within the timeout and says by the gRPC health protocol that it serves."""
+        connection = self._current()
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = connection.channel.unary_unary(HEALTH_METHOD)
+        try:
+            return check(HEALTH_REQUEST, timeout=self._timeout) == HEALTH_SERVING
+        except grpc.RpcError as error:
+            self._failed(error, connection)
+            return False
+
+    def close(self) -> None:
+        """Close the connection; calls that still wait for an answer fail."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> _Connection:
+        channel = self._open()
+        return _Connection(channel, AuthorizationServiceStub(channel))
+
+    def _current(self) -> _Connection:
+        connection = self._connection
+        if connection is None:
+            raise RuntimeError("the client is closed; make a new one")
+        return connection
+
+    def _call(self, ask: Callable[[AuthorizationServiceStub], _Answer]) -> _Answer:
+        connection = self._current()
+        try:
+            return ask(connection.stub)
+        except grpc.RpcError as error:
+            raise self._failed(error, connection) from error
+
+    def _failed(self, error: grpc.RpcError, connection: _Connection) -> ClientError:
+        meaning = failure(error, self._at, self._timeout)
+        if isinstance(meaning, SidecarUnreachable):
+            # A channel that failed to connect waits before it tries again; a new one does not. The old one is dropped,
+            # not closed: calls of other threads may still end well on it.
+            with self._lock:
+                if self._connection is connection:
+                    self._connection = self._connect()
+        return meaning
+
+
+def _opener(at: SidecarAddress) -> Callable[[], grpc.Channel]:
+    options = sidecar_options(at)
+    if not isinstance(at, ServerEndpoint):
+        target = socket_target(at)
+        return lambda: grpc.insecure_channel(target, options=options)
+    endpoint = at
+    if not endpoint.tls:
+        return lambda: grpc.insecure_channel(endpoint.target, options=options)
+    credentials = channel_credentials(endpoint)
+    return lambda: grpc.secure_channel(endpoint.target, credentials, options=options)
