@@ -75,7 +75,7 @@ def _statements(text: str) -> list[tuple[int, str]]:
     found = []
     pending: list[str] = []
     start = 1
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if not pending:
             start = number
             if line.strip() == "" or line.lstrip().startswith("#"):
@@ -84,7 +84,8 @@ def _statements(text: str) -> list[tuple[int, str]]:
         statement = "\n".join(pending)
         if _parses(statement):
             found.append((start, statement))
-        if _parses(statement) or len(pending) > MAX_STATEMENT_LINES:
+            pending = []
+        elif len(pending) > MAX_STATEMENT_LINES:
             pending = []
     return found
 

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from akpolicy.errors import ConfigError
 from akpolicy.settings import MAX_CONFIG_BYTES, Mistake, load_settings
-from akpolicy.settings_lines import LineIndex
+from akpolicy.settings_lines import MAX_STATEMENT_LINES, LineIndex
 from akpolicy.settings_types import (
     STRICT,
     EnvSecret,
@@ -227,6 +227,18 @@ def test_lines_are_found_behind_values_over_several_lines() -> None:
     assert {path: lines.find(path) for path in expected} == expected
     assert lines.find(("x",)) == 1
     assert lines.find(("h", "i.j", "absent")) == 11
+
+
+def test_lines_are_found_in_a_file_with_windows_line_ends(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, b'# c\r\n\r\n[inner]\r\nname = "n"\r\ncount = ""\r\n') == [
+        "some.toml:5: inner.count: must be a whole number (got ``)"
+    ]
+
+
+def test_a_value_over_very_many_lines_does_not_hide_the_keys_before_it(tmp_path: Path) -> None:
+    text = "mode = 1\nitems = [\n" + "#\n" * (2 * MAX_STATEMENT_LINES) + "]\n"
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith("some.toml:1: mode: ")
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), unique=True, min_size=1), st.data())
