@@ -58,14 +58,18 @@ def inspect(wheel: Path) -> list[str]:
 
 
 def install(environment: Path, wheel: Path) -> Path:
-    """Install the wheel and the sidecar's requirements into an empty environment; return its Python."""
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
+    """Install the wheel and the sidecar's requirements into an empty environment; return its Python.
+
+    As in the Makefile, uv does it where it is on PATH, else pip.
+    """
     python = environment / "bin" / "python"
-    run(uv, "venv", "--quiet", "--python", sys.executable, str(environment))
-    requirements = str(ROOT / "requirements-sidecar.txt")
-    run(uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", requirements)
-    run(uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", str(wheel))
-    run(uv, "pip", "check", "--quiet", "--python", str(python))
+    uv = shutil.which("uv")
+    run(sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), str(environment))
+    pip = [uv, "pip"] if uv else [str(python), "-m", "pip", "--disable-pip-version-check"]
+    target = ["--python", str(python)] if uv else []
+    run(*pip, "install", "--quiet", *target, "--require-hashes", "-r", str(ROOT / "requirements-sidecar.txt"))
+    run(*pip, "install", "--quiet", *target, "--no-deps", str(wheel))
+    run(*pip, "check", *target)
     return python
 
 
