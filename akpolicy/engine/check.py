@@ -8,8 +8,8 @@ Rules, in this order; what breaks one is not shown to the next:
 4. Cedar parses each policy.
 5. Each policy fits the schema.
 
-Thousands of good policies cost two calls of Cedar (parse all, validate all); single policies are only looked at when
-something is wrong. Problems come in the order of the policies, at most `MAX_PROBLEMS`.
+Thousands of good policies are parsed in one call of Cedar and validated in large batches; single policies are only
+looked at when something is wrong. Problems come in the order of the policies, at most `MAX_PROBLEMS`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from akpolicy.engine.schema import CedarSchema
+
+# Cedar's validator takes time by the square of the number of its errors (0.8 s for 2,000); a batch bounds that.
+_BATCH: Final = 256
 
 _POSITION: Final = re.compile(r"policy(\d+)")
 _SUBJECT: Final = re.compile(r"^for policy `[^`]*`, ")
@@ -167,20 +170,28 @@ def _parse_problem(policy: PolicyText) -> Problem | None:
 
 
 def _validation_problems(policies: Sequence[PolicyText], sound: Sequence[int], schema: CedarSchema) -> list[_Found]:
-    if not sound:
-        return []
-    text = joined([policies[position] for position in sound])
+    """Validate batch by batch, until there are more problems than are shown."""
+    found: list[_Found] = []
+    for start in range(0, len(sound), _BATCH):
+        found += _validate_batch(policies, sound[start : start + _BATCH], schema)
+        if len(found) >= MAX_PROBLEMS:
+            break
+    return found
+
+
+def _validate_batch(policies: Sequence[PolicyText], batch: Sequence[int], schema: CedarSchema) -> list[_Found]:
+    text = joined([policies[position] for position in batch])
     result = cedarpy.validate_policies(text, schema.handle, release_gil=True)
     if result.validation_passed:
         return []
     messages: dict[int, set[str]] = {}
     for error in result.errors:
         number = _POSITION.fullmatch(error.policy_id)
-        # An error that names no policy is the set's: shown with the first, never lost.
-        position = sound[int(number[1])] if number and int(number[1]) < len(sound) else sound[0]
+        # An error that names no policy is the batch's: shown with the first, never lost.
+        position = batch[int(number[1])] if number and int(number[1]) < len(batch) else batch[0]
         messages.setdefault(position, set()).add(_SUBJECT.sub("", error.error))
-    # Cedar said no; a set without a message must not pass for valid.
-    messages = messages or {sound[0]: {"Cedar refuses the set without a reason"}}
+    # Cedar said no; a batch without a message must not pass for valid.
+    messages = messages or {batch[0]: {"Cedar refuses the policy without a reason"}}
     shown = sorted(messages)[:MAX_PROBLEMS]
     return [(at, problem) for at in shown for problem in _explain(policies[at], messages[at], schema)]
 

@@ -108,7 +108,7 @@ def limit_problems(policy: PolicyText, piece: Piece) -> list[Problem]:
         message = f"has {size} bytes; the limit is {MAX_POLICY_BYTES}: split it"
         problems.append(problem_of(policy, "PolicyTooLarge", message))
     if piece.depth > MAX_BRACKET_DEPTH:
-        message = f"nests brackets {piece.depth} deep; the limit is {MAX_BRACKET_DEPTH}"
+        message = f"nests brackets more than {MAX_BRACKET_DEPTH} deep, which is the limit"
         problems.append(problem_of(policy, "PolicyTooDeep", message))
     return problems
 
@@ -154,9 +154,10 @@ def _named(text: str, found: Sequence[Piece], source: str) -> tuple[tuple[Policy
     fallback = stem if len(found) == 1 and is_policy_id(stem) else None
     policies, problems = [], []
     for piece in found:
-        annotated = head(text, piece.first).id
+        body = text[piece.start : piece.end]
+        annotated = head(body, piece.first - piece.start).id
         policy_id = fallback if annotated is None else annotated
-        policy = PolicyText(policy_id or "", text[piece.start : piece.end], source, piece.line)
+        policy = PolicyText(policy_id or "", body, source, piece.line)
         policies.append(policy)
         problems += _piece_problems(policy, piece, missing=policy_id is None)
     return tuple(policies), problems

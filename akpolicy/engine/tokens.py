@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.limits import MAX_POLICY_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,6 +38,7 @@ _TOKEN: Final = re.compile(
 )
 # Only what matters for the outline; all else is skipped by the regular expression engine.
 _MARK: Final = re.compile(rf'{_COMMENT}|{_STRING_BODY}(?P<close>"?)|[;()\[\]{{}}<>]|\?[A-Za-z_]')
+_END: Final = re.compile(rf'{_COMMENT}|{_STRING_BODY}(?P<close>"?)|;')
 _SPACE: Final = re.compile(r"\s*+")
 _LEADING: Final = re.compile(rf"(?:\s++|{_COMMENT})*+")
 _BRACKETS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
@@ -71,8 +74,8 @@ class Piece:
 
     `first` is the offset of its first token that is no comment and `line` that token's line. A piece of comments alone
     (only the last one can be that) has `first == end`. `ended` says whether it ends with `;`. `depth` is how deep its
-    brackets nest. Offsets, -1 where there is none: `unclosed`, the innermost bracket left open; `broken`, a string
-    without an end; `slot`, the first template slot.
+    brackets nest within the size limit of a policy. Offsets, -1 where there is none: `unclosed`, the innermost bracket
+    left open; `broken`, a string without an end; `slot`, the first template slot.
     """
 
     start: int
@@ -166,7 +169,7 @@ def _annotation_value(tokens: Iterator[Token]) -> tuple[str, Token | None]:
 def _outline(text: str, start: int, first: int, line: int) -> Piece:
     stack: list[tuple[str, int]] = []
     depth, end, broken, slot = 0, -1, -1, -1
-    for match in _MARK.finditer(text, first):
+    for match in _marks(text, first):
         mark = match.group()
         if mark in "([{":
             stack.append((mark, match.start()))
@@ -179,12 +182,23 @@ def _outline(text: str, start: int, first: int, line: int) -> Piece:
             break
         elif mark[0] == "?" and slot < 0:
             slot = match.start()
-        elif match["close"] == "":
+        elif mark[0] == '"' and not match["close"]:
             broken = match.start()
     ended = end >= 0
     if not ended:
         end = max(first, len(text.rstrip()))
     return Piece(start, first, end, line, ended, depth, stack[-1][1] if stack else -1, broken, slot)
+
+
+def _marks(text: str, first: int) -> Iterator[re.Match[str]]:
+    """Yield what matters for the outline of the piece at `first`; behind the size limit only what can end it."""
+    position = first
+    for match in _MARK.finditer(text, first):
+        if match.start() - first > MAX_POLICY_BYTES:
+            break
+        position = match.end()
+        yield match
+    yield from _END.finditer(text, position)
 
 
 def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
