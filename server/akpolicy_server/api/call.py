@@ -1,0 +1,147 @@
+"""What surrounds every call: authentication, its outcome as status, metrics and one log line.
+
+Rules:
+
+- A call ends in exactly one of: an answer, the status of a domain error, a status that the servicer chose (`Ended`),
+  the caller's cancellation, or INTERNAL with an incident id for what nobody foresaw.
+- The log line names the method, the status and the API key's id, and why a call was refused. Policies are refused with
+  messages that quote them, so only their error code is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from grpc import StatusCode
+
+from akpolicy.errors import AkpolicyError, PolicyError, Unauthenticated
+from akpolicy_server.api.authentication import bearer_of
+from akpolicy_server.api.problems import failure_metadata
+from akpolicy_server.api.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from grpc.aio import ServicerContext
+
+    from akpolicy.clock import Clock
+    from akpolicy_server.access import Caller
+    from akpolicy_server.api_keys import ApiKeys
+    from akpolicy_server.metrics import ServerMetrics
+    from akpolicy_server.threads import Threads
+
+MAX_STATUS_BYTES: Final = 500
+INCIDENT_BYTES: Final = 4
+
+log = structlog.get_logger(__name__)
+
+
+class Ended(Exception):
+    """A call that the server ends with a status, without anybody's mistake."""
+
+    def __init__(self, status: StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Call:
+    """One call being answered."""
+
+    def __init__(self, calls: Calls, context: ServicerContext[Any, Any]) -> None:
+        self._calls = calls
+        self._context = context
+        self.notes: dict[str, object] = {}
+
+    async def authenticate(self) -> Caller:
+        """Return who calls; raise `Unauthenticated`."""
+        caller = await self._calls.authenticate(self._context)
+        self.notes["key_id"] = caller.key_id
+        return caller
+
+    def note(self, **fields: object) -> None:
+        """Add fields to the call's log line."""
+        self.notes.update(fields)
+
+
+class Calls:
+    """Answers calls; shared by all servicers."""
+
+    def __init__(self, api_keys: ApiKeys, threads: Threads, metrics: ServerMetrics, clock: Clock) -> None:
+        self._api_keys = api_keys
+        self._threads = threads
+        self._metrics = metrics
+        self._clock = clock
+
+    async def authenticate(self, context: ServicerContext[Any, Any]) -> Caller:
+        """Return who calls; raise and count `Unauthenticated`."""
+        reason = "missing"
+        try:
+            secret = bearer_of(context.invocation_metadata() or ())
+            reason = "refused"
+            return await self._threads.database(self._api_keys.authenticate, secret)
+        except Unauthenticated:
+            self._metrics.authentication_failures.labels(reason=reason).inc()
+            raise
+
+    @asynccontextmanager
+    async def answer(
+        self, method: str, context: ServicerContext[Any, Any], *, stream: bool = False
+    ) -> AsyncIterator[Call]:
+        """Run the block as the answer to a call; whatever it raises becomes the call's status."""
+        call = Call(self, context)
+        started = self._clock.elapsed()
+        status = StatusCode.INTERNAL
+        try:
+            yield call
+            status = StatusCode.OK
+        except asyncio.CancelledError:
+            status = StatusCode.CANCELLED
+            raise
+        except Ended as end:
+            status = end.status
+            call.note(reason=end.message)
+            await context.abort(status, end.message)
+        except AkpolicyError as error:
+            expected = status_of(error)
+            if expected is None:
+                await self._abort_internal(call, context)
+                raise
+            status = expected
+            await self._abort(call, context, status, error)
+        except Exception:
+            await self._abort_internal(call, context)
+            raise
+        finally:
+            self._metrics.rpcs.labels(method=method, status=status.name).inc()
+            if not stream:
+                self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - started)
+            log.info("call", method=method, status=status.name, **call.notes)
+
+    async def _abort(
+        self, call: Call, context: ServicerContext[Any, Any], status: StatusCode, error: AkpolicyError
+    ) -> None:
+        metadata: tuple[tuple[str, str | bytes], ...] = ()
+        call.note(code=error.code)
+        if isinstance(error, PolicyError):
+            metadata = failure_metadata(error.problems)
+            call.note(problems=len(error.problems))
+        else:
+            call.note(reason=error.message)
+        await context.abort(status, _cut(str(error)), metadata)
+
+    async def _abort_internal(self, call: Call, context: ServicerContext[Any, Any]) -> None:
+        incident = secrets.token_hex(INCIDENT_BYTES)
+        call.note(incident=incident)
+        log.error("call failed unexpectedly", incident=incident)
+        await context.abort(StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}")
+
+
+def _cut(text: str) -> str:
+    """Keep a status message within the metadata that peers take; it is percent-encoded on the wire."""
+    encoded = text.encode("utf-8")
+    return text if len(encoded) <= MAX_STATUS_BYTES else encoded[:MAX_STATUS_BYTES].decode("utf-8", "ignore") + "…"

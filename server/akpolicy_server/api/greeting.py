@@ -1,0 +1,77 @@
+"""What a host says, checked: Hello, and the revisions that it enforces.
+
+Rules:
+
+- Every list and every string is bounded. Revisions are of scopes that the host gets, one a scope.
+- The org must be that of the host's API key; who the host is comes from the key alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import FieldInvalid, InvalidField, PermissionDenied
+from akpolicy.limits import MAX_JSON_INT
+from akpolicy.scope import check_scope, org_of
+from akpolicy_server.store.hosts import HostRevision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from akpolicy.v1 import bundle_pb2, distribution_pb2
+
+NONCE_BYTES: Final = 16
+DIGEST_BYTES: Final = 32
+MAX_SOFTWARE_VERSION_CHARS: Final = 64
+MAX_ENFORCED: Final = 64
+MAX_HELD_BLOBS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """A Hello within its bounds."""
+
+    software_version: str
+    root_version: int
+    enforced: tuple[HostRevision, ...]
+    held_blobs: frozenset[bytes]
+
+
+def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
+    """Return the Hello of a host of `org`; raise `PermissionDenied` or `InvalidField`."""
+    if hello.org != org:
+        raise PermissionDenied(f"this API key is of the org `{org}`, not of `{hello.org[:64]}`; correct `org_id`")
+    version = hello.software_version
+    if not 0 < len(version) <= MAX_SOFTWARE_VERSION_CHARS or not version.isprintable():
+        raise InvalidField(f"software_version must be 1 to {MAX_SOFTWARE_VERSION_CHARS} printable characters")
+    if hello.root_version > MAX_JSON_INT:
+        raise InvalidField(f"root_version is above {MAX_JSON_INT}")
+    if len(hello.nonce) != NONCE_BYTES:
+        raise InvalidField(f"nonce must have {NONCE_BYTES} bytes")
+    if len(hello.held_blobs) > MAX_HELD_BLOBS or any(len(digest) != DIGEST_BYTES for digest in hello.held_blobs):
+        raise InvalidField(f"held_blobs must be at most {MAX_HELD_BLOBS} digests of {DIGEST_BYTES} bytes")
+    return Greeting(version, hello.root_version, read_enforced(hello.enforced, org), frozenset(hello.held_blobs))
+
+
+def read_enforced(revisions: Iterable[bundle_pb2.Revision], org: str) -> tuple[HostRevision, ...]:
+    """Return what a host of `org` says it enforces; raise `InvalidField`."""
+    enforced: dict[str, HostRevision] = {}
+    for revision in revisions:
+        scope = _scope(revision.scope, org)
+        if scope in enforced or len(enforced) >= MAX_ENFORCED:
+            raise InvalidField(f"enforced must have at most {MAX_ENFORCED} entries, one a scope")
+        if len(revision.digest) != DIGEST_BYTES or max(revision.epoch, revision.version) > MAX_JSON_INT:
+            raise InvalidField(f"enforced names no revision of `{scope}`")
+        enforced[scope] = HostRevision(scope, revision.epoch, revision.version, revision.digest)
+    return tuple(enforced.values())
+
+
+def _scope(text: str, org: str) -> str:
+    try:
+        scope = check_scope(text)
+    except FieldInvalid as error:
+        raise InvalidField(f"enforced: {error.message}") from None
+    if org_of(scope) not in (None, org):
+        raise InvalidField(f"enforced has `{scope}`, which is not a scope of `{org}`")
+    return scope

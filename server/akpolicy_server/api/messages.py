@@ -1,0 +1,113 @@
+"""Between the domain's types and the messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from akpolicy.bundle import OfflineMode
+from akpolicy.errors import InvalidField
+from akpolicy.limits import MAX_CHUNK_BYTES
+from akpolicy.v1 import bundle_pb2, publishing_pb2
+from akpolicy.wire import envelope_to_proto
+from akpolicy_server.access import Role
+from akpolicy_server.publisher import PublishOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from akpolicy.bundle import PolicyEntry
+    from akpolicy_server.policies import SourceFile
+    from akpolicy_server.store.revisions import RevisionRecord
+
+_ROLES: Final[dict[int, Role]] = {
+    publishing_pb2.API_KEY_ROLE_ADMIN: Role.ADMIN,
+    publishing_pb2.API_KEY_ROLE_PUBLISHER: Role.PUBLISHER,
+    publishing_pb2.API_KEY_ROLE_HOST: Role.HOST,
+}
+_OFFLINE_MODES: Final[dict[int, OfflineMode]] = {
+    bundle_pb2.OFFLINE_MODE_UNSPECIFIED: OfflineMode.CACHED_WITH_EXPIRY,
+    bundle_pb2.OFFLINE_MODE_FAIL_CLOSED: OfflineMode.FAIL_CLOSED,
+    bundle_pb2.OFFLINE_MODE_CACHED_WITH_EXPIRY: OfflineMode.CACHED_WITH_EXPIRY,
+    bundle_pb2.OFFLINE_MODE_CACHED_INDEFINITE: OfflineMode.CACHED_INDEFINITE,
+    bundle_pb2.OFFLINE_MODE_DEFAULT_POLICY: OfflineMode.DEFAULT_POLICY,
+}
+
+
+def timestamp(microseconds: int) -> Timestamp:
+    """Return epoch microseconds as a message."""
+    message = Timestamp()
+    message.FromMicroseconds(microseconds)
+    return message
+
+
+def timestamp_of_seconds(seconds: int) -> Timestamp:
+    """Return epoch seconds as a message."""
+    return Timestamp(seconds=seconds)
+
+
+def role_of(value: int) -> Role:
+    """Return the role of an `ApiKeyRole`; raise `InvalidField` for what is none."""
+    if value not in _ROLES:
+        raise InvalidField("role must be API_KEY_ROLE_ADMIN, API_KEY_ROLE_PUBLISHER or API_KEY_ROLE_HOST")
+    return _ROLES[value]
+
+
+def order_of(header: publishing_pb2.PublishHeader, files: tuple[SourceFile, ...]) -> PublishOrder:
+    """Return what a header asks for; raise `InvalidField` for an unknown offline mode."""
+    if header.offline_mode not in _OFFLINE_MODES:
+        raise InvalidField(f"offline_mode {header.offline_mode} is none of this version")
+    return PublishOrder(
+        scope=header.scope,
+        files=files,
+        expected_version=header.expected_version if header.HasField("expected_version") else None,
+        idempotency_key=header.idempotency_key,
+        message=header.message,
+        offline_mode=_OFFLINE_MODES[header.offline_mode],
+        offline_max_age_s=header.offline_max_age_s,
+        lifetime_s=header.lifetime_s,
+        no_rollback=header.no_rollback,
+    )
+
+
+def revision_message(record: RevisionRecord) -> bundle_pb2.Revision:
+    """Return a revision's name."""
+    return bundle_pb2.Revision(scope=record.scope, epoch=record.epoch, version=record.version, digest=record.digest)
+
+
+def details_message(record: RevisionRecord) -> publishing_pb2.RevisionDetails:
+    """Return a revision, for people and pipelines."""
+    return publishing_pb2.RevisionDetails(
+        revision=revision_message(record),
+        published_at=timestamp(record.published_at_us),
+        expires_at=timestamp_of_seconds(record.expires_at),
+        published_by=record.published_by,
+        message=record.message,
+        policy_count=record.policy_count,
+        content_size=record.content_size,
+        content_digest=record.content_digest,
+    )
+
+
+def document_message(record: RevisionRecord) -> publishing_pb2.GetRevisionResponse:
+    """Return a revision with its signed manifest."""
+    document = publishing_pb2.RevisionDocument(
+        details=details_message(record), envelope=envelope_to_proto(record.envelope)
+    )
+    return publishing_pb2.GetRevisionResponse(document=document)
+
+
+def policy_messages(policies: Iterable[PolicyEntry]) -> Iterator[publishing_pb2.GetRevisionResponse]:
+    """Yield the policies in order, as many a message as fit into a chunk."""
+    pending = publishing_pb2.PolicyList()
+    size = 0
+    for policy in policies:
+        message = publishing_pb2.Policy(id=policy.id, text=policy.text)
+        if pending.policies and size + message.ByteSize() > MAX_CHUNK_BYTES:
+            yield publishing_pb2.GetRevisionResponse(policies=pending)
+            pending, size = publishing_pb2.PolicyList(), 0
+        pending.policies.append(message)
+        size += message.ByteSize()
+    if pending.policies:
+        yield publishing_pb2.GetRevisionResponse(policies=pending)

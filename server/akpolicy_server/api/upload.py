@@ -1,0 +1,72 @@
+"""Uploaded policy files: a header, then chunks.
+
+Rules:
+
+- The header comes first, and once. Consecutive chunks of one name are one file; a name does not come back later.
+- Sizes are judged while the chunks arrive, and all of them must be there within `UPLOAD_TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from akpolicy.errors import InvalidField, StreamProtocolError
+from akpolicy.limits import MAX_CHUNK_BYTES, MAX_CONTENT_BYTES, MAX_POLICIES
+from akpolicy.v1 import publishing_pb2
+from akpolicy_server.policies import SourceFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+UPLOAD_TIMEOUT_S: Final = 120
+MAX_FILE_NAME_CHARS: Final = 255
+# A file has at least one policy.
+MAX_FILES: Final = MAX_POLICIES
+
+M = TypeVar("M", publishing_pb2.PublishRequest, publishing_pb2.ValidateRequest)
+
+
+async def read_upload(messages: AsyncIterator[M]) -> tuple[M, tuple[SourceFile, ...]]:
+    """Return the message with the header, and the files; raise `StreamProtocolError` or `InvalidField`."""
+    try:
+        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+            first = await anext(messages, None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise StreamProtocolError("the first message must be the header")
+            files = _Files()
+            async for message in messages:
+                if message.WhichOneof("part") != "chunk":
+                    raise StreamProtocolError("after the header only chunks may come")
+                files.add(message.chunk)
+    except TimeoutError:
+        raise StreamProtocolError(f"the upload did not end within {UPLOAD_TIMEOUT_S} seconds") from None
+    return first, files.complete()
+
+
+class _Files:
+    """Files as their chunks arrive."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[bytes]] = {}
+        self._last = ""
+        self._size = 0
+
+    def add(self, chunk: publishing_pb2.SourceChunk) -> None:
+        name = chunk.name
+        if not name or len(name) > MAX_FILE_NAME_CHARS or not name.isprintable():
+            raise InvalidField(f"a file name must be 1 to {MAX_FILE_NAME_CHARS} printable characters")
+        if len(chunk.data) > MAX_CHUNK_BYTES:
+            raise InvalidField(f"a chunk of `{name}` has {len(chunk.data)} bytes; the limit is {MAX_CHUNK_BYTES}")
+        if name in self._parts and name != self._last:
+            raise StreamProtocolError(f"chunks of `{name}` are not consecutive; send one file after the other")
+        self._size += len(chunk.data)
+        if self._size > MAX_CONTENT_BYTES:
+            raise InvalidField(f"the files have more than {MAX_CONTENT_BYTES} bytes in total; publish fewer policies")
+        self._last = name
+        self._parts.setdefault(name, []).append(chunk.data)
+        if len(self._parts) > MAX_FILES:
+            raise InvalidField(f"there are more than {MAX_FILES} files; put several policies into one file")
+
+    def complete(self) -> tuple[SourceFile, ...]:
+        return tuple(SourceFile(name, b"".join(parts)) for name, parts in self._parts.items())

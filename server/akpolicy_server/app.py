@@ -1,0 +1,256 @@
+"""The composition root: builds the server's parts, starts them in order, and stops them in the reverse order.
+
+Rules:
+
+- Start: keys, database (brought to the newest structure), threads, HTTP endpoint, gRPC. Whatever fails raises a
+  `StartupError` or `ConfigError`, and what was started is stopped again.
+- Stop: health says NOT_SERVING, open streams end with UNAVAILABLE, calls in flight get `shutdown_grace_seconds` to end,
+  then what hosts reported last is written.
+- A background task never ends by itself; one that does takes the server down, loudly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1.health import aio as grpc_health_aio  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from akpolicy.engine.schema import load_default_schema
+from akpolicy.errors import StartupError, StoreUnavailable
+from akpolicy.exposition import HttpEndpoint
+from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
+from akpolicy_server.api.call import Calls
+from akpolicy_server.api.distribution import DistributionServicer
+from akpolicy_server.api.publishing import PublishingServicer
+from akpolicy_server.api.subscription import Services
+from akpolicy_server.api_keys import ApiKeys
+from akpolicy_server.catalog import Catalog
+from akpolicy_server.fanout import Fanout
+from akpolicy_server.history import History
+from akpolicy_server.listener import GRPC_OPTIONS, check_free, load_certificates
+from akpolicy_server.metrics import ServerMetrics
+from akpolicy_server.orgs import DAY_S, Orgs, require_platform_key
+from akpolicy_server.publisher import Publisher
+from akpolicy_server.ready_file import ready_file
+from akpolicy_server.reports import HostReports
+from akpolicy_server.store.engine import Database
+from akpolicy_server.store.migrate import upgrade
+from akpolicy_server.store.orgs import platform_key_id
+from akpolicy_server.store.overview import count_orgs, earliest_expiry
+from akpolicy_server.sweep import Sweep
+from akpolicy_server.threads import Threads
+from akpolicy_server.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from akpolicy.addresses import HostPort
+    from akpolicy.clock import Clock
+    from akpolicy_server.settings import ServerSettings
+
+SERVICES: Final = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (publishing_pb2.DESCRIPTOR, "PublishingService"),
+        (distribution_pb2.DESCRIPTOR, "DistributionService"),
+    )
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that serves: its addresses, and the parts that tests look into."""
+
+    listen: HostPort
+    metrics_listen: HostPort | None
+    database: Database
+    reports: HostReports
+    fanout: Fanout
+    sweep: Sweep
+    metrics: ServerMetrics
+    background: tuple[asyncio.Task[None], ...]
+
+
+async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> None:
+    """Serve until SIGTERM or SIGINT; raise `StartupError` or `ConfigError`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(settings, clock) as server:
+        with ready_file(ready, listen=server.listen, metrics=server.metrics_listen):
+            log.info("listening", address=str(server.listen), metrics=str(server.metrics_listen or ""))
+            await _until(stop, server.background)
+            log.info("stopping")
+    log.info("stopped")
+
+
+async def _until(stop: asyncio.Event, background: tuple[asyncio.Task[None], ...]) -> None:
+    waiter = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([waiter, *background], return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    for task in done - {waiter}:
+        task.result()
+        raise RuntimeError("a background task ended by itself")
+
+
+@asynccontextmanager
+async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Serving]:
+    """Serve while the block runs; raise `StartupError` or `ConfigError`."""
+    section = settings.server
+    async with AsyncExitStack() as stack:
+        vault = Vault(section.data_dir)
+        database = stack.enter_context(_opened_database(section.resolved_database_url))
+        threads = stack.enter_context(closing(Threads()))
+        metrics = ServerMetrics()
+        catalog = Catalog(database, threads)
+        fanout = Fanout(catalog, max_streams_per_host=section.max_streams_per_host)
+        reports = HostReports(database, threads, clock)
+        sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
+        api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
+        publisher = Publisher(
+            database,
+            vault,
+            clock,
+            load_default_schema(),
+            announce=fanout.announce,
+            default_lifetime_s=section.bundle_lifetime_days * DAY_S,
+        )
+        calls = Calls(api_keys, threads, metrics, clock)
+        publishing = PublishingServicer(
+            calls,
+            threads,
+            metrics,
+            orgs=Orgs(database, vault, clock),
+            api_keys=api_keys,
+            publisher=publisher,
+            history=History(database),
+        )
+        services = Services(catalog, reports, metrics, section.keep_alive_seconds)
+        background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run()))
+        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, database, metrics))
+        grpc_server, listen = _bind(settings)
+        publishing_pb2_grpc.add_PublishingServiceServicer_to_server(publishing, grpc_server)
+        distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
+            DistributionServicer(calls, fanout, services), grpc_server
+        )
+        await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
+        yield Serving(listen, metrics_listen, database, reports, fanout, sweep, metrics, background)
+
+
+@contextmanager
+def _opened_database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    try:
+        upgrade(database)
+        with database.read() as connection:
+            require_platform_key(platform_key_id(connection))
+        yield database
+    finally:
+        database.close()
+
+
+@asynccontextmanager
+async def _background(
+    reports: HostReports, *work: Coroutine[Any, Any, None]
+) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
+    """Run `work` while the block runs; write the last reports at the end."""
+    tasks = tuple(asyncio.create_task(one) for one in work)
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await reports.flush()
+        except StoreUnavailable as error:
+            log.warning("the last host reports are lost", reason=error.message)
+
+
+@asynccontextmanager
+async def _http(address: HostPort | None, database: Database, metrics: ServerMetrics) -> AsyncIterator[HostPort | None]:
+    """Serve `/metrics`, `/healthz` and `/readyz` while the block runs, unless `address` is None."""
+    if address is None:
+        yield None
+        return
+    endpoint = HttpEndpoint(address, metrics=_exposed(database, metrics), ready=_ready(database))
+    endpoint.start()
+    try:
+        yield replace(address, port=endpoint.port)
+    finally:
+        await asyncio.to_thread(endpoint.stop)
+
+
+def _exposed(database: Database, metrics: ServerMetrics) -> Callable[[], tuple[str, bytes]]:
+    def expose() -> tuple[str, bytes]:
+        try:
+            with database.read() as connection:
+                metrics.orgs.set(count_orgs(connection))
+                metrics.earliest_bundle_expiry.set(earliest_expiry(connection))
+        except StoreUnavailable as error:
+            # The other metrics are needed most when the database is gone.
+            log.warning("metrics about stored things are not renewed", reason=error.message)
+        return metrics.expose()
+
+    return expose
+
+
+def _ready(database: Database) -> Callable[[], tuple[bool, dict[str, Any]]]:
+    def ready() -> tuple[bool, dict[str, Any]]:
+        try:
+            database.check()
+        except StoreUnavailable as error:
+            return False, {"database": error.message}
+        return True, {"database": "ok"}
+
+    return ready
+
+
+def _bind(settings: ServerSettings) -> tuple[grpc.aio.Server, HostPort]:
+    section = settings.server
+    server = grpc.aio.server(options=GRPC_OPTIONS)
+    check_free(section.listen)
+    try:
+        if section.tls is None:
+            port = server.add_insecure_port(str(section.listen))
+        else:
+            certificates = load_certificates(section.tls)
+            credentials = grpc.ssl_server_credentials(
+                [(certificates.key, certificates.chain)],
+                root_certificates=certificates.client_ca,
+                require_client_auth=certificates.client_ca is not None,
+            )
+            port = server.add_secure_port(str(section.listen), credentials)
+    except RuntimeError as error:
+        raise StartupError(f"cannot listen on `{section.listen}`: {error}") from error
+    return server, replace(section.listen, port=port)
+
+
+@asynccontextmanager
+async def _started(server: grpc.aio.Server, fanout: Fanout, grace_s: float) -> AsyncIterator[None]:
+    """Answer calls while the block runs, health and reflection among them."""
+    health = grpc_health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    await server.start()
+    for name in ("", *SERVICES):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield
+    finally:
+        await health.enter_graceful_shutdown()
+        fanout.stop()
+        await server.stop(grace_s)

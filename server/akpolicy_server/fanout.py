@@ -1,0 +1,144 @@
+"""Who is connected, and what they have yet to be told.
+
+Rules:
+
+- A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
+  wins, and a slow stream keeps one bit here and delays nobody.
+- A host may have so many streams at once and no more.
+- A stream ends when its API key is revoked, or when the server stops.
+
+Everything runs on the event loop, except `announce` and `end_key`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from akpolicy.errors import TooManyStreams
+from akpolicy.scope import org_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from akpolicy_server.catalog import Catalog
+    from akpolicy_server.store.hosts import HostKey
+
+
+class End(Enum):
+    """Why the server ends a stream."""
+
+    KEY_REVOKED = "key revoked"
+    STOPPING = "server stopping"
+
+
+class Subscriber:
+    """One open stream."""
+
+    def __init__(self, host: HostKey, key_id: str) -> None:
+        self.host = host
+        self.key_id = key_id
+        self._news = asyncio.Event()
+        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        """Say that there may be something new."""
+        self._news.set()
+
+    def take_news(self) -> bool:
+        """Return whether there may be something new since the last call."""
+        had_news = self._news.is_set()
+        self._news.clear()
+        return had_news
+
+    async def wait_for_news(self, timeout_s: float) -> None:
+        """Wait until there may be something new, at most `timeout_s` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+
+    def finish(self, end: End) -> None:
+        """Let `ended` return."""
+        if not self._end.done():
+            self._end.set_result(end)
+
+    async def ended(self) -> End:
+        """Wait until the server ends the stream."""
+        return await asyncio.shield(self._end)
+
+
+class Fanout:
+    """The open streams of this process."""
+
+    def __init__(self, catalog: Catalog, *, max_streams_per_host: int) -> None:
+        """`catalog` forgets what is announced before any stream hears of it."""
+        self._catalog = catalog
+        self._loop = asyncio.get_running_loop()
+        self._max_streams_per_host = max_streams_per_host
+        self._by_org: defaultdict[str, set[Subscriber]] = defaultdict(set)
+        self._by_host: defaultdict[HostKey, set[Subscriber]] = defaultdict(set)
+        self._by_key: defaultdict[str, set[Subscriber]] = defaultdict(set)
+        self._stopping = False
+
+    @contextmanager
+    def joined(self, host: HostKey, key_id: str) -> Iterator[Subscriber]:
+        """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once."""
+        if len(self._by_host.get(host, ())) >= self._max_streams_per_host:
+            raise TooManyStreams(
+                f"the host `{host.host_id}` has {self._max_streams_per_host} open streams already; "
+                "does another machine use the same API key?"
+            )
+        subscriber = Subscriber(host, key_id)
+        for index, key in self._indexes(subscriber):
+            index[key].add(subscriber)
+        if self._stopping:
+            subscriber.finish(End.STOPPING)
+        try:
+            yield subscriber
+        finally:
+            for index, key in self._indexes(subscriber):
+                index[key].discard(subscriber)
+                if not index[key]:
+                    del index[key]
+
+    def __len__(self) -> int:
+        return sum(len(subscribers) for subscribers in self._by_org.values())
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The API keys that opened streams."""
+        return list(self._by_key)
+
+    def announce(self, scope: str) -> None:
+        """Tell every stream that gets `scope`; from any thread."""
+        self._loop.call_soon_threadsafe(self._announce, scope)
+
+    def end_key(self, key_id: str) -> None:
+        """End the streams of a revoked API key; from any thread."""
+        self._loop.call_soon_threadsafe(self._end_key, key_id)
+
+    def stop(self) -> None:
+        """End every stream, and each that joins from now on."""
+        self._stopping = True
+        for subscribers in self._by_org.values():
+            for subscriber in subscribers:
+                subscriber.finish(End.STOPPING)
+
+    def _indexes(self, subscriber: Subscriber) -> list[tuple[defaultdict[Any, set[Subscriber]], Any]]:
+        host = subscriber.host
+        return [(self._by_org, host.org), (self._by_host, host), (self._by_key, subscriber.key_id)]
+
+    def _announce(self, scope: str) -> None:
+        self._catalog.forget(scope)
+        org = org_of(scope)
+        audience = self._by_org.values() if org is None else [self._by_org.get(org, set())]
+        for subscribers in audience:
+            for subscriber in subscribers:
+                subscriber.wake()
+
+    def _end_key(self, key_id: str) -> None:
+        for subscriber in self._by_key.get(key_id, ()):
+            subscriber.finish(End.KEY_REVOKED)

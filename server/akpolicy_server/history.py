@@ -1,0 +1,86 @@
+"""What was published: pages of revisions, and single ones with their policies."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.bundle import Content
+from akpolicy.errors import InvalidField, RevisionNotFound, StoreUnavailable
+from akpolicy.limits import MAX_JSON_INT
+from akpolicy.strict_json import load
+from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
+from akpolicy_server.publisher import require_org_of
+from akpolicy_server.store.revisions import (
+    RevisionRecord,
+    current_revision,
+    find_revision,
+    list_revisions,
+    load_blob,
+)
+
+if TYPE_CHECKING:
+    from akpolicy.bundle import PolicyEntry
+    from akpolicy_server.store.engine import Database
+
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 500
+
+_TOKEN: Final = re.compile(r"([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some revisions, newest first; `next_token` is empty at the end."""
+
+    revisions: tuple[RevisionRecord, ...]
+    next_token: str
+
+
+class History:
+    """Reads what was published. Thread-safe; blocks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(self, caller: Caller, scope: str, *, page_size: int, token: str) -> Page:
+        """Return a page; raise `PermissionDenied`, `InvalidField` or `OrgNotFound`."""
+        require_publisher(caller, check_publishable_scope(scope))
+        before = _parse_token(token)
+        size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        with self._database.read() as connection:
+            require_org_of(connection, scope)
+            # One more than asked for tells whether there is a next page.
+            found = list_revisions(connection, scope, before=before, limit=size + 1)
+        page = tuple(found[:size])
+        more = len(found) > size
+        return Page(page, f"{page[-1].epoch}.{page[-1].version}" if more else "")
+
+    def get(self, caller: Caller, scope: str, version: int) -> tuple[RevisionRecord, list[PolicyEntry]]:
+        """Return a revision (0: the newest) and its policies.
+
+        Raises `PermissionDenied`, `InvalidField`, `OrgNotFound` or `RevisionNotFound`.
+        """
+        require_publisher(caller, check_publishable_scope(scope))
+        with self._database.read() as connection:
+            require_org_of(connection, scope)
+            revision = current_revision(connection, scope)
+            if version and revision is not None:
+                revision = find_revision(connection, scope, version) if version <= MAX_JSON_INT else None
+            if revision is None:
+                what = f"no version {version} of `{scope}`" if version else f"nothing published for `{scope}`"
+                raise RevisionNotFound(f"there is {what}")
+            blob = load_blob(connection, revision.content_digest)
+        if blob is None:
+            raise StoreUnavailable(f"the content of `{scope}` version {revision.version} is missing; restore a backup")
+        return revision, load(blob, Content).policies
+
+
+def _parse_token(token: str) -> tuple[int, int] | None:
+    if not token:
+        return None
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise InvalidField("page_token is not one that an earlier answer gave; begin without it")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,72 @@
+"""The server's own judgement: what no host of an org would accept is not published.
+
+Rules:
+
+- The judge is the hosts' (`akpolicy.trust.Judge`), given what a host that is up to date has: the org's anchor, its
+  roots, and the marks of what is current in each of its scopes.
+- A bundle of `org/X` is judged for X; one of `global` for every org, because each has a root of its own.
+- A refusal names the org and keeps the judge's error as its class says it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from akpolicy.errors import RootMissing, TrustError
+from akpolicy.keys import AnchorSet, TrustAnchor
+from akpolicy.scope import GLOBAL, org_of, org_scope
+from akpolicy.trust import Judge, Mark
+from akpolicy_server.store.orgs import OrgRecord, all_orgs, find_org, roots_after
+from akpolicy_server.store.revisions import current_revision
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.trust import VerifiedManifest
+
+
+def judge_for_hosts(connection: Connection, scope: str, envelope: SignedEnvelope, blob: bytes, now: int) -> None:
+    """Raise the `TrustError` or `PolicyError` with which a host of any org that gets `scope` would refuse the bundle.
+
+    `now` is in epoch seconds.
+    """
+    org = org_of(scope)
+    content_judged = False
+    for record in _orgs(connection, org):
+        judge = judge_of(connection, record, now)
+        verified = judge_manifest_as_host(judge, record.org, envelope, now)
+        # The content does not depend on the org.
+        if not content_judged:
+            judge.judge_content(verified, blob)
+            content_judged = True
+
+
+def judge_of(connection: Connection, record: OrgRecord, now: int) -> Judge:
+    """Return the judge that an up-to-date host of the org has; raise a `TrustError` about its roots."""
+    marks = {}
+    for scope in (GLOBAL, org_scope(record.org)):
+        current = current_revision(connection, scope)
+        if current is not None:
+            marks[scope] = Mark(current.epoch, current.version, current.digest.hex(), current.min_version)
+    judge = Judge(record.org, AnchorSet((TrustAnchor(record.root_key),)), marks=marks)
+    for root in roots_after(connection, record.org, 0):
+        judge.trust_root(root.envelope, now)
+    if judge.root is None:
+        raise RootMissing(f"the org `{record.org}` has no root; restore the database from a backup")
+    return judge
+
+
+def judge_manifest_as_host(judge: Judge, org: str, envelope: SignedEnvelope, now: int) -> VerifiedManifest:
+    """Judge a manifest; a refusal says whose hosts it would be."""
+    try:
+        return judge.judge_manifest(envelope, now)
+    except TrustError as error:
+        raise type(error)(f"hosts of the org `{org}` would refuse it: {error.message}") from error
+
+
+def _orgs(connection: Connection, org: str | None) -> list[OrgRecord]:
+    if org is None:
+        return all_orgs(connection)
+    record = find_org(connection, org)
+    return [] if record is None else [record]

@@ -1,0 +1,90 @@
+"""Where the server listens: address, certificates, and how patient a connection is.
+
+Rules:
+
+- What is wrong with an address or a certificate is said before anything is served, and as what it is.
+- A port that somebody else listens on is refused, never shared.
+- No gRPC here: `app` hands these values to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import AddressInUse, ConfigError, StartupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from akpolicy.addresses import HostPort
+    from akpolicy.settings_types import TlsFiles
+
+# A stream may be quiet for a long time. The server pings such a connection every 30 s and gives it up when 10 s pass
+# without an answer, so half-open connections end within 40 s. Clients may ping every 5 s, with or without calls, and
+# are not sent away for it (GOAWAY too_many_pings).
+GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Two servers on one port would take turns.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What TLS needs, as PEM; with `client_ca`, clients must present a certificate that it verifies."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    client_ca: bytes | None
+
+
+def load_certificates(files: TlsFiles) -> Certificates:
+    """Read and check the files; raise `ConfigError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An encrypted key must fail here, and not ask on a terminal.
+        context.load_cert_chain(files.cert_file, files.key_file, password="")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"`{files.cert_file}` and `{files.key_file}` are no certificate and its unencrypted key ({error})"
+        ) from None
+    if files.client_ca_file is not None:
+        _check_ca(context, files.client_ca_file)
+    client_ca = files.client_ca_file.read_bytes() if files.client_ca_file else None
+    return Certificates(files.cert_file.read_bytes(), files.key_file.read_bytes(), client_ca)
+
+
+def _check_ca(context: ssl.SSLContext, path: Path) -> None:
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise ConfigError(f"`{path}` holds no certificates ({error})") from None
+
+
+def check_free(address: HostPort) -> None:
+    """Raise `AddressInUse` or `StartupError` unless this process can listen on `address`."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartupError(f"`{address}` is no address of this machine: {error.strerror}") from error
+    for family, kind, protocol, _, resolved in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(resolved)
+            except OSError as error:
+                raise _refused(address, error) from error
+
+
+def _refused(address: HostPort, error: OSError) -> StartupError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(f"`{address}` is in use; stop what listens there, or choose another listen address")
+    return StartupError(f"cannot listen on `{address}`: {(error.strerror or str(error)).lower()}")

@@ -1,0 +1,287 @@
+"""Publishing: one change of one scope, whole or not at all.
+
+Rules, in this order:
+
+1. The fields are in bounds and the policies fit the schema. Cedar runs before the write transaction begins.
+2. In one write transaction: the org exists; a repeat of an idempotency key gets the first answer, or is refused if it
+   asks for something else; the current version is the expected one, if one is expected.
+3. The next version is signed, judged as the hosts will judge it, and stored with its content.
+4. After the commit it is announced. Hosts that miss the announcement find it by themselves.
+
+Versions of a scope therefore rise by one without gaps, whoever publishes at the same time, and a refused request leaves
+no trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.bundle import (
+    DEFAULT_OFFLINE_MAX_AGE_S,
+    Manifest,
+    OfflineFloor,
+    OfflineMode,
+    describe_content,
+    encode_content,
+)
+from akpolicy.envelope import PayloadType
+from akpolicy.errors import IdempotencyKeyReused, InvalidField, OrgNotFound, VersionConflict
+from akpolicy.limits import MAX_BUNDLE_LIFETIME_S, MAX_CONTENT_BYTES, MAX_JSON_INT
+from akpolicy.scope import org_of
+from akpolicy.signing import sign_document
+from akpolicy.strict_json import dump
+from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
+from akpolicy_server.judging import judge_for_hosts
+from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
+from akpolicy_server.policies import Findings, SourceFile, examine, read_policies
+from akpolicy_server.store.orgs import find_org, org_exists, platform_key_id
+from akpolicy_server.store.revisions import (
+    IdempotencyClaim,
+    RevisionRecord,
+    current_revision,
+    find_by_claim,
+    insert_revision,
+    store_blob,
+)
+from akpolicy_server.times import MICROSECONDS, now_us
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
+    from akpolicy.bundle import ContentReference
+    from akpolicy.clock import Clock
+    from akpolicy.engine.schema import CedarSchema
+    from akpolicy_server.store.engine import Database
+    from akpolicy_server.vault import Vault
+
+MAX_IDEMPOTENCY_KEY_CHARS: Final = 128
+MAX_MESSAGE_CHARS: Final = 1000
+MAX_OFFLINE_AGE_S: Final = MAX_BUNDLE_LIFETIME_S
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOrder:
+    """What to publish and under which conditions; 0 stands for the default of a number of seconds."""
+
+    scope: str
+    files: tuple[SourceFile, ...] = field(repr=False)
+    expected_version: int | None = None
+    idempotency_key: str = ""
+    message: str = ""
+    offline_mode: OfflineMode = OfflineMode.CACHED_WITH_EXPIRY
+    offline_max_age_s: int = 0
+    lifetime_s: int = 0
+    no_rollback: bool = False
+
+    def digest(self) -> bytes:
+        """Return what two requests share exactly if they ask for the same."""
+        files = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in self.files]
+        return hashlib.sha256(
+            dump(
+                [
+                    self.scope,
+                    self.expected_version,
+                    self.message,
+                    self.offline_mode,
+                    self.offline_max_age_s,
+                    self.lifetime_s,
+                    self.no_rollback,
+                    files,
+                ]
+            )
+        ).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A stored and announced revision; `repeated`: it answers a repeat of an earlier request."""
+
+    revision: RevisionRecord
+    repeated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    blob: bytes
+    reference: ContentReference
+
+
+class Publisher:
+    """Validates and publishes. Thread-safe; blocks."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        clock: Clock,
+        schema: CedarSchema,
+        *,
+        announce: Callable[[str], None],
+        default_lifetime_s: int,
+    ) -> None:
+        """`announce` is told each scope that changed, after the commit, on the publishing thread."""
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+        self._schema = schema
+        self._announce = announce
+        self._default_lifetime_s = default_lifetime_s
+
+    def validate(self, caller: Caller, scope: str, files: Sequence[SourceFile]) -> Findings:
+        """Say what is wrong with policies; raise `PermissionDenied`, `InvalidField` or `OrgNotFound`."""
+        require_publisher(caller, check_publishable_scope(scope))
+        with self._database.read() as connection:
+            require_org_of(connection, scope)
+        return examine(files, self._schema)
+
+    def publish(self, caller: Caller, order: PublishOrder) -> Published:
+        """Publish a scope's whole policy.
+
+        Raises:
+            PermissionDenied: the caller may not publish this scope.
+            InvalidField: a field out of bounds.
+            PolicySetInvalid: the policies, with every problem.
+            OrgNotFound: the scope's org does not exist.
+            VersionConflict: the scope is at another version than expected.
+            IdempotencyKeyReused: the idempotency key was used for something else.
+            TrustError: hosts would refuse the result, for example because their root expired.
+
+        """
+        require_publisher(caller, check_publishable_scope(order.scope))
+        _check_order(order)
+        policies = read_policies(order.files, self._schema)
+        blob = encode_content([(policy.id, policy.text) for policy in policies])
+        if len(blob) > MAX_CONTENT_BYTES:
+            raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
+        content = _Content(blob, describe_content(blob, len(policies)))
+        published = self._commit(caller, order, content)
+        if not published.repeated:
+            self._announce(order.scope)
+        return published
+
+    def _commit(self, caller: Caller, order: PublishOrder, content: _Content) -> Published:
+        claim = None
+        if order.idempotency_key:
+            claim = IdempotencyClaim(caller.org or "", order.idempotency_key, order.digest())
+        with self._database.write() as connection:
+            require_org_of(connection, order.scope)
+            if claim is not None and (first := _first_answer(connection, claim)) is not None:
+                return Published(first, repeated=True)
+            current = current_revision(connection, order.scope)
+            _check_expected(order, current.version if current else 0)
+            revision = self._sign(connection, caller, order, content, current)
+            judge_for_hosts(
+                connection, order.scope, revision.envelope, content.blob, revision.published_at_us // MICROSECONDS
+            )
+            store_blob(connection, revision.content_digest, content.blob)
+            insert_revision(connection, revision, claim)
+        return Published(revision, repeated=False)
+
+    def _sign(
+        self,
+        connection: Connection,
+        caller: Caller,
+        order: PublishOrder,
+        content: _Content,
+        current: RevisionRecord | None,
+    ) -> RevisionRecord:
+        """Return the scope's next revision."""
+        published_at_us = now_us(self._clock)
+        now = published_at_us // MICROSECONDS
+        manifest = _manifest(order, content, current, now, now + (order.lifetime_s or self._default_lifetime_s))
+        signer = self._vault.load(_signing_key_id(connection, order.scope))
+        envelope = sign_document(PayloadType.BUNDLE, manifest.to_bytes(), [signer])
+        return RevisionRecord(
+            scope=manifest.scope,
+            epoch=manifest.epoch,
+            version=manifest.version,
+            digest=envelope.digest(),
+            envelope=envelope,
+            min_version=manifest.min_version,
+            published_at_us=published_at_us,
+            expires_at=manifest.expires_at,
+            published_by=caller.key_id,
+            message=order.message,
+            policy_count=content.reference.policies,
+            content_digest=bytes.fromhex(content.reference.digest),
+            content_size=content.reference.size,
+        )
+
+
+def require_org_of(connection: Connection, scope: str) -> None:
+    """Raise `OrgNotFound` unless the org of the scope exists; `global` has none."""
+    org = org_of(scope)
+    if org is not None and not org_exists(connection, org):
+        raise OrgNotFound(f"there is no org `{org}`")
+
+
+def _check_order(order: PublishOrder) -> None:
+    key = order.idempotency_key
+    if len(key) > MAX_IDEMPOTENCY_KEY_CHARS or not (key.isascii() and key.isprintable()):
+        raise InvalidField(f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY_CHARS} printable ASCII characters")
+    if len(order.message) > MAX_MESSAGE_CHARS or "\0" in order.message:
+        raise InvalidField(f"message must be at most {MAX_MESSAGE_CHARS} characters, without NUL")
+    if order.lifetime_s > MAX_BUNDLE_LIFETIME_S:
+        raise InvalidField(f"lifetime_s is {order.lifetime_s}; the limit is {MAX_BUNDLE_LIFETIME_S}")
+    if order.offline_max_age_s > MAX_OFFLINE_AGE_S:
+        raise InvalidField(f"offline_max_age_s is {order.offline_max_age_s}; the limit is {MAX_OFFLINE_AGE_S}")
+    if order.expected_version is not None and order.expected_version > MAX_JSON_INT:
+        raise InvalidField(f"expected_version is {order.expected_version}; the limit is {MAX_JSON_INT}")
+
+
+def _first_answer(connection: Connection, claim: IdempotencyClaim) -> RevisionRecord | None:
+    found = find_by_claim(connection, claim)
+    if found is None:
+        return None
+    revision, request_digest = found
+    if request_digest != claim.request_digest:
+        raise IdempotencyKeyReused(
+            f"the idempotency key `{claim.key}` was used for another request, which made version {revision.version} "
+            f"of `{revision.scope}`; choose a new key for a new change"
+        )
+    return revision
+
+
+def _check_expected(order: PublishOrder, current: int) -> None:
+    if order.expected_version is not None and order.expected_version != current:
+        raise VersionConflict(
+            f"`{order.scope}` is at version {current}, not at {order.expected_version}; look at what changed, then "
+            f"publish with expected version {current}",
+            current=current,
+        )
+
+
+def _signing_key_id(connection: Connection, scope: str) -> str:
+    org = org_of(scope)
+    if org is None:
+        return require_platform_key(platform_key_id(connection))
+    record = find_org(connection, org)
+    if record is None:
+        raise OrgNotFound(f"there is no org `{org}`")
+    return record.bundle_key_id
+
+
+def _manifest(
+    order: PublishOrder, content: _Content, current: RevisionRecord | None, now: int, expires_at: int
+) -> Manifest:
+    version = current.version + 1 if current else 1
+    # How far back a rollback may go: to the previous version, unless this one forbids it.
+    min_version = version if order.no_rollback or current is None else current.version
+    max_age_s = order.offline_max_age_s or DEFAULT_OFFLINE_MAX_AGE_S
+    return Manifest(
+        type="bundle",
+        spec=1,
+        scope=order.scope,
+        epoch=current.epoch if current else FIRST_EPOCH,
+        version=version,
+        issued_at=now,
+        not_before=now,
+        expires_at=expires_at,
+        min_version=min_version,
+        offline=OfflineFloor(mode=order.offline_mode.value, max_age_s=max_age_s),
+        content=content.reference,
+    )

@@ -1,0 +1,129 @@
+"""What hosts report, on its way to the database.
+
+Rules:
+
+- Reports are gathered and written together, `FLUSH_INTERVAL_S` apart at the most often: a publish to thousands of hosts
+  makes thousands of acks within a second, and each transaction costs a disk sync that publishers would wait for.
+- The latest wins: per host one row, per scope one refusal. Memory is bounded by the number of hosts.
+- While the database does not answer, reports are kept and written later. A crash loses the last moment's; the hosts
+  report what they enforce again when they reconnect.
+
+Runs on the event loop; only the writing runs on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from akpolicy.errors import StoreUnavailable
+from akpolicy_server.store.hosts import (
+    HostKey,
+    HostNack,
+    HostRecord,
+    HostRevision,
+    clear_nack,
+    replace_nack,
+    replace_revisions,
+    upsert_host,
+)
+from akpolicy_server.times import now_us
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from akpolicy.clock import Clock
+    from akpolicy_server.store.engine import Database
+    from akpolicy_server.threads import Threads
+
+FLUSH_INTERVAL_S: Final = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The latest of one host; `refusals` None for a scope: an update of it took effect."""
+
+    record: HostRecord
+    enforced: tuple[HostRevision, ...]
+    refusals: Mapping[str, HostNack | None]
+
+    def followed_by(self, later: _Report) -> _Report:
+        return replace(later, refusals={**self.refusals, **later.refusals})
+
+
+class HostReports:
+    """Gathers and writes what hosts report."""
+
+    def __init__(self, database: Database, threads: Threads, clock: Clock) -> None:
+        self._database = database
+        self._threads = threads
+        self._clock = clock
+        self._pending: dict[HostKey, _Report] = {}
+        self._arrived = asyncio.Event()
+        self._flushing = asyncio.Lock()
+
+    def now_us(self) -> int:
+        """Return the wall clock in epoch microseconds."""
+        return now_us(self._clock)
+
+    def note(
+        self,
+        record: HostRecord,
+        enforced: tuple[HostRevision, ...],
+        *,
+        accepted: str | None = None,
+        refused: HostNack | None = None,
+    ) -> None:
+        """Note what a host says: all that it enforces, and the scope that it accepted or refused, if any."""
+        refusals: dict[str, HostNack | None] = {}
+        if accepted is not None:
+            refusals[accepted] = None
+        if refused is not None:
+            refusals[refused.scope] = refused
+        report = _Report(record, enforced, refusals)
+        earlier = self._pending.get(record.host)
+        self._pending[record.host] = earlier.followed_by(report) if earlier else report
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Write what arrives until cancelled."""
+        while True:
+            await self._arrived.wait()
+            try:
+                await self.flush()
+            except StoreUnavailable as error:
+                log.warning("host reports are kept for later", reason=error.message)
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+
+    async def flush(self) -> None:
+        """Write what there is now; raise `StoreUnavailable` and keep it."""
+        async with self._flushing:
+            batch, self._pending = self._pending, {}
+            self._arrived.clear()
+            if not batch:
+                return
+            try:
+                await self._threads.database(self._write, list(batch.values()))
+            except StoreUnavailable:
+                for host, report in batch.items():
+                    later = self._pending.get(host)
+                    self._pending[host] = report.followed_by(later) if later else report
+                self._arrived.set()
+                raise
+
+    def _write(self, batch: list[_Report]) -> None:
+        with self._database.write() as connection:
+            for report in batch:
+                host, now = report.record.host, report.record.last_seen_at_us
+                upsert_host(connection, report.record)
+                replace_revisions(connection, host, report.enforced, now)
+                for scope, refusal in report.refusals.items():
+                    if refusal is None:
+                        clear_nack(connection, host, scope)
+                    else:
+                        replace_nack(connection, host, refusal, now)

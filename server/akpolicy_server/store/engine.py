@@ -1,0 +1,119 @@
+"""The database: opening it, and transactions.
+
+Rules:
+
+- SQLite in WAL mode with synchronous=FULL: readers never wait, and a commit is on disk when it returns.
+- A write transaction begins with BEGIN IMMEDIATE. It never has to upgrade a read lock, so it cannot fail half way for
+  having read something old: what it checks still holds when it writes.
+- Writers of this process queue at a lock; `BUSY_TIMEOUT_S` is for other processes.
+- Whatever the database refuses, except a broken constraint, is `StoreUnavailable`; a broken constraint is for the
+  caller, who knows what it means.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from akpolicy.errors import StartupError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY_TIMEOUT_S: Final = 5
+POOL_SIZE: Final = 8
+FILE_MODE: Final = 0o600
+
+_WRITE_OPTION: Final = "akpolicy_write"
+
+
+class Database:
+    """An open database. Thread-safe; blocks, so an event loop calls it through a thread."""
+
+    def __init__(self, url: str, *, create: bool = False) -> None:
+        """Open `url` (`sqlite:///<path>`), with `create` as a new file (0600); raise `StartupError`."""
+        path = _sqlite_path(url)
+        _check_file(path, create=create)
+        self._engine: Engine = create_engine(f"sqlite:///{path}", pool_size=POOL_SIZE, hide_parameters=True)
+        event.listen(self._engine, "connect", _configure)
+        event.listen(self._engine, "begin", _begin)
+        self._write_lock = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that sees one state of the database; raise `StoreUnavailable`."""
+        with _translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that alone may write; it commits at the end, or rolls back; raise `StoreUnavailable`."""
+        with _translated(), self._write_lock, self._engine.connect() as plain:
+            connection = plain.execution_options(**{_WRITE_OPTION: True})
+            with connection.begin():
+                yield connection
+
+    def check(self) -> None:
+        """Raise `StoreUnavailable` unless the database answers."""
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection; the last one folds the write-ahead log into the file."""
+        self._engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, SQLAlchemyError) as error:
+        reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+        raise StoreUnavailable(f"the database cannot be used right now ({reason}); try again") from error
+
+
+def _sqlite_path(url: str) -> Path:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        raise StartupError("the database must be `sqlite:///<path of a file>` in this version")
+    return Path(parsed.database)
+
+
+def _check_file(path: Path, *, create: bool) -> None:
+    # Before SQLite sees the file: its mode is what the write-ahead log inherits.
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+    try:
+        os.close(os.open(path, flags, FILE_MODE))
+    except FileNotFoundError:
+        raise StartupError(
+            f"there is no database `{path}`; set up a server with `akpolicy-server init --dir DIR`, or correct data_dir"
+        ) from None
+    except OSError as error:
+        raise StartupError(f"cannot open the database `{path}`: {error.strerror}") from error
+
+
+def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - what the driver hands out
+    # The driver must not begin transactions by itself; `_begin` does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for statement in (
+        f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA foreign_keys = ON",
+    ):
+        cursor.execute(statement)
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    is_write = connection.get_execution_options().get(_WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")

@@ -1,0 +1,137 @@
+"""What hosts report: when they were there, what they enforce, what they refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+
+from akpolicy_server.store.tables import host_nacks, host_revisions, hosts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HostKey:
+    """A host of an org."""
+
+    org: str
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host that connected at least once."""
+
+    host: HostKey
+    software_version: str
+    root_version: int
+    connected_at_us: int
+    last_seen_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostRevision:
+    """What a host enforces for one scope, by its own account."""
+
+    scope: str
+    epoch: int
+    version: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HostNack:
+    """The last update of a scope that a host refused, and why."""
+
+    scope: str
+    epoch: int
+    version: int
+    code: str
+    detail: str
+    policy_id: str
+
+
+def upsert_host(connection: Connection, record: HostRecord) -> None:
+    """Write a host's row."""
+    values = {
+        "software_version": record.software_version,
+        "root_version": record.root_version,
+        "connected_at_us": record.connected_at_us,
+        "last_seen_at_us": record.last_seen_at_us,
+    }
+    changed = connection.execute(update(hosts).where(_is_host(hosts, record.host)).values(**values))
+    if not changed.rowcount:
+        connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
+
+
+def replace_revisions(connection: Connection, host: HostKey, enforced: Iterable[HostRevision], now_us: int) -> None:
+    """Write all that a host enforces; a scope that it no longer names is gone."""
+    connection.execute(delete(host_revisions).where(_is_host(host_revisions, host)))
+    rows = [
+        {
+            "org": host.org,
+            "host_id": host.host_id,
+            "scope": revision.scope,
+            "epoch": revision.epoch,
+            "version": revision.version,
+            "digest": revision.digest,
+            "reported_at_us": now_us,
+        }
+        for revision in enforced
+    ]
+    if rows:
+        connection.execute(insert(host_revisions), rows)
+
+
+def replace_nack(connection: Connection, host: HostKey, nack: HostNack, now_us: int) -> None:
+    """Write the last refusal of a scope."""
+    clear_nack(connection, host, nack.scope)
+    connection.execute(
+        insert(host_nacks).values(
+            org=host.org,
+            host_id=host.host_id,
+            scope=nack.scope,
+            epoch=nack.epoch,
+            version=nack.version,
+            code=nack.code,
+            detail=nack.detail,
+            policy_id=nack.policy_id,
+            reported_at_us=now_us,
+        )
+    )
+
+
+def clear_nack(connection: Connection, host: HostKey, scope: str) -> None:
+    """Forget a scope's refusal: an update took effect."""
+    connection.execute(delete(host_nacks).where(_is_host(host_nacks, host), host_nacks.c.scope == scope))
+
+
+def find_host(connection: Connection, host: HostKey) -> HostRecord | None:
+    """Return a host, or None if it never connected."""
+    row = connection.execute(select(hosts).where(_is_host(hosts, host))).first()
+    if row is None:
+        return None
+    return HostRecord(host, row.software_version, row.root_version, row.connected_at_us, row.last_seen_at_us)
+
+
+def enforced_by(connection: Connection, host: HostKey) -> list[HostRevision]:
+    """Return what a host enforces, by scope."""
+    query = select(host_revisions).where(_is_host(host_revisions, host)).order_by(host_revisions.c.scope)
+    return [HostRevision(row.scope, row.epoch, row.version, row.digest) for row in connection.execute(query)]
+
+
+def refused_by(connection: Connection, host: HostKey) -> list[HostNack]:
+    """Return what a host refuses, by scope."""
+    query = select(host_nacks).where(_is_host(host_nacks, host)).order_by(host_nacks.c.scope)
+    return [
+        HostNack(row.scope, row.epoch, row.version, row.code, row.detail, row.policy_id)
+        for row in connection.execute(query)
+    ]
+
+
+def _is_host(table: Table, host: HostKey) -> ColumnElement[Any]:
+    return and_(table.c.org == host.org, table.c.host_id == host.host_id)

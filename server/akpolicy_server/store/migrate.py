@@ -1,0 +1,51 @@
+"""Bring a database to the newest structure, at start and inside this process.
+
+Rules:
+
+- Migrations ship with the package and run in one write transaction: either all took place or none did. Two servers that
+  start at once do it one after the other.
+- A database that a newer version of this program wrote is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from akpolicy.errors import StartupError
+
+if TYPE_CHECKING:
+    from akpolicy_server.store.engine import Database
+
+CONNECTION: Final = "connection"
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+def upgrade(database: Database) -> None:
+    """Upgrade to the newest structure; raise `StartupError` for a database of a newer version, `StoreUnavailable`."""
+    config = Config()
+    # ConfigParser interpolates `%`, and a path may have one.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    scripts = ScriptDirectory.from_config(config)
+    with database.write() as connection:
+        for revision in MigrationContext.configure(connection).get_current_heads():
+            _require_known(scripts, revision)
+        config.attributes[CONNECTION] = connection
+        command.upgrade(config, "head")
+
+
+def _require_known(scripts: ScriptDirectory, revision: str) -> None:
+    try:
+        scripts.get_revision(revision)
+    except CommandError:
+        raise StartupError(
+            f"the database has structure `{revision}`, which this version does not know; "
+            "it was written by a newer version: upgrade akpolicy-server or restore the backup of before"
+        ) from None

@@ -1,0 +1,48 @@
+"""Blocking work off the event loop.
+
+Rules:
+
+- Two pools: short database work, and policy work, in which Cedar may take seconds. A big upload cannot keep others from
+  being authenticated.
+- Work that began is never abandoned: if its caller goes away it still ends as it would have, and `close` waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DATABASE_THREADS: Final = 4
+POLICY_THREADS: Final = 2
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Threads:
+    """The server's threads."""
+
+    def __init__(self) -> None:
+        self._database = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
+        self._policies = ThreadPoolExecutor(POLICY_THREADS, thread_name_prefix="policies")
+
+    async def database(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run short work that waits for the database."""
+        return await _run(self._database, work, *args, **kwargs)
+
+    async def policies(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run work that parses policies."""
+        return await _run(self._policies, work, *args, **kwargs)
+
+    def close(self) -> None:
+        """Wait for what runs; take no more."""
+        self._policies.shutdown()
+        self._database.shutdown()
+
+
+async def _run(pool: ThreadPoolExecutor, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(*args, **kwargs))

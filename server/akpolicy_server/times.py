@@ -1,0 +1,15 @@
+"""The clock's seconds as the integers that documents and the database keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from akpolicy.clock import Clock
+
+MICROSECONDS: Final = 1_000_000
+
+
+def now_us(clock: Clock) -> int:
+    """Return the wall clock in epoch microseconds."""
+    return int(clock.now() * MICROSECONDS)

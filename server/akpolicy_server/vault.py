@@ -1,0 +1,57 @@
+"""The server's private keys: one file each, named by key id.
+
+Rules:
+
+- A key is written, durably and readable by its owner only, before anything refers to it. A crash in between leaves a
+  file that nothing names: harmless.
+- A file is believed only if the key in it has the id that the file is named by.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.durable import private_directory, write_new_file
+from akpolicy.errors import CacheError, KeyFileError, StateDirUnusable
+from akpolicy.signing import PrivateKeySigner, load_key_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from akpolicy.signing import Signer
+
+KEYS_DIR: Final = "keys"
+
+
+class Vault:
+    """Keys in `<data dir>/keys/<key id>.pem`. Thread-safe: files are only ever added."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Create the directories (0700) or check them; raise `StateDirUnusable`."""
+        self._directory = data_dir / KEYS_DIR
+        try:
+            private_directory(data_dir)
+            private_directory(self._directory)
+        except CacheError as error:
+            raise StateDirUnusable(error.message) from error
+
+    def create(self) -> Signer:
+        """Make a key, keep it and return it; raise `KeyFileError`."""
+        signer = PrivateKeySigner.generate()
+        path = self._path(signer.public_key.key_id)
+        try:
+            write_new_file(path, signer.to_pem())
+        except OSError as error:
+            raise KeyFileError(f"cannot write the key `{path}`: {error.strerror}") from error
+        return signer
+
+    def load(self, key_id: str) -> Signer:
+        """Return a kept key; raise `KeyFileError` if it is not there or not that key."""
+        path = self._path(key_id)
+        signer = load_key_file(path)
+        if signer.public_key.key_id != key_id:
+            raise KeyFileError(f"`{path}` holds the key {signer.public_key.key_id}; restore the right file")
+        return signer
+
+    def _path(self, key_id: str) -> Path:
+        return self._directory / f"{key_id}.pem"
