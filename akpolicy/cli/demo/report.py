@@ -1,0 +1,68 @@
+"""The demo's findings on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from akpolicy.cli.demo.script import Answer, Findings
+
+
+def show(console: Console, findings: Findings) -> None:
+    """Print what was found, step by step."""
+    console.print(_table("Twelve questions, answered by the sidecars", findings.answers))
+    _show_update(console, findings)
+    console.print(_table("The server is gone; decisions go on from the verified cache", findings.offline))
+    _show_metrics(console, findings.metrics)
+    if findings.as_expected:
+        console.print("[green]everything is as expected[/green]")
+    else:
+        console.print("[red]not everything is as expected: see the marked rows[/red]")
+
+
+def _table(title: str, answers: list[Answer]) -> Table:
+    table = _plain_table(title)
+    for column in ("who", "asks for", "decision", "why"):
+        table.add_column(column, overflow="fold")
+    for answer in answers:
+        request = answer.example.request
+        colour = "green" if answer.effect == "allow" else "red"
+        why = ", ".join(answer.policies) or answer.decision.reason.name.lower().replace("_", " ")
+        table.add_row(
+            f"{request.principal.id}@{request.principal.org_id}",
+            f"{request.action} {request.resource.id}",
+            f"[{colour}]{answer.effect}[/{colour}]",
+            why if answer.as_expected else f"{why} [red](expected {answer.example.expected})[/red]",
+        )
+    return table
+
+
+def _plain_table(title: str) -> Table:
+    # The title is bold and left, and there are no frames: it must fit 80 columns and read well in a log.
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _show_update(console: Console, findings: Findings) -> None:
+    if findings.flipped is None:
+        return
+    before, after = findings.flipped
+    request = after.example.request
+    console.print(
+        f"[bold]A change[/bold]: {request.principal.id} may {request.action} in {request.resource.id}: "
+        f"{before.effect} -> {after.effect} by {', '.join(after.policies)}, "
+        f"enforced {findings.enforced_after_ms:.0f} ms after publish was called\n"
+    )
+
+
+def _show_metrics(console: Console, metrics: dict[str, float]) -> None:
+    table = _plain_table("akpolicy_sidecar_decisions_total, both sidecars")
+    table.add_column("labels")
+    table.add_column("value", justify="right")
+    for labels, value in sorted(metrics.items()):
+        table.add_row(labels, f"{value:.0f}")
+    console.print(table)
