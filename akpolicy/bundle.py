@@ -51,6 +51,8 @@ def _scope(value: str) -> str:
 
 
 Seconds = Annotated[int, Field(ge=0, le=MAX_JSON_INT)]
+# Not `Literal[1]`, which takes JSON's `true` for 1.
+SpecOne = Annotated[int, Field(ge=1, le=1)]
 Counter = Annotated[int, Field(ge=1, le=MAX_JSON_INT)]
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ScopeText = Annotated[str, AfterValidator(_scope)]
@@ -85,7 +87,7 @@ class Manifest(Document):
     """The signed description of one version of one scope."""
 
     type: Literal["bundle"]
-    spec: Literal[1]
+    spec: SpecOne
     scope: ScopeText
     epoch: Counter
     version: Counter

@@ -134,7 +134,8 @@ def _check_file(path: Path, info: os.stat_result, max_bytes: int) -> None:
         mode = stat.S_IMODE(info.st_mode)
         msg = f"`{path}` has mode {mode:04o}; others must have no access: chmod 600 it if its content is right"
         raise CacheWritableByOthers(msg)
-    if info.st_nlink != 1:
+    # No name at all is the old file, replaced since it was opened: whole, and ours.
+    if info.st_nlink > 1:
         msg = f"`{path}` has {info.st_nlink} names (hard links)"
         raise CacheHardlink(msg)
     if info.st_size > max_bytes:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from akpolicy.bundle import Counter, HexDigest, ScopeText, Seconds
+from akpolicy.bundle import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.errors import AnchorFormat, FieldInvalid, KeyIdMismatch
 from akpolicy.keys import PublicKey, decode_public_key
 from akpolicy.scope import covers, is_org_name, org_of
@@ -89,7 +89,7 @@ class Root(Document):
     """The signed root of one org."""
 
     type: Literal["root"]
-    spec: Literal[1]
+    spec: SpecOne
     org: OrgName
     version: Counter
     epoch: Counter

@@ -5,8 +5,8 @@ Rules (RFC 8259, made stricter so that two readers cannot understand one text di
 - UTF-8 without lone surrogates; the top level is an object.
 - No object names a field twice; integers only, up to 2^53 - 1 either way; no NaN, no Infinity.
 - A model says which fields there are: an unknown one and a missing one are errors, and nothing is converted.
-- A small text must not become large in memory: what lies outside strings is bounded before parsing, and so is the
-  number of fields of an object, because each wrong field costs a message.
+- A small text must not become large in memory or deep on the stack: what lies outside strings is bounded before
+  parsing, and so is its nesting. So is the number of fields of an object, because each wrong field costs a message.
 - What a message quotes of a document is short and printable (`shown`): it goes into logs and over the wire.
 """
 
@@ -23,6 +23,7 @@ from akpolicy.limits import KIB, MAX_JSON_INT
 
 # 50,000 policies have 300,000 bytes outside strings.
 MAX_STRUCTURE_BYTES: Final = 512 * KIB
+MAX_DEPTH: Final = 16
 MAX_OBJECT_FIELDS: Final = 4096
 MAX_SHOWN_CHARS: Final = 64
 
@@ -30,6 +31,8 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Matches an unterminated string too, so that no text makes the search start over (it stays linear).
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _WHITESPACE = b" \t\r\n"
+_OPENING = b"[{"
+_CLOSING = b"]}"
 _MAX_INT_DIGITS = len(str(MAX_JSON_INT))
 
 
@@ -80,9 +83,6 @@ def load_object(data: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         msg = f"payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise PayloadMalformed(msg) from None
-    except RecursionError:
-        msg = "payload is nested too deeply"
-        raise PayloadMalformed(msg) from None
     if not isinstance(value, dict):
         msg = "payload is not a JSON object"
         raise PayloadMalformed(msg)
@@ -109,13 +109,20 @@ def _decode(data: bytes) -> str:
 
 
 def _check_structure(data: bytes) -> None:
-    """Refuse millions of tiny values, which would take some twenty times their size in memory."""
-    if len(data) <= MAX_STRUCTURE_BYTES:
-        return
-    size = len(_STRING.sub(b"", data).translate(None, _WHITESPACE))
-    if size > MAX_STRUCTURE_BYTES:
-        msg = f"payload has {size} bytes outside strings, more than {MAX_STRUCTURE_BYTES}"
+    """Refuse deep nesting, and millions of tiny values, which would take some twenty times their size in memory."""
+    structure = _STRING.sub(b"", data).translate(None, _WHITESPACE)
+    if len(structure) > MAX_STRUCTURE_BYTES:
+        msg = f"payload has {len(structure)} bytes outside strings, more than {MAX_STRUCTURE_BYTES}"
         raise PayloadMalformed(msg)
+    depth = 0
+    for byte in structure:
+        if byte in _OPENING:
+            depth += 1
+        elif byte in _CLOSING:
+            depth -= 1
+        if depth > MAX_DEPTH:
+            msg = f"payload is nested more than {MAX_DEPTH} deep"
+            raise PayloadMalformed(msg)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
