@@ -12,7 +12,7 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from akpolicy.bundle import CONTENT_MEDIA, describe_content, encode_content
+from akpolicy.bundle import describe_content, encode_content
 from akpolicy.envelope import EnvelopeSignature, PayloadType, SignedEnvelope, pae
 from akpolicy.keys import AnchorSet
 from akpolicy.scope import GLOBAL, org_scope
@@ -94,17 +94,17 @@ class OrgSimulator:
                 ],
             },
         }
-        return _overridden(document, overrides)
+        return overridden(document, overrides)
 
     def key_entry(self, signer: Signer, **overrides: Any) -> dict[str, Any]:
-        """Return what a root says of a key; its validity spans two years around now."""
+        """Return what a root says of a key; it is valid from a year ago until two years ahead."""
         now = int(self.clock.now())
         entry = {
             "public_key": base64.urlsafe_b64encode(signer.public_key.raw).decode("ascii"),
             "valid_from": now - ROOT_LIFETIME_S,
-            "valid_until": now + ROOT_LIFETIME_S,
+            "valid_until": now + 2 * ROOT_LIFETIME_S,
         }
-        return _overridden(entry, overrides)
+        return overridden(entry, overrides)
 
     def root_envelope(self, *, signed_by: Sequence[Signer] | None = None, **overrides: Any) -> SignedEnvelope:
         """Return the signed root; by default the root key signs."""
@@ -114,14 +114,15 @@ class OrgSimulator:
     # --- bundles ------------------------------------------------------------------------------------------------------
 
     def next_version(self, scope: str) -> int:
-        """Count up the versions of a scope."""
-        self._versions[scope] = self._versions.get(scope, 0) + 1
-        return self._versions[scope]
+        """Return the version after the highest that a manifest of the scope had."""
+        return self._versions.get(scope, 0) + 1
 
     def manifest_document(self, scope: str, blob: bytes | None, policies: int, **overrides: Any) -> dict[str, Any]:
         """Return the manifest of `blob`, which has that many policies; None deletes the scope."""
         now = int(self.clock.now())
         version = overrides["version"] if "version" in overrides else self.next_version(scope)
+        if isinstance(version, int):
+            self._versions[scope] = max(version, self._versions.get(scope, 0))
         document: dict[str, Any] = {
             "type": "bundle",
             "spec": 1,
@@ -138,7 +139,7 @@ class OrgSimulator:
             document["deleted"] = True
         else:
             document["content"] = describe_content(blob, policies).model_dump()
-        return _overridden(document, overrides)
+        return overridden(document, overrides)
 
     def bundle_envelope(
         self,
@@ -196,11 +197,11 @@ def delegation(prefix: str, *signers: Signer, threshold: int = 1, grants: bool =
 
 
 def content_reference(blob: bytes, **overrides: Any) -> dict[str, Any]:
-    """Return what a manifest says of `blob`, with changes."""
-    reference = describe_content(blob, overrides.pop("policies", 1)).model_dump()
-    return _overridden(reference, {"media": CONTENT_MEDIA, **overrides})
+    """Return what a manifest says of `blob`, which has one policy, with changes."""
+    return overridden(describe_content(blob, 1).model_dump(), overrides)
 
 
-def _overridden(document: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def overridden(document: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with fields replaced, added, or left out where the value is `ABSENT`."""
     merged = {**document, **overrides}
     return {name: value for name, value in merged.items() if value is not ABSENT}

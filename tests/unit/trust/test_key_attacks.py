@@ -1,0 +1,216 @@
+"""Attacks on keys: validity, revocation, and anchors as configured (A-30 to A-43)."""
+
+# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from akpolicy.errors import (
+    AnchorFormat,
+    DuplicateAnchor,
+    ExpiryExceedsKey,
+    FieldInvalid,
+    KeyExpired,
+    KeyNotYetValid,
+    KeyRevoked,
+    RootUnanchored,
+    WeakKey,
+)
+from akpolicy.keys import MAX_ANCHORS, AnchorSet, parse_anchor
+from akpolicy.limits import CLOCK_SKEW_S
+from akpolicy.signing import PrivateKeySigner
+from akpolicy.trust import Judge
+from tests.simulators.org import DAY, ConfiguredAnchor, delegation, role
+from tests.unit.trust.scene import check_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from akpolicy.errors import AkpolicyError
+    from tests.unit.trust.scene import Scene
+
+
+def with_bundle_key(scene: Scene, **entry: Any) -> Scene:
+    """Begin anew with a root that says this of the bundle key."""
+    document = scene.org.root_document()
+    keys = document["keys"]
+    keys[scene.org.bundle_signer.public_key.key_id].update(entry)
+    return scene.with_root(keys=keys)
+
+
+def test_an_expired_key_is_refused_a_30(scene: Scene) -> None:
+    now = int(scene.now)
+    with_bundle_key(scene, valid_until=now)
+    scene.refuses(KeyExpired, *scene.org.bundle_envelope(scene.org.scope, not_before=now - 10, expires_at=now))
+
+
+def test_a_key_expires_in_the_second_that_it_names_a_30(scene: Scene) -> None:
+    until = int(scene.now) + 10
+    with_bundle_key(scene, valid_until=until)
+    bundle = scene.org.bundle_envelope(scene.org.scope, expires_at=until)
+    scene.clock.advance(9.9)
+    scene.judged(*bundle)
+    scene.clock.advance(0.1)
+    scene.refuses(KeyExpired, *bundle)
+
+
+def test_a_key_that_is_not_valid_yet_is_refused_a_31(scene: Scene) -> None:
+    with_bundle_key(scene, valid_from=int(scene.now) + CLOCK_SKEW_S + 1)
+    bundle = scene.org.bundle_envelope(scene.org.scope)
+    scene.refuses(KeyNotYetValid, *bundle)
+    scene.clock.advance(1)
+    scene.accept(*bundle)
+
+
+def revoking_root(scene: Scene) -> dict[str, Any]:
+    org = scene.org
+    return {
+        "revoked": {org.bundle_signer.public_key.key_id: int(scene.now)},
+        "roles": {"root": role(org.root_signer), "bundle": [delegation(org.scope, org.platform_signer)]},
+    }
+
+
+def test_a_revoked_key_is_refused_a_32(scene: Scene) -> None:
+    scene.with_root(**revoking_root(scene))
+    scene.refuses(KeyRevoked, *scene.org.bundle_envelope(scene.org.scope))
+
+
+def test_a_revoked_keys_signature_is_refused_beside_a_good_one_a_32(scene: Scene) -> None:
+    scene.with_root(**revoking_root(scene))
+    org = scene.org
+    both = org.bundle_envelope(org.scope, signed_by=[org.platform_signer, org.bundle_signer])
+    scene.refuses(KeyRevoked, *both)
+    scene.accept(*org.bundle_envelope(org.scope, signed_by=[org.platform_signer]))
+
+
+def test_what_is_kept_is_dropped_when_its_key_is_revoked_a_33(scene: Scene) -> None:
+    restarted = Judge("acme", scene.org.anchors, marks=scene.judge.marks)
+    scene.trust(restarted, **revoking_root(scene))
+    with pytest.raises(KeyRevoked):
+        restarted.judge_manifest(scene.first, scene.now, held=True)
+
+
+def test_a_bundle_that_outlives_its_key_is_refused_a_34(scene: Scene) -> None:
+    until = int(scene.now) + DAY
+    with_bundle_key(scene, valid_until=until)
+    scene.refuses(ExpiryExceedsKey, *scene.org.bundle_envelope(scene.org.scope, expires_at=until + 1))
+    scene.accept(*scene.org.bundle_envelope(scene.org.scope, expires_at=until))
+
+
+def test_a_key_that_does_not_count_cannot_vouch_for_the_lifetime_a_34(scene: Scene) -> None:
+    # The only key that is valid ends tomorrow; one that becomes valid later must not stretch the bundle.
+    org, later, now = scene.org, PrivateKeySigner.generate(), int(scene.now)
+    keys = org.root_document(signers=[later])["keys"]
+    keys[org.bundle_signer.public_key.key_id]["valid_until"] = now + DAY
+    keys[later.public_key.key_id]["valid_from"] = now + DAY
+    roles = {"root": role(org.root_signer), "bundle": [delegation(org.scope, org.bundle_signer, later)]}
+    scene.with_root(keys=keys, roles=roles)
+    scene.refuses(
+        ExpiryExceedsKey,
+        *org.bundle_envelope(org.scope, signed_by=[org.bundle_signer, later], expires_at=now + 20 * DAY),
+    )
+
+
+def anchor(raw: bytes) -> str:
+    return "ed25519:" + base64.b64encode(raw).decode("ascii")
+
+
+GOOD = PrivateKeySigner.generate().public_key
+
+ANCHORS: list[tuple[str, type[AkpolicyError], str]] = [
+    ("A-35 low order", WeakKey, anchor((2**255 - 20).to_bytes(32, "little"))),
+    ("A-36 all zero", WeakKey, anchor(bytes(32))),
+    ("A-37 non-canonical", WeakKey, anchor((2**255 - 1).to_bytes(32, "little"))),
+    ("A-38 age recipient", AnchorFormat, "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"),
+    ("A-38 age private key", AnchorFormat, "AGE-SECRET-KEY-1" + "Q" * 58),
+    ("A-39 31 bytes", AnchorFormat, anchor(GOOD.raw[:31])),
+    ("A-39 33 bytes", AnchorFormat, anchor(GOOD.raw + b"\x00")),
+    ("A-39 empty", AnchorFormat, "ed25519:"),
+    ("A-40 no prefix", AnchorFormat, base64.b64encode(GOOD.raw).decode()),
+    ("A-40 prefix in capitals", AnchorFormat, anchor(GOOD.raw).replace("ed25519", "ED25519")),
+    ("A-40 another algorithm", AnchorFormat, "ssh-ed25519 AAAAC3Nz"),
+    ("A-40 a whole PEM", AnchorFormat, PrivateKeySigner.generate().to_pem().decode()),
+    ("A-40 not base64", AnchorFormat, "ed25519:?" + "A" * 42),
+    ("A-40 one character too few", AnchorFormat, "ed25519:" + "A" * 41),
+    ("A-40 beyond ASCII", AnchorFormat, "ed25519:" + "\u00e4" * 43),
+    ("A-40 nothing", AnchorFormat, ""),
+    ("A-41 key id", AnchorFormat, GOOD.key_id),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), [c[1:] for c in ANCHORS], ids=[c[0] for c in ANCHORS])
+def test_what_is_no_anchor_is_refused(error: type[AkpolicyError], text: str) -> None:
+    with pytest.raises(error) as caught:
+        AnchorSet.parse([ConfiguredAnchor(text)])
+    assert type(caught.value) is error
+    check_message(caught.value)
+
+
+def test_a_private_key_in_the_wrong_place_is_not_repeated() -> None:
+    for secret in ("AGE-SECRET-KEY-1" + "QZ" * 29, "MC4CAQAwBQYDK2VwBCIEI" + "QZ" * 21 + "="):
+        with pytest.raises(AnchorFormat) as caught:
+            parse_anchor(secret)
+        assert "QZQZ" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda raw: "ed25519:" + base64.b64encode(raw).decode(),
+        lambda raw: "ed25519:" + base64.urlsafe_b64encode(raw).decode(),
+        lambda raw: "ed25519:" + base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        lambda raw: " ed25519:" + base64.b64encode(raw).decode() + "\n",
+    ],
+    ids=["base64", "base64url", "base64url without padding", "with white space around"],
+)
+def test_an_anchor_has_several_spellings_of_one_key(spelling: Callable[[bytes], str]) -> None:
+    assert parse_anchor(spelling(GOOD.raw)) == GOOD
+    with pytest.raises(DuplicateAnchor):
+        AnchorSet.parse([ConfiguredAnchor(GOOD.anchor), ConfiguredAnchor(spelling(GOOD.raw))])
+
+
+def test_an_anchor_twice_is_refused_a_42() -> None:
+    with pytest.raises(DuplicateAnchor):
+        AnchorSet.parse([ConfiguredAnchor(GOOD.anchor), ConfiguredAnchor(GOOD.anchor)], threshold=2)
+
+
+@pytest.mark.parametrize(("anchors", "threshold"), [(1, 2), (1, 0), (1, -1), (0, 0), (0, 1), (MAX_ANCHORS + 1, 1)])
+def test_a_threshold_beyond_the_anchors_is_refused_a_43(anchors: int, threshold: int) -> None:
+    entries = [ConfiguredAnchor(PrivateKeySigner.generate().public_key.anchor) for _ in range(anchors)]
+    with pytest.raises(AnchorFormat):
+        AnchorSet.parse(entries, threshold)
+
+
+def test_an_anchor_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(AnchorFormat):
+        AnchorSet.parse([ConfiguredAnchor(GOOD.anchor, valid_from=10, valid_until=10)])
+
+
+@pytest.mark.parametrize(
+    "window",
+    [{"valid_from": 1}, {"valid_until": 0}, {"valid_from": -10, "valid_until": 0}],
+    ids=["not valid yet", "expired this second", "expired"],
+)
+def test_an_anchor_counts_within_its_validity_only(scene: Scene, window: dict[str, int]) -> None:
+    at = {name: int(scene.now) + offset for name, offset in window.items()}
+    anchors = AnchorSet.parse([ConfiguredAnchor(scene.org.anchor, **at)])
+    scene.refuses_root(RootUnanchored, scene.root, Judge("acme", anchors))
+
+
+@pytest.mark.parametrize(
+    ("error", "public_key"),
+    [
+        (WeakKey, base64.b64encode(bytes(32)).decode()),
+        (FieldInvalid, base64.b64encode(bytes(31)).decode()),
+        (FieldInvalid, "\u001b[2J"),
+    ],
+    ids=["all zero", "31 bytes", "no base64"],
+)
+def test_a_root_with_an_unusable_key_is_refused(scene: Scene, error: type[AkpolicyError], public_key: str) -> None:
+    document = scene.org.root_document()
+    next(iter(document["keys"].values()))["public_key"] = public_key
+    scene.refuses_root(error, scene.org.root_envelope(keys=document["keys"]))

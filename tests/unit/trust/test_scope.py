@@ -1,0 +1,98 @@
+"""Scopes: one spelling each, and prefixes by whole segments."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from akpolicy.errors import FieldInvalid
+from akpolicy.scope import GLOBAL, check_scope, covers, is_org_name, org_of, org_scope, specificity
+
+ORGS = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,10}[A-Za-z0-9])?", fullmatch=True)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda n: n not in (".", "..")
+)
+SCOPES = st.one_of(
+    st.just(GLOBAL),
+    ORGS.map(org_scope),
+    st.builds(lambda o, k, n: f"org/{o}/{k}/{quote(n, safe='')}", ORGS, st.sampled_from(["team", "user"]), NAMES),
+)
+
+
+@given(SCOPES)
+def test_a_scope_is_its_own_spelling(scope: str) -> None:
+    assert check_scope(scope) == scope
+
+
+@given(SCOPES, SCOPES)
+def test_a_prefix_covers_whole_segments(prefix: str, scope: str) -> None:
+    segments, wanted = scope.split("/"), prefix.split("/")
+    assert covers(prefix, scope) == (segments[: len(wanted)] == wanted)
+
+
+@given(SCOPES, st.text(st.sampled_from("abz09-_~%."), min_size=1, max_size=3))
+def test_a_longer_name_is_not_covered(prefix: str, more: str) -> None:
+    assert covers(prefix, prefix)
+    assert covers(prefix, f"{prefix}/{more}")
+    assert not covers(prefix, prefix + more)
+
+
+@given(SCOPES)
+def test_what_a_scope_belongs_to_covers_it_and_is_broader(scope: str) -> None:
+    org = org_of(scope)
+    if org is None:
+        assert scope == GLOBAL
+        return
+    assert covers(org_scope(org), scope)
+    assert specificity(GLOBAL) < specificity(org_scope(org)) <= specificity(scope)
+
+
+def test_layers_go_from_broad_to_specific() -> None:
+    scopes = ["org/a/user/u", "org/a", "global", "org/a/team/t"]
+    assert sorted(scopes, key=specificity) == ["global", "org/a", "org/a/team/t", "org/a/user/u"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "Global",
+        "global/",
+        "global/org",
+        "org",
+        "org/",
+        "org/-a",
+        "org/a_",
+        "org/" + "a" * 64,
+        "org/a/team",
+        "org/a/team/",
+        "org/a/host/h",
+        "org/a/team/t/x",
+        "org/a/team/.",
+        "org/a/team/%2E",
+        "org/a/team/%2e%2e",
+        "org/a/team/a%2fb",
+        "org/a/team/%41",
+        "org/a/team/a b",
+        "org/a/team/%",
+        "org/a/team/%zz",
+        "org/a/team/%FF",
+        "org/a/team/%ED%A0%80",
+        "org/a/team/\u00fc",
+        "org/a/team/" + "t" * 512,
+        "org/\u0661",
+        "org/a\n",
+    ],
+)
+def test_what_is_no_scope_or_another_spelling_of_one_is_refused(text: str) -> None:
+    with pytest.raises(FieldInvalid):
+        check_scope(text)
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b", "0", "a" * 63])
+def test_org_names_are_those_of_agent_platforms(name: str) -> None:
+    assert is_org_name(name)
