@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from akpolicy.client.channel import ServerEndpoint
+from akpolicy.client.channel import ServerEndpoint, connect_failure
 from akpolicy.errors import (
     BadAnswer,
     ClientError,
@@ -66,7 +66,7 @@ def failure(error: grpc.RpcError, at: SidecarAddress, timeout: float) -> ClientE
     code, details = _status(error)
     place = at.target if isinstance(at, ServerEndpoint) else at
     if code is grpc.StatusCode.UNAVAILABLE:
-        return SidecarUnreachable(f"no sidecar answers on `{place}`: {details}; is it running?")
+        return SidecarUnreachable(f"no sidecar answers on `{place}`: {connect_failure(details)}; is it running?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the sidecar on `{place}` gave no answer within {timeout:g} s")
     if code is grpc.StatusCode.INVALID_ARGUMENT:

@@ -125,6 +125,11 @@ def bearer(api_key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {api_key}"),)
 
 
+def connect_failure(details: str) -> str:
+    """Return the cause in gRPC's account of a failed connection, which repeats the address up to three times."""
+    return details.rpartition("last error: ")[2].rpartition(" error: ")[2]
+
+
 def _read_certificates(path: Path, what: str) -> bytes:
     pem = _read_pem(path, what)
     try:

@@ -57,6 +57,7 @@ class SidecarSimulator(authorization_pb2_grpc.AuthorizationServiceServicer):
         self._server: grpc.Server | None = None
         self.health = health.HealthServicer()
         self.calls = 0
+        self.asked: list[pb.AuthorizeRequest] = []
         self.port = 0
         self.answer: pb.AuthorizeResponse | None = None
         self.batch_answer: pb.BatchAuthorizeResponse | None = None
@@ -126,6 +127,7 @@ class SidecarSimulator(authorization_pb2_grpc.AuthorizationServiceServicer):
             context.abort(*self.abort)
 
     def _judge(self, message: pb.AuthorizeRequest) -> pb.Decision:
+        self.asked.append(message)
         request = request_from_proto(message)
         if foreign_org(request, ORG):
             verdict = Verdict(Effect.DENY, Reason.FOREIGN_ORG, "denied: the request is of another org")

@@ -1,0 +1,154 @@
+"""`akpolicy authorize`: ask the sidecar of this host, as a runtime does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from akpolicy.cli.options import OutputOption, examples
+from akpolicy.cli.output import EXIT_FAILED, OutputFormat, print_json, print_text
+from akpolicy.cli.questions import Question, from_lines, from_options
+
+if TYPE_CHECKING:
+    from akpolicy.client import PolicyClient
+    from akpolicy.decision import Decision
+    from akpolicy.errors import ClientError
+
+# Small enough for a message, large enough to be quick.
+BATCH: Final = 100
+_SHORT_DIGEST: Final = 12
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=examples(
+            "akpolicy authorize --principal alice --org acme --role developer --action Exec --resource ml-project \\",
+            "    --attr agent_type=claude --attr runtime=python --context command=pytest",
+            "akpolicy authorize --request requests.jsonl --output json | jq -r .decision",
+        )
+    )(authorize)
+
+
+def authorize(  # noqa: PLR0913 - one parameter an option
+    *,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Requests as JSON, one a line; - is standard input.")
+    ] = None,
+    principal: Annotated[str | None, typer.Option(metavar="ID", help="Who asks.")] = None,
+    org: Annotated[str | None, typer.Option(metavar="NAME", help="The org of who asks.")] = None,
+    email: Annotated[str, typer.Option(metavar="ADDRESS")] = "",
+    role: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None,
+    team: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None,
+    mfa: Annotated[bool, typer.Option("--mfa", help="Who asks has shown a second factor.")] = False,
+    action: Annotated[str | None, typer.Option(metavar="NAME", help="Such as Run, Exec, Mount.")] = None,
+    resource: Annotated[str | None, typer.Option(metavar="ID", help="The sandbox.")] = None,
+    resource_type: Annotated[str, typer.Option("--type", metavar="TYPE", help="The resource's type.")] = "Sandbox",
+    attr: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An attribute of the resource: JSON, or a bare word. May be repeated."),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A value of the action's context, likewise. May be repeated."),
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(envvar="AKPOLICY_SOCKET", metavar="PATH", help="The sidecar's socket. Without it: its default."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="Deadline of a call.")] = 1.0,
+    output: OutputOption = "text",
+) -> None:
+    """Ask whether something is allowed, and print why.
+
+    Exit code 0 if it is (of several requests: if all are), 1 if anything is denied or could not be judged.
+    """
+    options = {"--principal": principal, "--org": org, "--action": action, "--resource": resource}
+    if request is not None:
+        questions = from_lines(request, options)
+    else:
+        questions = iter(
+            [
+                from_options(
+                    options,
+                    email=email,
+                    roles=role or [],
+                    teams=team or [],
+                    mfa_verified=mfa,
+                    resource_type=resource_type,
+                    attributes=attr or [],
+                    context=context or [],
+                )
+            ]
+        )
+    if not _ask_all(questions, socket, timeout, output):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _ask_all(questions: Iterator[Question], socket: Path | None, timeout: float, output: OutputFormat) -> bool:
+    """Ask in batches and print every answer; return whether all are allowed."""
+    from akpolicy.client import Decision, PolicyClient, find_socket  # noqa: PLC0415 - gRPC only where it is used
+
+    all_allowed = True
+    with PolicyClient(socket or find_socket(os.environ), timeout=timeout) as client:
+        while batch := list(islice(questions, BATCH)):
+            answers = _ask(client, batch)
+            for question, answer in zip(batch, answers, strict=True):
+                all_allowed &= isinstance(answer, Decision) and answer.allowed
+                _print_answer(question, answer, output)
+    return all_allowed
+
+
+def _ask(client: PolicyClient, batch: Sequence[Question]) -> Sequence[Decision | ClientError]:
+    from akpolicy.errors import BadAnswer, InvalidRequest  # noqa: PLC0415
+
+    requests = [question.request for question in batch]
+    if len(requests) > 1:
+        return client.authorize_many(requests)
+    only = requests[0]
+    try:
+        return [
+            client.authorize(principal=only.principal, action=only.action, resource=only.resource, context=only.context)
+        ]
+    except (InvalidRequest, BadAnswer) as error:
+        return [error]
+
+
+def _print_answer(question: Question, answer: Decision | ClientError, output: OutputFormat) -> None:
+    from akpolicy.errors import ClientError  # noqa: PLC0415
+
+    if output == "json":
+        outcome = (
+            {"error": {"code": answer.code, "message": answer.message}}
+            if isinstance(answer, ClientError)
+            else answer.to_json()
+        )
+        print_json({"line": question.line, **outcome} if question.line else outcome, compact=True)
+        return
+    where = f"line {question.line}: " if question.line else ""
+    if isinstance(answer, ClientError):
+        print_text(f"{where}error  {answer.code}: {answer.message}")
+    else:
+        print_text(f"{where}{answer.effect.value}  {answer.message}\n{decision_text(answer)}")
+
+
+def decision_text(decision: Decision) -> str:
+    """Return what explains a decision, one indented line a fact."""
+    age = "never heard from the server" if decision.policy_age_ms < 0 else f"{decision.policy_age_ms} ms old"
+    facts = [("reason", decision.reason.value)]
+    facts += [("policy", f"{p.scope} {p.policy_id} ({p.effect.value})") for p in decision.determining]
+    facts += [("problem", f"{e.scope} {e.policy_id} {e.message}".strip()) for e in decision.errors]
+    facts += [
+        ("bundle", f"{b.scope} version {b.version} (epoch {b.epoch}, digest {b.digest[:_SHORT_DIGEST]})")
+        for b in decision.bundles
+    ]
+    facts += [
+        ("mode", f"{decision.mode.value}, policies from {decision.source.value}, {age}"),
+        ("decision", f"{decision.decision_id} in {decision.evaluation_time_us} us"),
+    ]
+    return "\n".join(f"  {name:<8}  {value}" for name, value in facts)

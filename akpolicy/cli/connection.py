@@ -1,0 +1,62 @@
+"""From options to a connected client and a scope."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import ConfigError, FieldInvalid, UsageError
+
+if TYPE_CHECKING:
+    from akpolicy.client.publishing import PublishingClient
+
+MAX_API_KEY_FILE_BYTES: Final = 4096
+
+
+def connect(
+    server: str | None,
+    api_key_file: Path | None,
+    ca_file: Path | None,
+    client_cert_file: Path | None,
+    client_key_file: Path | None,
+) -> PublishingClient:
+    """Return a client for the server; raise `UsageError` or `ConfigError` saying which option is missing or wrong."""
+    from akpolicy.client.channel import parse_server_url  # noqa: PLC0415 - gRPC only where it is used
+    from akpolicy.client.publishing import PublishingClient  # noqa: PLC0415
+
+    if not server:
+        raise UsageError("no server is named; give `--server URL` or set AKPOLICY_SERVER")
+    endpoint = parse_server_url(
+        server, ca_file=ca_file, client_cert_file=client_cert_file, client_key_file=client_key_file
+    )
+    return PublishingClient(endpoint, read_api_key(api_key_file))
+
+
+def read_api_key(file: Path | None) -> str:
+    """Return the API key from `file`, else from the environment; it is never an option's value."""
+    if file is None:
+        key = os.environ.get("AKPOLICY_API_KEY", "").strip()
+        if not key:
+            raise UsageError("no API key is given; set AKPOLICY_API_KEY or give `--api-key-file FILE`")
+        return key
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_API_KEY_FILE_BYTES)
+        return data.decode("ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the API key file `{file}`: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"`{file}` is no API key file: it has bytes that are no ASCII") from None
+
+
+def choose_scope(org: str | None, scope: str | None) -> str:
+    """Return the scope that exactly one of the two options names."""
+    from akpolicy.scope import check_scope, org_scope  # noqa: PLC0415
+
+    if (org is None) == (scope is None):
+        raise UsageError("name either `--org NAME` or `--scope SCOPE`")
+    try:
+        return check_scope(org_scope(org) if org is not None else scope or "")
+    except FieldInvalid as error:
+        raise UsageError(error.message) from None

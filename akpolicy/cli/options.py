@@ -1,0 +1,52 @@
+"""Options that several commands share, and how help shows examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from akpolicy.cli.output import OutputFormat
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar="AKPOLICY_SERVER", metavar="URL", help="The policy server, such as https://policy:8180."
+    ),
+]
+ApiKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file",
+        envvar="AKPOLICY_API_KEY_FILE",
+        metavar="FILE",
+        help="A file with the API key. Without it: AKPOLICY_API_KEY.",
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option("--ca-file", envvar="AKPOLICY_CA_FILE", metavar="FILE", help="Certificates that verify the server."),
+]
+ClientCertFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-cert-file", envvar="AKPOLICY_CLIENT_CERT_FILE", metavar="FILE", help="Your certificate (PEM)."
+    ),
+]
+ClientKeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--client-key-file", envvar="AKPOLICY_CLIENT_KEY_FILE", metavar="FILE", help="Its private key (PEM)."),
+]
+OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="For people or for programs.")]
+OrgOption = Annotated[str | None, typer.Option("--org", metavar="NAME", help="The org, as `--scope org/NAME`.")]
+ScopeOption = Annotated[str | None, typer.Option("--scope", metavar="SCOPE", help="`global` or `org/NAME`.")]
+PolicyFilesArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),
+]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help, with its lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

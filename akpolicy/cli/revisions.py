@@ -1,0 +1,130 @@
+"""`akpolicy policy history` and `show`: what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from akpolicy.cli.connection import choose_scope, connect
+from akpolicy.cli.options import (
+    ApiKeyFileOption,
+    CaFileOption,
+    ClientCertFileOption,
+    ClientKeyFileOption,
+    OrgOption,
+    OutputOption,
+    ScopeOption,
+    ServerOption,
+    examples,
+)
+from akpolicy.cli.output import print_json, print_text, table, working
+
+if TYPE_CHECKING:
+    from akpolicy.client.publishing_types import PublishedPolicy, RevisionContent, RevisionInfo
+
+_SHORT_DIGEST = 12
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the group `policy`."""
+    app.command(
+        epilog=examples(
+            "akpolicy policy history --org acme",
+            "akpolicy policy history --org acme --output json | jq -r '.[].version'",
+        )
+    )(history)
+    app.command(
+        epilog=examples(
+            "akpolicy policy show --org acme",
+            "akpolicy policy show --org acme --version 3 > acme-3.cedar",
+            "akpolicy policy show --org acme --output json | jq .envelope",
+        )
+    )(show)
+
+
+def history(  # noqa: PLR0913 - one parameter an option
+    *,
+    org: OrgOption = None,
+    scope: ScopeOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most this many.")] = 20,
+    server: ServerOption = None,
+    api_key_file: ApiKeyFileOption = None,
+    ca_file: CaFileOption = None,
+    client_cert_file: ClientCertFileOption = None,
+    client_key_file: ClientKeyFileOption = None,
+    output: OutputOption = "text",
+) -> None:
+    """List what was published, newest first."""
+    chosen = choose_scope(org, scope)
+    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("asking"):
+        revisions = client.history(chosen, limit)
+    if output == "json":
+        print_json([revision.to_json() for revision in revisions])
+    else:
+        print_text(_history_text(revisions) if revisions else f"nothing is published for {chosen}")
+
+
+def show(  # noqa: PLR0913 - one parameter an option
+    *,
+    org: OrgOption = None,
+    scope: ScopeOption = None,
+    version: Annotated[int, typer.Option(min=0, metavar="N", help="Which one; 0 is the newest.")] = 0,
+    server: ServerOption = None,
+    api_key_file: ApiKeyFileOption = None,
+    ca_file: CaFileOption = None,
+    client_cert_file: ClientCertFileOption = None,
+    client_key_file: ClientKeyFileOption = None,
+    output: OutputOption = "text",
+) -> None:
+    """Print the policies of a revision as Cedar, ready to be published again.
+
+    JSON has the details, the signed manifest (a DSSE envelope) and the policies. Signatures are not verified here:
+    sidecars do that.
+    """
+    chosen = choose_scope(org, scope)
+    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("fetching"):
+        content = client.revision(chosen, version)
+    if output == "json":
+        print_json(content.to_json())
+    else:
+        print_text(cedar_text(content))
+
+
+def _history_text(revisions: Sequence[RevisionInfo]) -> str:
+    from akpolicy.client.publishing_types import rfc3339  # noqa: PLC0415
+
+    return table(
+        ("VERSION", "PUBLISHED", "EXPIRES", "POLICIES", "DIGEST", "BY", "MESSAGE"),
+        [
+            (
+                str(revision.version),
+                rfc3339(revision.published_at),
+                rfc3339(revision.expires_at),
+                str(revision.policy_count),
+                revision.digest[:_SHORT_DIGEST],
+                revision.published_by,
+                " ".join(revision.message.split()),
+            )
+            for revision in revisions
+        ],
+    )
+
+
+def cedar_text(content: RevisionContent) -> str:
+    """Return a revision's policies as one file that can be published again."""
+    revision = content.revision
+    head = f"// {revision.scope} version {revision.version}, digest {revision.digest}"
+    return "\n\n".join([head, *(_with_id(policy) for policy in content.policies)])
+
+
+def _with_id(policy: PublishedPolicy) -> str:
+    """Return a policy's text with its id; a policy that was alone in its file may have taken the file's name."""
+    from akpolicy.engine.tokens import head, pieces  # noqa: PLC0415
+
+    text = policy.text.strip()
+    outline = next(pieces(text), None)
+    if outline is None or head(text, outline.first).id is not None:
+        return text
+    return f'{text[: outline.first]}@id("{policy.id}")\n{text[outline.first :]}'

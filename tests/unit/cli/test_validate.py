@@ -1,0 +1,111 @@
+"""`akpolicy policy validate`: where the mistakes are, offline and by a server."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from akpolicy.cli import files as policy_files
+from tests.unit.cli.conftest import BAD, GOOD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.simulators.publishing import PublishingSimulator
+    from tests.unit.cli.conftest import Run
+
+
+def test_good_policies_are_counted(cli: Run, good: Path) -> None:
+    result = cli("policy", "validate", good)
+    assert (result.code, result.out, result.err) == (0, "ok: 1 policy in 1 file\n", "")
+
+
+def test_a_mistake_is_named_with_file_line_code_and_policy(cli: Run, bad: Path) -> None:
+    result = cli("policy", "validate", bad)
+    assert result.code == 1
+    assert result.out.startswith(f"{bad}:3: PolicyValidationError: policy `typo`: attribute `rolez`")
+    assert result.err == "error: 1 problem in 1 file\n"
+
+
+def test_the_mistakes_of_all_files_are_reported_at_once(cli: Run, good: Path, bad: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished.cedar"
+    unfinished.write_text("permit (principal, action, resource)")
+    latin = tmp_path / "latin.cedar"
+    latin.write_bytes(b"// first line\n// caf\xe9\n" + GOOD.encode())
+    result = cli("policy", "validate", good, unfinished, latin, bad, "--output", "json")
+    answer = json.loads(result.out)
+    assert result.code == 1
+    assert answer["valid"] is False
+    assert {(problem["source"], problem["line"], problem["code"]) for problem in answer["problems"]} == {
+        (str(unfinished), 1, "PolicyParseError"),
+        (str(latin), 2, "PolicyNotUtf8"),
+        (str(bad), 3, "PolicyValidationError"),
+    }
+
+
+def test_json_lists_the_policies(cli: Run, good: Path) -> None:
+    result = cli("policy", "validate", good, "--output", "json")
+    assert json.loads(result.out) == {"valid": True, "problems": [], "policy_ids": ["all"]}
+
+
+def test_a_directory_means_its_cedar_files_in_order(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.cedar", "a.cedar", "sub/c.cedar"):
+        (tmp_path / name).write_text("permit (principal, action, resource);")
+    (tmp_path / "notes.txt").write_text("no policy")
+    result = cli("policy", "validate", tmp_path, "--output", "json")
+    assert json.loads(result.out)["policy_ids"] == ["a", "b", "c"]
+
+
+def test_one_id_in_two_files_is_a_mistake(cli: Run, good: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.cedar"
+    other.write_text(GOOD)
+    result = cli("policy", "validate", good, other)
+    assert result.code == 1
+    assert "PolicyIdDuplicate" in result.out
+
+
+def test_files_that_cannot_be_read_are_wrong_usage(cli: Run, good: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, said in (
+        ([tmp_path / "missing.cedar"], "No such file"),
+        ([empty], "has no *.cedar file"),
+        ([good, good], "named twice"),
+        ([tmp_path, good], "named twice"),
+    ):
+        result = cli("policy", "validate", *arguments)
+        assert result.code == 2
+        assert result.err.startswith("error: ")
+        assert said in result.err
+
+
+def test_more_bytes_than_a_scope_may_have_are_refused_before_they_are_read(
+    cli: Run, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_files, "MAX_CONTENT_BYTES", 10)
+    result = cli("policy", "validate", good)
+    assert result.code == 1
+    assert "PolicyTooLarge" in result.err
+
+
+def test_a_server_finds_the_same_mistakes(cli: Run, server: PublishingSimulator, bad: Path) -> None:
+    offline = cli("policy", "validate", bad, "--output", "json")
+    asked = cli("policy", "validate", bad, "--output", "json", "--server", server.url, "--org", "acme")
+    assert asked == offline
+    assert server.sources == {str(bad): BAD.encode()}
+
+
+def test_a_server_in_the_environment_is_not_asked(cli: Run, server: PublishingSimulator, good: Path) -> None:
+    assert cli("policy", "validate", good).code == 0
+    assert server.sources == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--scope", "team/x"], ["--org", "a b"], ["--org", "x", "--scope", "org/x"], ["--server", "http://[::1]"]],
+)
+def test_a_scope_that_is_none_is_wrong_usage(cli: Run, good: Path, options: list[str]) -> None:
+    assert cli("policy", "validate", good, *options).code == 2
