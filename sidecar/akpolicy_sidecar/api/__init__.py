@@ -1,0 +1,1 @@
+"""The gRPC services of the sidecar. Domain errors become statuses here, and nowhere else."""

@@ -1,0 +1,116 @@
+"""What people and Prometheus are told of the stream and of updates.
+
+Rules:
+
+- Everything is counted; a line is logged when something changes. A server that stays away, refuses the same credentials
+  or sends the same bad bundle at each connection costs one line, not one a retry.
+- Codes are those of this program's own errors or of gRPC; scopes come from signed documents, or are one of the few that
+  this sidecar enforces. Nothing that a peer chooses freely becomes a label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from akpolicy.decision import Decision
+    from akpolicy.errors import AkpolicyError
+    from akpolicy_sidecar.metrics import SidecarMetrics
+
+# Statuses that more attempts will not mend: somebody has to look at the API key.
+CREDENTIAL_STATUSES: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+log = structlog.get_logger(__name__)
+
+
+class Reporter:
+    """Counts events, and logs changes. Decisions come from several threads, the rest from one."""
+
+    def __init__(self, metrics: SidecarMetrics) -> None:
+        """Count on `metrics`."""
+        self._metrics = metrics
+        self._trouble = ""
+        self._refusals: dict[str, str] = {}
+        self._cache_trouble = ""
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def decided(self, decision: Decision, seconds: float) -> None:
+        """Count a decision that took `seconds`."""
+        self._metrics.decisions.labels(
+            effect=decision.effect.value, reason=decision.reason.value, source=decision.source.value
+        ).inc()
+        self._metrics.decision_duration.observe(seconds)
+
+    # --- updates ------------------------------------------------------------------------------------------------------
+
+    def applied(self, what: str, version: int) -> None:
+        """Tell that a root (`root`) or a scope's bundle took effect."""
+        self._metrics.updates.labels(outcome="applied").inc()
+        self._refusals.pop(what, None)
+        log.info("update applied", subject=what, version=version)
+
+    def unchanged(self) -> None:
+        """Count an update that is in force already."""
+        self._metrics.updates.labels(outcome="unchanged").inc()
+
+    def refused(self, what: str, error: AkpolicyError) -> None:
+        """Tell that an update was refused, and why; `what` is `root`, a scope that is enforced here, or empty."""
+        self._metrics.updates.labels(outcome="refused").inc()
+        self._metrics.update_refusals.labels(code=error.code).inc()
+        if self._refusals.get(what) != str(error):
+            self._refusals[what] = str(error)
+            log.error(
+                "update refused; what was enforced stays enforced", subject=what, code=error.code, error=str(error)
+            )
+
+    # --- cache --------------------------------------------------------------------------------------------------------
+
+    def not_loaded(self, what: str, error: AkpolicyError) -> None:
+        """Tell that a kept document cannot be loaded."""
+        self._metrics.cache_errors.labels(code=error.code).inc()
+        log.error(
+            "kept document cannot be used; waiting for the server", subject=what, code=error.code, error=str(error)
+        )
+
+    def cache_failed(self, error: AkpolicyError) -> None:
+        """Tell that the state directory could not be written or read."""
+        self._metrics.cache_errors.labels(code=error.code).inc()
+        if self._cache_trouble != error.code:
+            self._cache_trouble = error.code
+            log.error("state directory cannot be used", code=error.code, error=str(error))
+
+    def cache_works(self) -> None:
+        """Tell that the state directory could be written."""
+        if self._cache_trouble:
+            self._cache_trouble = ""
+            log.info("state directory works again")
+
+    # --- stream -------------------------------------------------------------------------------------------------------
+
+    def retrying(self) -> None:
+        """Count an attempt to open the stream again."""
+        self._metrics.reconnects.inc()
+
+    def connected(self) -> None:
+        """Tell that the server has delivered all that it holds."""
+        self._metrics.connected.set(1)
+        if self._trouble:
+            log.info("policy server reached again")
+        else:
+            log.info("policy server reached")
+        self._trouble = ""
+
+    def lost(self, status: str, detail: str) -> None:
+        """Tell that there is no stream; `status` is a gRPC status name or a code of this program's."""
+        self._metrics.connected.set(0)
+        if self._trouble == status:
+            return
+        self._trouble = status
+        if status in CREDENTIAL_STATUSES:
+            message = "policy server refuses the API key; what was enforced stays enforced"
+            log.error(message, status=status, detail=detail)
+        else:
+            log.warning("no connection to the policy server; trying again", status=status, detail=detail)

@@ -1,0 +1,169 @@
+"""The stream client: one thread that keeps a connection to the policy server.
+
+Rules:
+
+- It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
+  restarted server at once; a connection that had caught up begins again with the shortest wait.
+- A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
+- Refused credentials do not drop what is enforced. They are logged once, and tried again.
+- An unexpected error in here is logged with its traceback and treated as a lost connection; nothing may end this thread
+  but `stop`.
+
+Only this module knows that the stream is gRPC; what is said on it is in `session`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import structlog
+from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
+
+from akpolicy.client.channel import bearer, open_channel
+from akpolicy.errors import AkpolicyError
+from akpolicy.v1 import distribution_pb2 as pb
+from akpolicy.v1 import distribution_pb2_grpc
+from akpolicy_sidecar.session import Session
+from akpolicy_sidecar.status import SILENT_INTERVALS, Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from akpolicy.client.channel import ServerEndpoint
+    from akpolicy.clock import Clock
+    from akpolicy_sidecar.report import Reporter
+    from akpolicy_sidecar.status import LinkHolder
+    from akpolicy_sidecar.updater import Updater
+
+# Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
+FIRST_BACKOFF_S: Final = 0.5
+MAX_BACKOFF_S: Final = 30.0
+STOP_DEADLINE_S: Final = 5.0
+MAX_DETAIL_CHARS: Final = 300
+
+# Each connection begins with name resolution and backoff of its own: this module does the waiting.
+_CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+
+log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """Keeps the stream open, on a thread of its own between `start` and `stop`."""
+
+    def __init__(
+        self,
+        *,
+        org: str,
+        endpoint: ServerEndpoint,
+        api_key: Callable[[], str],
+        updater: Updater,
+        links: LinkHolder,
+        clock: Clock,
+        report: Reporter,
+    ) -> None:
+        """`api_key` is asked anew for every connection."""
+        self._org = org
+        self._endpoint = endpoint
+        self._api_key = api_key
+        self._updater = updater
+        self._links = links
+        self._clock = clock
+        self._report = report
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        # The connection of the moment; replaced by the watcher's thread, looked at by others.
+        self._session: Session | None = None
+        self._call: Any = None
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream and the thread. What is being applied is finished first, within a deadline."""
+        self._stop.set()
+        self._cancel()
+        if self._thread.is_alive():
+            self._thread.join(STOP_DEADLINE_S)
+
+    def check_silence(self, moment: Moment) -> None:
+        """Cancel a stream that has been silent for too long. Call it every now and then, from any thread."""
+        session = self._session
+        waiting_since = session.waiting_since if session else None
+        if session and waiting_since and moment.since(waiting_since) > SILENT_INTERVALS * session.interval_s:
+            log.warning("stream is silent; opening it anew", seconds=round(moment.since(waiting_since), 1))
+            self._cancel()
+
+    def _cancel(self) -> None:
+        call = self._call
+        if call is not None:
+            call.cancel()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        jitter = SystemRandom()
+        while not self._stop.is_set():
+            retrying = Retrying(
+                wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
+                retry=retry_if_result(lambda caught_up: not caught_up),
+                stop=stop_when_event_set(self._stop),
+                sleep=sleep_using_event(self._stop),
+                retry_error_callback=lambda _: None,
+            )
+            # Returns when a connection that had caught up is lost.
+            retrying(self._connect_once)
+            self._stop.wait(jitter.uniform(0, FIRST_BACKOFF_S))
+
+    def _connect_once(self) -> bool:
+        """Hold one connection until it ends; return whether it had caught up."""
+        outgoing: queue.SimpleQueue[pb.SubscribeRequest | None] = queue.SimpleQueue()
+        session = Session(
+            org=self._org,
+            updater=self._updater,
+            links=self._links,
+            clock=self._clock,
+            report=self._report,
+            send=outgoing.put,
+        )
+        status, detail = "OK", "the server ended the stream"
+        try:
+            self._converse(session, outgoing)
+        except grpc.RpcError as error:
+            status, detail = _status_of(error)
+        except AkpolicyError as error:
+            status, detail = error.code, error.message
+        except Exception as error:
+            log.exception("watcher failed; opening the stream anew")
+            status, detail = "INTERNAL", repr(error)[:MAX_DETAIL_CHARS]
+        finally:
+            outgoing.put(None)
+            self._call = self._session = None
+            self._links.lost()
+        if not self._stop.is_set():
+            self._report.lost(status, detail)
+            self._report.retrying()
+        return session.caught_up
+
+    def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
+        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS) as channel:
+            stub = distribution_pb2_grpc.DistributionServiceStub(channel)
+            outgoing.put(session.hello())
+            call = stub.Subscribe(_messages(outgoing), metadata=bearer(self._api_key()))
+            self._call, self._session = call, session
+            if self._stop.is_set():
+                call.cancel()
+            session.run(iter(call))
+
+
+def _messages(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> Iterator[pb.SubscribeRequest]:
+    while (message := outgoing.get()) is not None:
+        yield message
+
+
+def _status_of(error: Any) -> tuple[str, str]:  # noqa: ANN401 - the errors of a call are calls too, which no type says
+    return error.code().name, (error.details() or "")[:MAX_DETAIL_CHARS]
