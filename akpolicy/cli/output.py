@@ -48,6 +48,9 @@ def print_error(error: AkpolicyError) -> None:
     problems = error.problems if isinstance(error, (PolicyError, ServerRefused)) else ()
     if isinstance(error, PolicyError):
         print_note(f"error: {counted(problems, 'problem')} in the policies")
+    elif isinstance(error, ServerRefused) and problems:
+        # Its message is the first problem over again.
+        print_note(f"error: the server refused the policies ({error.status})")
     else:
         print_note(f"error: {error}")
     for problem in problems:

@@ -35,13 +35,26 @@ from akpolicy.cli.output import (
     uploading,
     working,
 )
-from akpolicy.errors import ClientError, PolicyError, Problem, UsageError
+from akpolicy.errors import ClientError, PolicyError, Problem, ServerRefused, UsageError
 
 if TYPE_CHECKING:
     from akpolicy.client.publishing_types import PolicyFile, Published, PublishTerms, Validation
 
 # The values of `akpolicy.bundle.OfflineMode`, which is not imported only to print help.
 OfflineModeName = Literal["fail_closed", "cached_with_expiry", "cached_indefinite", "default_policy"]
+
+# Statuses that say that nothing was published.
+_DEFINITE: Final = frozenset(
+    {
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
+    }
+)
 
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -155,7 +168,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
         typer.Option(min=0, metavar="N", help="Publish only on top of this version (0: nothing published yet)."),
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Makes a repeat safe. Without it: a new one, shown on failure.")
+        str | None, typer.Option(metavar="KEY", help="Makes a repeat safe. Without it: a new one, shown if needed.")
     ] = None,
     offline_mode: Annotated[
         OfflineModeName | None, typer.Option(help="The most lenient mode of hosts that cannot reach the server.")
@@ -205,10 +218,12 @@ def publish(  # noqa: PLR0913 - one parameter an option
 
 @contextmanager
 def _keep_key_on_failure(terms: PublishTerms) -> Iterator[None]:
+    """Show the idempotency key where the server may have published all the same."""
     try:
         yield
-    except ClientError:
-        print_note(f"to repeat this safely: --idempotency-key {terms.idempotency_key}")
+    except ClientError as error:
+        if not isinstance(error, ServerRefused) or error.status not in _DEFINITE:
+            print_note(f"it may have been published; to repeat this safely: --idempotency-key {terms.idempotency_key}")
         raise
 
 

@@ -29,8 +29,6 @@ PROBLEMS_METADATA: Final = "akpolicy-problems-bin"
 _ADVICE: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.UNAUTHENTICATED: "give a valid key in AKPOLICY_API_KEY or with --api-key-file",
     grpc.StatusCode.PERMISSION_DENIED: "use a key whose role and org allow this",
-    grpc.StatusCode.ABORTED: "look at the history, then publish on top of the current version",
-    grpc.StatusCode.ALREADY_EXISTS: "choose another one",
     grpc.StatusCode.UNIMPLEMENTED: "is this an akpolicy server of this version?",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "try again later, or send less",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy import __version__
-from akpolicy.cli.output import counted, printable, table
+from akpolicy.cli.output import counted, printable, table, uploading, working
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import Run
@@ -79,6 +80,23 @@ def test_help_needs_neither_grpc_nor_cedar() -> None:
 )
 def test_a_terminal_gets_no_control_characters_of_others(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_to_a_person_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with working("checking"):
+            pass
+        with uploading("publishing org/acme", 100) as progress:
+            progress(100)
+        assert ("checking" in stream.getvalue()) == shown
+        assert ("publishing org/acme" in stream.getvalue()) == shown
 
 
 def test_a_table_aligns_its_columns() -> None:
