@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import RootMissing, TrustError
@@ -20,6 +21,8 @@ from akpolicy_server.store.orgs import OrgRecord, all_orgs, find_org, roots_afte
 from akpolicy_server.store.revisions import current_revision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import Connection
 
     from akpolicy.envelope import SignedEnvelope
@@ -51,7 +54,8 @@ def judge_of(connection: Connection, record: OrgRecord, now: int) -> Judge:
             marks[scope] = Mark(current.epoch, current.version, current.digest.hex(), current.min_version)
     judge = Judge(record.org, AnchorSet((TrustAnchor(record.root_key),)), marks=marks)
     for root in roots_after(connection, record.org, 0):
-        judge.trust_root(root.envelope, now)
+        with _refusals_of(record.org):
+            judge.trust_root(root.envelope, now)
     if judge.root is None:
         raise RootMissing(f"the org `{record.org}` has no root; restore the database from a backup")
     return judge
@@ -59,8 +63,14 @@ def judge_of(connection: Connection, record: OrgRecord, now: int) -> Judge:
 
 def judge_manifest_as_host(judge: Judge, org: str, envelope: SignedEnvelope, now: int) -> VerifiedManifest:
     """Judge a manifest; a refusal says whose hosts it would be."""
-    try:
+    with _refusals_of(org):
         return judge.judge_manifest(envelope, now)
+
+
+@contextmanager
+def _refusals_of(org: str) -> Iterator[None]:
+    try:
+        yield
     except TrustError as error:
         raise type(error)(f"hosts of the org `{org}` would refuse it: {error.message}") from error
 

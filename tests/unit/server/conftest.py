@@ -1,0 +1,98 @@
+"""A server's insides on a real database, without the network."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from akpolicy.addresses import HostPort
+from akpolicy.engine.schema import CedarSchema, load_default_schema
+from akpolicy_server.access import Caller, Role
+from akpolicy_server.api_keys import ApiKeys
+from akpolicy_server.history import History
+from akpolicy_server.installation import DATA_DIR, install
+from akpolicy_server.orgs import DAY_S, Orgs
+from akpolicy_server.policies import SourceFile
+from akpolicy_server.publisher import Publisher, PublishOrder
+from akpolicy_server.settings import DATABASE_FILE
+from akpolicy_server.store.engine import Database
+from akpolicy_server.vault import Vault
+from tests.simulators.clock import ManualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOOPBACK = HostPort("127.0.0.1", 0)
+
+
+@dataclass
+class Core:
+    """The server's domain, wired as `app` wires it."""
+
+    clock: ManualClock
+    database: Database
+    vault: Vault
+    orgs: Orgs
+    api_keys: ApiKeys
+    publisher: Publisher
+    history: History
+    admin: Caller
+    anchors: dict[str, str]
+    announced: list[str] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
+
+    def publisher_of(self, org: str | None) -> Caller:
+        """Return a caller with a stored publisher key."""
+        made = self.api_keys.create(self.admin, org=org, role=Role.PUBLISHER, host_id="", description="")
+        return self.api_keys.authenticate(made.secret)
+
+
+def policy(policy_id: str, *, effect: str = "permit", roles: str = "developer") -> str:
+    """Return a valid policy."""
+    return (
+        f'@id("{policy_id}")\n{effect} (principal is AgentKernel::User, action, resource)\n'
+        f'when {{ principal.roles.contains("{roles}") }};\n'
+    )
+
+
+def order(scope: str, text: str, **conditions: object) -> PublishOrder:
+    """Return an order to publish one file."""
+    return PublishOrder(scope, (SourceFile("policies.cedar", text.encode()),), **conditions)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def schema() -> CedarSchema:
+    """Return the schema that ships with the package."""
+    return load_default_schema()
+
+
+@pytest.fixture
+def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
+    """Return a server of the orgs `acme` and `globex`."""
+    clock = ManualClock()
+    made = install(tmp_path / "server", ("acme", "globex"), listen=LOOPBACK, metrics_listen=None, clock=clock)
+    data = tmp_path / "server" / DATA_DIR
+    announced: list[str] = []
+    revoked: list[str] = []
+    with closing(Database(f"sqlite:///{data / DATABASE_FILE}")) as database:
+        vault = Vault(data)
+        api_keys = ApiKeys(database, clock, on_revoked=revoked.append)
+        yield Core(
+            clock=clock,
+            database=database,
+            vault=vault,
+            orgs=Orgs(database, vault, clock),
+            api_keys=api_keys,
+            publisher=Publisher(
+                database, vault, clock, schema, announce=announced.append, default_lifetime_s=30 * DAY_S
+            ),
+            history=History(database),
+            admin=api_keys.authenticate(made.admin_api_key),
+            anchors={created.org: created.trust_anchor for created in made.orgs},
+            announced=announced,
+            revoked=revoked,
+        )

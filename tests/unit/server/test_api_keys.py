@@ -1,0 +1,122 @@
+"""API keys: their form, their check, their end."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from akpolicy.errors import InvalidField, KeyNotFound, OrgNotFound, PermissionDenied, Unauthenticated
+from akpolicy_server.access import Caller, Role
+from akpolicy_server.api_keys import ApiKeys, NewApiKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.server.conftest import Core
+
+
+def _create(core: Core, caller: Caller, org: str | None, role: Role, host_id: str = "") -> NewApiKey:
+    return core.api_keys.create(caller, org=org, role=role, host_id=host_id, description="")
+
+
+def test_a_key_has_the_documented_form_and_opens_what_it_was_made_for(core: Core) -> None:
+    made = _create(core, core.admin, "acme", Role.HOST, "host-1")
+    assert re.fullmatch(r"akp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}", made.secret)
+    assert core.api_keys.authenticate(made.secret) == Caller(made.key_id, Role.HOST, "acme", "host-1")
+
+
+def test_the_secret_is_nowhere_on_disk_and_in_no_repr(core: Core, tmp_path: Path) -> None:
+    made = _create(core, core.admin, "acme", Role.PUBLISHER)
+    random_part = made.secret.split("_", 2)[2]
+    assert random_part not in repr(made)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and random_part.encode() in path.read_bytes()]
+
+
+def test_a_changed_secret_is_refused(core: Core) -> None:
+    secret = _create(core, core.admin, "acme", Role.PUBLISHER).secret
+    changed = secret[:-1] + ("A" if secret[-1] != "A" else "B")
+    with pytest.raises(Unauthenticated):
+        core.api_keys.authenticate(changed)
+
+
+def test_an_unknown_and_a_revoked_key_are_refused_in_the_same_words(core: Core) -> None:
+    made = _create(core, core.admin, "acme", Role.PUBLISHER)
+    core.api_keys.revoke(core.admin, made.key_id)
+    unknown = made.secret.replace(made.key_id, "0" * 16)
+    messages = set()
+    for secret in (made.secret, unknown):
+        with pytest.raises(Unauthenticated) as caught:
+            core.api_keys.authenticate(secret)
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+
+
+@given(st.text(max_size=80))
+def test_what_is_no_key_never_reaches_the_database(text: str) -> None:
+    keys = ApiKeys(None, None, on_revoked=lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(Unauthenticated) as caught:
+        keys.authenticate(text)
+    assert not text.strip() or len(text) < 8 or text not in caught.value.message
+
+
+def test_a_revocation_is_announced_and_keeps_its_first_time(core: Core) -> None:
+    made = _create(core, core.admin, "acme", Role.PUBLISHER)
+    first = core.api_keys.revoke(core.admin, made.key_id)
+    core.clock.advance(60)
+    assert core.api_keys.revoke(core.admin, made.key_id) == first
+    assert core.revoked == [made.key_id, made.key_id]
+
+
+def test_an_orgs_admin_reaches_no_other_orgs_keys(core: Core) -> None:
+    admin = core.api_keys.authenticate(_create(core, core.admin, "acme", Role.ADMIN).secret)
+    foreign = _create(core, core.admin, "globex", Role.PUBLISHER)
+    with pytest.raises(PermissionDenied):
+        _create(core, admin, "globex", Role.PUBLISHER)
+    with pytest.raises(PermissionDenied):
+        _create(core, admin, None, Role.ADMIN)
+    with pytest.raises(KeyNotFound):
+        core.api_keys.revoke(admin, foreign.key_id)
+    with pytest.raises(KeyNotFound):
+        core.api_keys.revoke(admin, core.admin.key_id)
+    assert core.revoked == []
+    own = _create(core, admin, "acme", Role.HOST, "h")
+    core.api_keys.revoke(admin, own.key_id)
+
+
+def test_a_publisher_manages_no_keys(core: Core) -> None:
+    caller = core.publisher_of("acme")
+    with pytest.raises(PermissionDenied):
+        _create(core, caller, "acme", Role.HOST, "h")
+    with pytest.raises(PermissionDenied):
+        core.api_keys.revoke(caller, caller.key_id)
+
+
+@pytest.mark.parametrize(
+    ("org", "role", "host_id"),
+    [
+        ("acme", Role.HOST, ""),
+        ("acme", Role.HOST, "a/b"),
+        ("acme", Role.HOST, "x" * 129),
+        (None, Role.HOST, "host-1"),
+        ("acme", Role.PUBLISHER, "host-1"),
+        ("-acme", Role.PUBLISHER, ""),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(core: Core, org: str | None, role: Role, host_id: str) -> None:
+    with pytest.raises(InvalidField):
+        _create(core, core.admin, org, role, host_id)
+
+
+@pytest.mark.parametrize("description", ["x" * 201, "two\nlines", "\0"])
+def test_a_description_is_short_and_printable(core: Core, description: str) -> None:
+    with pytest.raises(InvalidField):
+        core.api_keys.create(core.admin, org="acme", role=Role.ADMIN, host_id="", description=description)
+
+
+def test_a_key_needs_an_org_that_exists(core: Core) -> None:
+    with pytest.raises(OrgNotFound):
+        _create(core, core.admin, "nobody", Role.PUBLISHER)

@@ -1,0 +1,133 @@
+"""What is kept in memory, and how it is kept true."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from akpolicy.errors import StoreUnavailable
+from akpolicy_server.access import Role
+from akpolicy_server.catalog import Catalog
+from akpolicy_server.fanout import End, Fanout
+from akpolicy_server.store.hosts import HostKey
+from akpolicy_server.sweep import KEYS_A_QUERY, Sweep
+from akpolicy_server.threads import Threads
+from tests.unit.server.conftest import order, policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.unit.server.conftest import Core
+
+
+def test_many_streams_cost_one_read(core: Core) -> None:
+    core.publisher.publish(core.admin, order("org/acme", policy("p")))
+    reads = []
+
+    class CountingCatalog(Catalog):
+        """Counts what goes to the database."""
+
+        def _read(self, query: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as the base class has it
+            reads.append(query)
+            return super()._read(query)
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = CountingCatalog(core.database, threads)
+            revisions = await asyncio.gather(*(catalog.current("org/acme") for _ in range(50)))
+            assert {revision.version for revision in revisions if revision} == {1}
+            digest = revisions[0].content_digest if revisions[0] else b""
+            blobs = await asyncio.gather(*(catalog.blob(digest) for _ in range(50)))
+            assert len({bytes(blob) for blob in blobs}) == 1
+
+    asyncio.run(scenario())
+    assert len(reads) == 2
+
+
+def test_a_read_that_began_before_a_publish_is_not_kept(core: Core) -> None:
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            early = asyncio.create_task(catalog.current("org/acme"))
+            await asyncio.sleep(0)
+            catalog.forget("org/acme")
+            await early
+            assert "org/acme" not in catalog.known()
+            assert await catalog.current("org/acme") is None
+            core.publisher.publish(core.admin, order("org/acme", policy("p")))
+            catalog.forget("org/acme")
+            revision = await catalog.current("org/acme")
+            assert revision is not None
+            assert revision.version == 1
+
+    asyncio.run(scenario())
+
+
+def test_missing_content_is_unavailable_and_asked_for_again(core: Core) -> None:
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match="missing"):
+                    await catalog.blob(b"x" * 32)
+
+    asyncio.run(scenario())
+
+
+def test_the_blob_cache_is_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    revisions = [
+        core.publisher.publish(core.admin, order("org/acme", policy(f"p{number}"))).revision for number in range(4)
+    ]
+    monkeypatch.setattr("akpolicy_server.catalog.MAX_BLOB_CACHE_BYTES", 2 * revisions[0].content_size)
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            for revision in revisions:
+                await catalog.blob(revision.content_digest)
+            assert list(catalog._blobs) == [revision.content_digest for revision in revisions[-2:]]
+            assert catalog._blob_bytes == sum(revision.content_size for revision in revisions[-2:])
+
+    asyncio.run(scenario())
+
+
+def test_the_sweep_finds_what_nobody_announced(core: Core) -> None:
+    made = core.api_keys.create(core.admin, org="acme", role=Role.HOST, host_id="h", description="")
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            fanout = Fanout(catalog, max_streams_per_host=1)
+            sweep = Sweep(core.database, threads, catalog, fanout, interval_s=3600)
+            with fanout.joined(HostKey("acme", "h"), made.key_id) as subscriber:
+                assert await catalog.current("org/acme") is None
+                await sweep.once()
+                await asyncio.sleep(0)
+                assert not subscriber.take_news()
+                # As another process would.
+                core.publisher.publish(core.admin, order("org/acme", policy("p")))
+                core.api_keys.revoke(core.admin, made.key_id)
+                await sweep.once()
+                assert await asyncio.wait_for(subscriber.ended(), 30) is End.KEY_REVOKED
+                assert subscriber.take_news()
+                revision = await catalog.current("org/acme")
+                assert revision is not None
+                assert revision.version == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_sweep_asks_about_any_number_of_keys(core: Core) -> None:
+    async def scenario() -> list[str]:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            sweep = Sweep(core.database, threads, catalog, Fanout(catalog, max_streams_per_host=1), interval_s=3600)
+            core.api_keys.revoke(core.admin, core.admin.key_id)
+            keys = [f"{number:016x}" for number in range(2 * KEYS_A_QUERY)]
+            _, revoked = sweep._look({}, [*keys, core.admin.key_id])
+            return list(revoked)
+
+    assert asyncio.run(scenario()) == [core.admin.key_id]

@@ -1,0 +1,118 @@
+"""Who is told what, and who may listen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from akpolicy.errors import TooManyStreams
+from akpolicy_server.fanout import End, Fanout, Subscriber
+from akpolicy_server.store.hosts import HostKey
+
+if TYPE_CHECKING:
+    from akpolicy_server.catalog import Catalog
+
+
+class _Forgetful:
+    """Stands where the catalog is: remembers what it was told to forget."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    def forget(self, scope: str) -> None:
+        self.forgotten.append(scope)
+
+
+def _fanout(catalog: _Forgetful | None = None, *, limit: int = 2) -> Fanout:
+    return Fanout(cast("Catalog", catalog or _Forgetful()), max_streams_per_host=limit)
+
+
+def test_an_orgs_change_is_told_to_its_hosts_and_a_global_one_to_all() -> None:
+    async def scenario() -> None:
+        fanout = _fanout()
+        with ExitStack() as stack:
+            acme, globex = (
+                stack.enter_context(fanout.joined(HostKey(org, "h"), f"key-{org}")) for org in ("acme", "globex")
+            )
+            fanout.announce("org/acme")
+            await asyncio.sleep(0)
+            assert (acme.take_news(), globex.take_news()) == (True, False)
+            fanout.announce("global")
+            await asyncio.sleep(0)
+            assert (acme.take_news(), globex.take_news()) == (True, True)
+            assert (acme.take_news(), globex.take_news()) == (False, False)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_kept_in_memory_is_forgotten_before_anybody_hears() -> None:
+    async def scenario() -> None:
+        catalog = _Forgetful()
+        fanout = _fanout(catalog)
+        with fanout.joined(HostKey("acme", "h"), "k") as subscriber:
+            fanout.announce("org/acme")
+            await subscriber.wait_for_news(10)
+            assert catalog.forgotten == ["org/acme"]
+
+    asyncio.run(scenario())
+
+
+def test_another_thread_may_announce() -> None:
+    async def scenario() -> None:
+        fanout = _fanout()
+        with fanout.joined(HostKey("acme", "h"), "k") as subscriber:
+            threading.Thread(target=fanout.announce, args=("org/acme",)).start()
+            await subscriber.wait_for_news(30)
+            assert subscriber.take_news()
+
+    asyncio.run(scenario())
+
+
+def test_a_host_has_so_many_streams_and_no_more() -> None:
+    async def scenario() -> None:
+        fanout = _fanout(limit=2)
+        host = HostKey("acme", "h")
+        with fanout.joined(host, "k"):
+            with (
+                fanout.joined(host, "k"),
+                pytest.raises(TooManyStreams, match="2 open streams"),
+                fanout.joined(host, "k"),
+            ):
+                pass
+            with fanout.joined(host, "k"), fanout.joined(HostKey("globex", "h"), "k2"):
+                assert len(fanout) == 3
+        assert len(fanout) == 0
+        assert fanout.key_ids == []
+
+    asyncio.run(scenario())
+
+
+def test_a_revoked_keys_streams_end_and_no_others() -> None:
+    async def scenario() -> None:
+        fanout = _fanout()
+        with fanout.joined(HostKey("acme", "a"), "k1") as first, fanout.joined(HostKey("acme", "b"), "k2") as second:
+            fanout.end_key("k1")
+            assert await asyncio.wait_for(first.ended(), 30) is End.KEY_REVOKED
+            assert not _has_ended(second)
+
+    asyncio.run(scenario())
+
+
+def test_stopping_ends_every_stream_and_those_that_come_later() -> None:
+    async def scenario() -> None:
+        fanout = _fanout()
+        with fanout.joined(HostKey("acme", "a"), "k1") as first:
+            fanout.stop()
+            assert await asyncio.wait_for(first.ended(), 30) is End.STOPPING
+            with fanout.joined(HostKey("acme", "b"), "k2") as late:
+                assert await asyncio.wait_for(late.ended(), 30) is End.STOPPING
+
+    asyncio.run(scenario())
+
+
+def _has_ended(subscriber: Subscriber) -> bool:
+    return subscriber._end.done()
