@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from akpolicy.cli.demo.script import load_examples, load_policies, publish
 from akpolicy.cli.demo.stage import Stage
@@ -33,6 +34,8 @@ from akpolicy.wire_authorization import request_to_proto
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from akpolicy.engine.request import AuthorizationRequest
 
 ORG = "acme-corp"
 CALLS = 10_000
@@ -139,29 +142,25 @@ def _times(call: Callable[[int], object], count: int) -> list[float]:
 
 def _publishes(publishing: PublishingClient, client: PolicyClient) -> list[Line]:
     example = next(e for e in load_examples() if e.request.action == "Exec" and e.expected == "allow")
-    request = example.request
     times = []
     for number in range(PUBLISHES):
         forbid = number % 2 == 0
         extra = '\n@id("bench") forbid (principal, action == AgentKernel::Action::"Exec", resource);' if forbid else ""
         began = time.perf_counter()
         _publish(publishing, extra)
-        _until(
-            lambda wanted=not forbid: (
-                client.authorize(
-                    principal=request.principal,
-                    action=request.action,
-                    resource=request.resource,
-                    context=request.context,
-                ).allowed
-                is wanted
-            )
-        )
+        _until(partial(_is_decided, client, example.request, not forbid))
         times.append((time.perf_counter() - began) * 1000)
     return [
         Line("publish called to enforced, median", statistics.median(times), "ms", MAX_ENFORCED_MS),
         Line("publish called to enforced, max", max(times), "ms", MAX_ENFORCED_MS),
     ]
+
+
+def _is_decided(client: PolicyClient, request: AuthorizationRequest, wanted: bool) -> bool:
+    decision = client.authorize(
+        principal=request.principal, action=request.action, resource=request.resource, context=request.context
+    )
+    return decision.allowed is wanted
 
 
 def _publish(publishing: PublishingClient, extra: str) -> None:

@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def build_app() -> typer.Typer:
     """Return the tree of commands; a group is added here and nowhere else."""
-    from akpolicy.cli import apikey, authorize, demo, keys, org, policy, revisions  # noqa: PLC0415 - only when it runs
+    from akpolicy.cli import apikey, authorize, demo, keys, org, policy, revisions
 
     app = typer.Typer(
         help=_TOP_HELP,

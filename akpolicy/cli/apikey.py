@@ -69,7 +69,7 @@ def revoke(
     output: OutputOption = "text",
 ) -> None:
     """Revoke an API key at once and for good; streams that it opened end."""
-    from akpolicy.client.publishing_types import rfc3339  # noqa: PLC0415
+    from akpolicy.client.publishing_types import rfc3339
 
     with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("revoking"):
         revoked_at = rfc3339(client.revoke_api_key(key_id))

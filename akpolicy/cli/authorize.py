@@ -92,7 +92,7 @@ def authorize(  # noqa: PLR0913 - one parameter an option
 
 def _ask_all(questions: Iterator[Question], socket: Path | None, timeout: float, output: OutputFormat) -> bool:
     """Ask in batches and print every answer; return whether all are allowed."""
-    from akpolicy.client import Decision, PolicyClient, find_socket  # noqa: PLC0415 - gRPC only where it is used
+    from akpolicy.client import Decision, PolicyClient, find_socket
 
     all_allowed = True
     with PolicyClient(socket or find_socket(os.environ), timeout=timeout) as client:
@@ -105,7 +105,7 @@ def _ask_all(questions: Iterator[Question], socket: Path | None, timeout: float,
 
 
 def _ask(client: PolicyClient, batch: Sequence[Question]) -> Sequence[Decision | ClientError]:
-    from akpolicy.errors import BadAnswer, InvalidRequest  # noqa: PLC0415
+    from akpolicy.errors import BadAnswer, InvalidRequest
 
     requests = [question.request for question in batch]
     if len(requests) > 1:
@@ -120,7 +120,7 @@ def _ask(client: PolicyClient, batch: Sequence[Question]) -> Sequence[Decision |
 
 
 def _print_answer(question: Question, answer: Decision | ClientError, output: OutputFormat) -> None:
-    from akpolicy.errors import ClientError  # noqa: PLC0415
+    from akpolicy.errors import ClientError
 
     if output == "json":
         outcome = (

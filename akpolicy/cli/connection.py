@@ -22,8 +22,8 @@ def connect(
     client_key_file: Path | None,
 ) -> PublishingClient:
     """Return a client for the server; raise `UsageError` or `ConfigError` saying which option is missing or wrong."""
-    from akpolicy.client.channel import parse_server_url  # noqa: PLC0415 - gRPC only where it is used
-    from akpolicy.client.publishing import PublishingClient  # noqa: PLC0415
+    from akpolicy.client.channel import parse_server_url
+    from akpolicy.client.publishing import PublishingClient
 
     if not server:
         raise UsageError("no server is named; give `--server URL` or set AKPOLICY_SERVER")
@@ -52,7 +52,7 @@ def read_api_key(file: Path | None) -> str:
 
 def choose_scope(org: str | None, scope: str | None) -> str:
     """Return the scope that exactly one of the two options names."""
-    from akpolicy.scope import check_scope, org_scope  # noqa: PLC0415
+    from akpolicy.scope import check_scope, org_scope
 
     if (org is None) == (scope is None):
         raise UsageError("name either `--org NAME` or `--scope SCOPE`")

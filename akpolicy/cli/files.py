@@ -33,7 +33,7 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
         PolicyTooLarge: more bytes than a scope may have.
 
     """
-    from akpolicy.client.publishing_types import PolicyFile  # noqa: PLC0415 - imports gRPC
+    from akpolicy.client.publishing_types import PolicyFile
 
     names = list(_expanded(paths))
     if len(names) > MAX_FILES:

@@ -25,7 +25,7 @@ def generate(
 
     An existing file is never overwritten.
     """
-    from akpolicy.signing import create_key_file  # noqa: PLC0415
+    from akpolicy.signing import create_key_file
 
     _print_key(out, create_key_file(out).public_key, output)
 
@@ -38,7 +38,7 @@ def show(
     output: OutputOption = "text",
 ) -> None:
     """Print a key's trust anchor, for the configuration of sidecars, and its id."""
-    from akpolicy.signing import load_key_file  # noqa: PLC0415
+    from akpolicy.signing import load_key_file
 
     _print_key(file, load_key_file(file).public_key, output)
 

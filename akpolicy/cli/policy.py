@@ -119,10 +119,10 @@ def validate(  # noqa: PLR0913 - one parameter an option
 
 def check_offline(files: Sequence[PolicyFile]) -> Validation:
     """Check as a server does, with the schema of the package; report the mistakes of all files."""
-    from akpolicy.client.publishing_types import Validation  # noqa: PLC0415
-    from akpolicy.engine.check import check_policies  # noqa: PLC0415 - loads Cedar
-    from akpolicy.engine.schema import load_default_schema  # noqa: PLC0415
-    from akpolicy.engine.source import PolicyText, split_policies  # noqa: PLC0415
+    from akpolicy.client.publishing_types import Validation
+    from akpolicy.engine.check import check_policies
+    from akpolicy.engine.schema import load_default_schema
+    from akpolicy.engine.source import PolicyText, split_policies
 
     policies: list[PolicyText] = []
     problems: list[Problem] = []
@@ -192,8 +192,8 @@ def publish(  # noqa: PLR0913 - one parameter an option
     What was published before is replaced. The server checks, signs, stores and announces them; hosts then fetch them.
     Every problem is shown if it refuses them.
     """
-    from akpolicy.bundle import OfflineMode  # noqa: PLC0415
-    from akpolicy.client.publishing_types import PublishTerms  # noqa: PLC0415
+    from akpolicy.bundle import OfflineMode
+    from akpolicy.client.publishing_types import PublishTerms
 
     terms = PublishTerms(
         message=message,
@@ -228,7 +228,7 @@ def _keep_key_on_failure(terms: PublishTerms) -> Iterator[None]:
 
 
 def _print_published(published: Published, output: OutputFormat) -> None:
-    from akpolicy.client.publishing_types import rfc3339  # noqa: PLC0415
+    from akpolicy.client.publishing_types import rfc3339
 
     revision = published.revision
     if output == "json":

@@ -46,7 +46,7 @@ def from_options(
     context: Sequence[str],
 ) -> Question:
     """Return the request that options describe; `required` has `--principal`, `--org`, `--action` and `--resource`."""
-    from akpolicy.engine.request import AuthorizationRequest, Principal, Resource  # noqa: PLC0415 - loads Cedar
+    from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 
     given = {name: value for name, value in required.items() if value}
     if missing := [name for name in required if name not in given]:
@@ -76,8 +76,8 @@ def from_lines(file: Path, options: Mapping[str, str | None]) -> Iterator[Questi
 
 
 def _read(stream: BinaryIO, name: str) -> Iterator[Question]:
-    from akpolicy.engine.request import request_from_json  # noqa: PLC0415 - loads Cedar
-    from akpolicy.strict_json import load_object  # noqa: PLC0415
+    from akpolicy.engine.request import request_from_json
+    from akpolicy.strict_json import load_object
 
     number = 0
     while line := stream.readline(MAX_MESSAGE_BYTES + 1):
@@ -93,7 +93,7 @@ def _read(stream: BinaryIO, name: str) -> Iterator[Question]:
 
 
 def _pairs(texts: Sequence[str], option: str) -> dict[str, CedarValue]:
-    from akpolicy.engine.values import value_from_json  # noqa: PLC0415
+    from akpolicy.engine.values import value_from_json
 
     pairs: dict[str, CedarValue] = {}
     for text in texts:

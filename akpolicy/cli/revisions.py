@@ -93,7 +93,7 @@ def show(  # noqa: PLR0913 - one parameter an option
 
 
 def _history_text(revisions: Sequence[RevisionInfo]) -> str:
-    from akpolicy.client.publishing_types import rfc3339  # noqa: PLC0415
+    from akpolicy.client.publishing_types import rfc3339
 
     return table(
         ("VERSION", "PUBLISHED", "EXPIRES", "POLICIES", "DIGEST", "BY", "MESSAGE"),
@@ -121,7 +121,7 @@ def cedar_text(content: RevisionContent) -> str:
 
 def _with_id(policy: PublishedPolicy) -> str:
     """Return a policy's text with its id; a policy that was alone in its file may have taken the file's name."""
-    from akpolicy.engine.tokens import head, pieces  # noqa: PLC0415
+    from akpolicy.engine.tokens import head, pieces
 
     text = policy.text.strip()
     outline = next(pieces(text), None)

@@ -30,11 +30,11 @@ def _demo(
     output: OutputOption = "text",
 ) -> None:
     # Only this command needs these, and they take a moment.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from akpolicy.cli.demo.report import show  # noqa: PLC0415
-    from akpolicy.cli.demo.run import run  # noqa: PLC0415
-    from akpolicy.cli.demo.script import summary  # noqa: PLC0415
+    from akpolicy.cli.demo.report import show
+    from akpolicy.cli.demo.run import run
+    from akpolicy.cli.demo.script import summary
 
     findings, notes = run(keep=keep, say=lambda text: print_note(f"· {text}"))
     if output == "json":

@@ -11,10 +11,11 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from akpolicy.client import PolicyClient
+from akpolicy.client import PolicyClient, PolicySource
 from akpolicy.client.publishing_types import PolicyFile, PublishTerms
 from akpolicy.engine.request import request_from_json
 from akpolicy.errors import StartupError
@@ -95,7 +96,7 @@ class Findings:
             and all(a.as_expected for a in self.answers)
             and flipped
             and bool(self.offline)
-            and all(a.as_expected and a.decision.source.name == "CACHE" for a in self.offline)
+            and all(a.as_expected and a.decision.source is PolicySource.CACHE for a in self.offline)
             and sum(self.metrics.values()) >= len(self.answers) + len(self.offline)
         )
 
@@ -138,7 +139,7 @@ class Script:
             sidecar = self._stage.start_sidecar(org, server.ready["listen"], key.secret)
             self._sidecars[org] = sidecar
             self._clients[org] = PolicyClient(sidecar.ready["socket"], timeout=ASK_TIMEOUT_S)
-            self._wait(lambda org=org: self._clients[org].ready(), f"the sidecar of {org} has no policy")
+            self._wait(self._clients[org].ready, f"the sidecar of {org} has no policy")
 
     def ask_all(self) -> None:
         """Ask every example question."""
@@ -165,7 +166,7 @@ class Script:
         server.kill()
         for org in self._clients:
             probe = next(e for e in self._examples if e.request.principal.org_id == org)
-            self._wait(lambda e=probe: self._ask(e).decision.source.name == "CACHE", "the loss went unnoticed")
+            self._wait(partial(self._is_on_cache, probe), "the loss went unnoticed")
         self.findings.offline = [self._ask(example) for example in self._examples]
 
     def read_metrics(self) -> None:
@@ -195,6 +196,9 @@ class Script:
             f"curl -s http://{sidecar.ready['metrics']}/metrics | grep decisions_total",
             f"tail -n 3 {self._stage.directory / org / 'audit.jsonl'}",
         ]
+
+    def _is_on_cache(self, example: Example) -> bool:
+        return self._ask(example).decision.source is PolicySource.CACHE
 
     def _ask(self, example: Example) -> Answer:
         request = example.request
