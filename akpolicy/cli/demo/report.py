@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from akpolicy.cli.demo.script import DECISIONS_METRIC
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -60,9 +62,9 @@ def _show_update(console: Console, findings: Findings) -> None:
 
 
 def _show_metrics(console: Console, metrics: dict[str, float]) -> None:
-    table = _plain_table("akpolicy_sidecar_decisions_total, both sidecars")
+    table = _plain_table(f"{DECISIONS_METRIC}, both sidecars")
     table.add_column("labels")
     table.add_column("value", justify="right")
-    for labels, value in sorted(metrics.items()):
-        table.add_row(labels, f"{value:.0f}")
+    for series, value in sorted(metrics.items()):
+        table.add_row(series.removeprefix(DECISIONS_METRIC), f"{value:.0f}")
     console.print(table)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from akpolicy.decision import Decision
     from akpolicy.engine.request import AuthorizationRequest
 
+DECISIONS_METRIC: Final = "akpolicy_sidecar_decisions_total"
 POLICIES: Final = "policies.cedar"
 REQUESTS: Final = "requests.jsonl"
 DEADLINE_S: Final = 20.0
@@ -172,14 +173,13 @@ class Script:
     def read_metrics(self) -> None:
         """Add up the sidecars' decision counters, by their labels."""
         self._say("reading the sidecars' metrics")
-        name = "akpolicy_sidecar_decisions_total"
         for sidecar in self._sidecars.values():
             with urllib.request.urlopen(f"http://{sidecar.ready['metrics']}/metrics", timeout=ASK_TIMEOUT_S) as page:
                 lines = page.read().decode().splitlines()
             for line in lines:
-                if line.startswith(name):
-                    labels, value = line.removeprefix(name).rsplit(" ", 1)
-                    self.findings.metrics[labels] = self.findings.metrics.get(labels, 0.0) + float(value)
+                if line.startswith(DECISIONS_METRIC):
+                    series, value = line.rsplit(" ", 1)
+                    self.findings.metrics[series] = self.findings.metrics.get(series, 0.0) + float(value)
 
     def close(self) -> None:
         """Close the clients."""
@@ -231,7 +231,7 @@ def summary(findings: Findings) -> dict[str, Any]:
             "as_expected": all(a.as_expected for a in findings.offline),
             "source": sorted({a.decision.source.name.lower() for a in findings.offline}),
         },
-        "metrics": findings.metrics,
+        "metrics": dict(sorted(findings.metrics.items())),
         "as_expected": findings.as_expected,
     }
 

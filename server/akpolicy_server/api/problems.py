@@ -2,8 +2,8 @@
 
 Rules:
 
-- Metadata is small: gRPC peers take 8 KiB of it by default. As many problems as fit into `MAX_METADATA_BYTES` are sent,
-  from the first; a message that is too long for it is cut.
+- Metadata is small: gRPC peers take 8 KiB of it by default, the status message and base64 included. As many problems
+  as fit into `MAX_METADATA_BYTES` are sent, from the first; a message that is too long for it is cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from akpolicy.errors import Problem
 
 METADATA_KEY: Final = "akpolicy-problems-bin"
-MAX_METADATA_BYTES: Final = 6 * KIB
+MAX_METADATA_BYTES: Final = 5 * KIB
 MAX_PROBLEM_CHARS: Final = 500
 
 
