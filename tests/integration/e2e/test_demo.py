@@ -1,0 +1,111 @@
+"""`akpolicy demo` as a newcomer types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.e2e import programs
+from tests.simulators.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Who asks, for what, and what comes of it by which policies.
+EXPECTED = [
+    ("root", "Create", "my-project", "allow", ["developer-basics"]),
+    ("root", "Run", "my-project", "allow", ["seed-dev-run-memory"]),
+    ("ak_test_", "Run", "ephemeral", "deny", []),
+    ("alice", "Run", "ml-project", "allow", ["seed-dev-run-memory"]),
+    ("alice", "Run", "ml-big", "deny", []),
+    ("alice", "Exec", "ml-project", "allow", ["developer-basics"]),
+    ("eve", "Network", "ehr-etl", "deny", ["seed-healthcare-network-mfa"]),
+    ("eve", "Network", "ehr-etl", "allow", ["developer-basics"]),
+    ("carol", "Mount", "infra-tool", "allow", ["admin-everything"]),
+    ("dave", "Attach", "api-server", "allow", ["viewer-attach"]),
+    ("dave", "Exec", "api-server", "deny", []),
+    ("carol", "PortMap", "codex-project", "deny", ["no-codex"]),
+]
+CHANGED = ("alice", "Exec", "ml-project", "deny", ["freeze-ml-project"])
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Where the demo makes its directory; the path must be short, there will be sockets below it."""
+    directory = Path(tempfile.mkdtemp(prefix="akd-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def told(answers: list[dict[str, object]]) -> list[tuple[object, ...]]:
+    return [
+        tuple(answer[name] for name in ("principal", "action", "resource", "decision", "policies"))
+        for answer in answers
+    ]
+
+
+@pytest.mark.slow
+def test_the_demo_decides_as_expected_and_leaves_nothing_behind(place: Path) -> None:
+    done = programs.run(["akpolicy", "demo", "--output", "json"], {"TMPDIR": str(place)})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert told(found["decisions"]) == EXPECTED
+    assert (found["update"]["before"], found["update"]["after"]) == ("allow", "deny")
+    assert found["update"]["enforced_after_ms"] > 0
+    assert told(found["offline"]["decisions"]) == [CHANGED if e[:3] == CHANGED[:3] else e for e in EXPECTED]
+    assert found["offline"]["source"] == ["cache"]
+    from_cache = [value for labels, value in found["metrics"].items() if 'source="cache"' in labels]
+    assert sum(from_cache) >= len(EXPECTED)
+    assert found["as_expected"] is True
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_kept_demo_answers_the_commands_that_it_prints_until_its_pids_are_stopped(place: Path) -> None:
+    done = programs.run(["akpolicy", "demo", "--keep"], {"TMPDIR": str(place)})
+    stop = re.search(r"^Stop it: kill ([\d ]+); rm -r (.+)$", done.stderr, re.MULTILINE)
+    assert stop is not None, done.stderr
+    pids = [int(pid) for pid in stop[1].split()]
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "everything is as expected" in done.stdout
+        assert [_command_of(pid).split("\0")[2] for pid in pids] == [
+            "akpolicy_sidecar",
+            "akpolicy_sidecar",
+            "akpolicy_server",
+        ]
+        commands = re.findall(r"^  (.+)$", done.stderr.partition("Try:")[2], re.MULTILINE)
+        assert len(commands) == 5
+        # Typed into one shell, one after the other, because one of them exports variables for the next.
+        typed = programs.run(["sh", "-e", "-u"], text="\n".join(commands))
+        assert typed.returncode == 0, typed.stderr
+        assert typed.stdout.startswith("allow  allowed by")
+        assert 'akpolicy_sidecar_decisions_total{effect="allow"' in typed.stdout
+        assert '"resource":"acme-corp/my-sandbox"' in typed.stdout
+        assert "freeze the ml project" in typed.stdout
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not any(map(_is_alive, pids)), what="the end of the kept programs")
+    assert [str(path) for path in place.iterdir()] == [stop[2]]
+
+
+def _command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        # The field behind the name in parentheses is the state (proc(5)); nobody may have reaped a zombie.
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
