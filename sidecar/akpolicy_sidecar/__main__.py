@@ -69,6 +69,8 @@ def _run(config: Path, ready_file: Path | None) -> None:
     configure_logging(settings.log.level, settings.log.format, PROGRAM)
     if settings.enterprise.jwks_url:
         log.warning("jwks_url is set, but verified identities are not available in this version; identities are stated")
+    # gRPC's own lines on standard error would break the log's form; what matters is raised or logged here.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Only now: what is wrong with the settings is said without loading everything.
     from akpolicy_sidecar.app import run  # noqa: PLC0415
 
