@@ -1,0 +1,262 @@
+"""`akpolicy-server` as a program: options, exit codes, signals, crashes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from akpolicy import __version__
+from tests.integration.server.conftest import Operator, Program, policy, program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, object]:
+    """Run `init` for `acme` and return what it says."""
+    done = program(
+        "init",
+        f"--dir={tmp_path / 'server'}",
+        "--org=acme",
+        "--listen=127.0.0.1:0",
+        "--metrics-listen=127.0.0.1:0",
+        "--output=json",
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def config(made: dict[str, object], tmp_path: Path) -> Path:
+    """Return the configuration that `init` made."""
+    assert made["config"] == str(tmp_path / "server" / "server.toml")
+    return tmp_path / "server" / "server.toml"
+
+
+# --- options and exit codes -------------------------------------------------------------------------------------------
+
+
+def test_help_shows_examples_and_version_the_version() -> None:
+    for arguments in (["--help"], ["init", "--help"]):
+        done = program(*arguments)
+        assert done.returncode == 0
+        assert "Examples:" in done.stdout
+        assert "akpolicy-server init --dir" in done.stdout
+    assert program("--version").stdout == f"akpolicy-server {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--nonsense"],
+        ["init"],
+        ["init", "--dir", "x", "--org", "-bad-"],
+        ["init", "--dir", "x", "--listen", "nonsense"],
+        ["init", "--dir", "x", "--listen", "0.0.0.0:8180"],
+        ["--config", "missing.toml"],
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_two_without_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    done = program(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "rror" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_configuration_is_exit_code_two_with_every_mistake(config: Path) -> None:
+    config.write_text('[server]\ndata_dir = "data"\nlisten = "0.0.0.0:1"\nkeep_alive = 3\n')
+    done = program("--config", str(config))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "server.toml:3: server.listen" in done.stderr
+    assert "did you mean `keep_alive_seconds`" in done.stderr
+
+
+def test_a_server_that_was_never_set_up_is_exit_code_one(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('[server]\ndata_dir = "data"\n')
+    done = program("--config", str(config))
+    assert done.returncode == 1
+    assert "set up a server with `akpolicy-server init" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_init_prints_what_to_paste_and_what_to_type(tmp_path: Path) -> None:
+    done = program("init", "--dir", str(tmp_path / "server"), "--org", "acme", "--org", "globex")
+    assert done.returncode == 0
+    assert len(re.findall(r"keys = \[\"ed25519:[A-Za-z0-9_-]{43}=\"\]", done.stdout)) == 2
+    assert 'org_id = "globex"' in done.stdout
+    assert done.stdout.count("akp_") == 2  # shown once, and in the command to copy
+    assert "1-of-1" in done.stdout
+    assert f"akpolicy-server --config {tmp_path / 'server' / 'server.toml'}" in done.stdout
+    assert "akpolicy apikey create --org acme" in done.stdout
+
+
+def test_init_answers_in_json_for_pipelines(made: dict[str, object], tmp_path: Path) -> None:
+    assert set(made) == {"config", "server", "admin_api_key", "orgs"}
+    assert made["orgs"] == [{"org": "acme", "trust_anchor": made["orgs"][0]["trust_anchor"]}]  # type: ignore[index]
+    assert stat.S_IMODE((tmp_path / "server" / "server.toml").stat().st_mode) == 0o600
+
+
+def test_init_does_not_touch_an_installation(made: dict[str, object], tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (tmp_path / "server").rglob("*") if path.is_file()}
+    done = program("init", "--dir", str(tmp_path / "server"), "--org", "globex")
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "server").rglob("*") if path.is_file()} == before
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def admin_of(made: dict[str, object], running: Program) -> Operator:
+    """Return the platform's admin."""
+    return running.operator(str(made["admin_api_key"]))
+
+
+def test_it_serves_says_where_and_stops_when_asked(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    running = start(config)
+    assert stat.S_IMODE(running.ready_path.stat().st_mode) == 0o600
+    admin = admin_of(made, running)
+    stream = running.stream(admin.create_key("acme", "host", "h").secret).hello()
+    stream.until_keep_alive()
+    running.process.send_signal(signal.SIGTERM)
+    code, message = stream.ending()
+    assert (code, "come back" in message) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert running.process.wait(30) == 0
+    assert not running.ready_path.exists()
+    events = [line["event"] for line in running.lines()]
+    assert events[0] == "listening"
+    assert [event for event in events if event in {"listening", "stopping", "stopped"}] == [
+        "listening",
+        "stopping",
+        "stopped",
+    ]
+    assert running.lines()[0]["address"] == running.ready["listen"]
+
+
+def test_an_interrupt_stops_it_too(config: Path, start: Callable[[Path], Program]) -> None:
+    assert start(config).end(signal.SIGINT) == 0
+
+
+def test_a_taken_port_is_said_and_exit_code_one(config: Path) -> None:
+    for key in ("listen", "metrics_listen"):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            free = {"listen", "metrics_listen"} - {key}
+            config.write_text(f'[server]\ndata_dir = "data"\n{key} = "{address}"\n{free.pop()} = "127.0.0.1:0"\n')
+            done = program("--config", str(config))
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"error: `{address}` is in use")
+        assert "Traceback" not in done.stderr
+
+
+def test_no_secret_and_no_policy_text_reaches_the_log(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    running = start(config)
+    admin = admin_of(made, running)
+    created = admin.create_key("acme", "publisher")
+    publisher = running.operator(created.secret)
+    publisher.publish("org/acme", policy("visible-name", comment="top-secret-text"))
+    with pytest.raises(grpc.RpcError):
+        publisher.publish("org/acme", policy("p", comment="top-secret-text") + "permit (top-secret-text")
+    with pytest.raises(grpc.RpcError):
+        running.operator(created.secret[:-3] + "xyz").list("org/acme")
+    running.end()
+    log = running.log_path.read_text()
+    for secret in (created.secret, str(made["admin_api_key"])):
+        assert secret.split("_", 2)[2][:20] not in log
+    assert "top-secret-text" not in log
+    outcomes = [(line["method"], line["status"]) for line in running.lines() if line["event"] == "call"]
+    assert outcomes == [
+        ("CreateApiKey", "OK"),
+        ("Publish", "OK"),
+        ("Publish", "INVALID_ARGUMENT"),
+        ("ListRevisions", "UNAUTHENTICATED"),
+    ]
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_after_kill_nine_everything_that_was_answered_is_there(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    answered: list[tuple[int, str]] = []
+
+    def publish_until_it_dies(running: Program, name: str) -> None:
+        admin = admin_of(made, running)
+        number = 0
+        while True:
+            policy_id = f"{name}-{number}"
+            try:
+                answer = admin.publish("org/acme", policy(policy_id), idempotency_key=policy_id)
+            except grpc.RpcError:
+                return
+            answered.append((answer.revision.revision.version, policy_id))
+            number += 1
+
+    for life in range(3):
+        running = start(config)
+        threads = [
+            threading.Thread(target=publish_until_it_dies, args=(running, f"life{life}-{number}"))
+            for number in range(3)
+        ]
+        enough = len(answered) + 10
+        for thread in threads:
+            thread.start()
+        while len(answered) < enough:
+            threads[0].join(0.001)
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait(30)
+        for thread in threads:
+            thread.join(30)
+        running.ready_path.unlink()
+    running = start(config)
+    admin = admin_of(made, running)
+    for version, policy_id in answered:
+        assert [entry.id for entry in admin.get("org/acme", version)[1]] == [policy_id]
+    # No gap, though the last publish of each life may have been stored without its answer getting through.
+    stored = [details.revision.version for details in admin.list("org/acme", page_size=500).revisions]
+    assert stored == list(range(len(stored), 0, -1))
+    assert len(stored) >= len(answered)
+    # A publisher that lost its answer asks again and learns it.
+    last = admin.publish("org/acme", policy(answered[-1][1]), idempotency_key=answered[-1][1])
+    assert last.repeated_request
+    assert last.revision.revision.version == answered[-1][0]
+    assert running.end() == 0
+
+
+def test_orgs_keys_and_revocations_survive_kill_nine(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    running = start(config)
+    admin = admin_of(made, running)
+    anchor = admin.create_org("initech").trust_anchor
+    kept, revoked = (admin.create_key("initech", "host", f"h{number}") for number in range(2))
+    admin.revoke_key(revoked.key_id)
+    admin.publish("org/initech", policy("p"))
+    running.end(signal.SIGKILL)
+    running = start(config)
+    assert anchor.startswith("ed25519:")
+    stream = running.stream(kept.secret).hello("initech")
+    assert [update.bundle.revision.version for update in stream.updates()] == [1]
+    assert running.stream(revoked.secret).hello("initech").ending()[0] is grpc.StatusCode.UNAUTHENTICATED
+    stream.call.cancel()
+    running.end()
