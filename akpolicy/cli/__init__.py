@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -32,6 +33,8 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    # gRPC's own lines on standard error would stand before the error that says what to do.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(run())
 
 
