@@ -2,7 +2,7 @@
 
 Rules:
 
-- Start: keys, database (brought to the newest structure), threads, HTTP endpoint, gRPC. Whatever fails raises a
+- Start: database (brought to the newest structure), keys, threads, HTTP endpoint, gRPC. Whatever fails raises a
   `StartupError` or `ConfigError`, and what was started is stopped again.
 - Stop: health says NOT_SERVING, open streams end with UNAVAILABLE, calls in flight get `shutdown_grace_seconds` to end,
   then what hosts reported last is written.
@@ -110,8 +110,9 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
     """Serve while the block runs; raise `StartupError` or `ConfigError`."""
     section = settings.server
     async with AsyncExitStack() as stack:
-        vault = Vault(section.data_dir)
         database = stack.enter_context(_opened_database(section.resolved_database_url))
+        # After the database: where there is none, nothing is made.
+        vault = Vault(section.data_dir)
         threads = stack.enter_context(closing(Threads()))
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
@@ -139,7 +140,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         )
         services = Services(catalog, reports, metrics, section.keep_alive_seconds)
         background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run()))
-        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, database, metrics))
+        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, database, metrics, fanout))
         grpc_server, listen = _bind(settings)
         publishing_pb2_grpc.add_PublishingServiceServicer_to_server(publishing, grpc_server)
         distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
@@ -180,12 +181,14 @@ async def _background(
 
 
 @asynccontextmanager
-async def _http(address: HostPort | None, database: Database, metrics: ServerMetrics) -> AsyncIterator[HostPort | None]:
+async def _http(
+    address: HostPort | None, database: Database, metrics: ServerMetrics, fanout: Fanout
+) -> AsyncIterator[HostPort | None]:
     """Serve `/metrics`, `/healthz` and `/readyz` while the block runs, unless `address` is None."""
     if address is None:
         yield None
         return
-    endpoint = HttpEndpoint(address, metrics=_exposed(database, metrics), ready=_ready(database))
+    endpoint = HttpEndpoint(address, metrics=_exposed(database, metrics), ready=_ready(database, fanout))
     endpoint.start()
     try:
         yield replace(address, port=endpoint.port)
@@ -207,8 +210,10 @@ def _exposed(database: Database, metrics: ServerMetrics) -> Callable[[], tuple[s
     return expose
 
 
-def _ready(database: Database) -> Callable[[], tuple[bool, dict[str, Any]]]:
+def _ready(database: Database, fanout: Fanout) -> Callable[[], tuple[bool, dict[str, Any]]]:
     def ready() -> tuple[bool, dict[str, Any]]:
+        if fanout.is_stopping:
+            return False, {"stopping": True}
         try:
             database.check()
         except StoreUnavailable as error:

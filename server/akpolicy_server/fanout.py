@@ -108,6 +108,11 @@ class Fanout:
         return sum(len(subscribers) for subscribers in self._by_org.values())
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the server ends its streams."""
+        return self._stopping
+
+    @property
     def key_ids(self) -> list[str]:
         """The API keys that opened streams."""
         return list(self._by_key)

@@ -21,8 +21,8 @@ from akpolicy.scope import is_org_name
 from akpolicy_server.access import Role
 from akpolicy_server.api_keys import make_key
 from akpolicy_server.orgs import CreatedOrg, Orgs
-from akpolicy_server.settings import DATABASE_FILE, SQLITE_PREFIX
-from akpolicy_server.store.engine import Database
+from akpolicy_server.settings import DATABASE_FILE
+from akpolicy_server.store.engine import SQLITE_PREFIX, Database
 from akpolicy_server.store.migrate import upgrade
 from akpolicy_server.store.orgs import set_platform_key
 from akpolicy_server.times import now_us

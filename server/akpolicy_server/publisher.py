@@ -14,24 +14,21 @@ no trace.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from akpolicy.bundle import (
     DEFAULT_OFFLINE_MAX_AGE_S,
     Manifest,
     OfflineFloor,
-    OfflineMode,
     describe_content,
     encode_content,
 )
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import IdempotencyKeyReused, InvalidField, OrgNotFound, VersionConflict
-from akpolicy.limits import MAX_BUNDLE_LIFETIME_S, MAX_CONTENT_BYTES, MAX_JSON_INT
+from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.scope import org_of
 from akpolicy.signing import sign_document
-from akpolicy.strict_json import dump
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.judging import judge_for_hosts
 from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
@@ -55,45 +52,9 @@ if TYPE_CHECKING:
     from akpolicy.bundle import ContentReference
     from akpolicy.clock import Clock
     from akpolicy.engine.schema import CedarSchema
+    from akpolicy_server.orders import PublishOrder
     from akpolicy_server.store.engine import Database
     from akpolicy_server.vault import Vault
-
-MAX_IDEMPOTENCY_KEY_CHARS: Final = 128
-MAX_MESSAGE_CHARS: Final = 1000
-MAX_OFFLINE_AGE_S: Final = MAX_BUNDLE_LIFETIME_S
-
-
-@dataclass(frozen=True, slots=True)
-class PublishOrder:
-    """What to publish and under which conditions; 0 stands for the default of a number of seconds."""
-
-    scope: str
-    files: tuple[SourceFile, ...] = field(repr=False)
-    expected_version: int | None = None
-    idempotency_key: str = ""
-    message: str = ""
-    offline_mode: OfflineMode = OfflineMode.CACHED_WITH_EXPIRY
-    offline_max_age_s: int = 0
-    lifetime_s: int = 0
-    no_rollback: bool = False
-
-    def digest(self) -> bytes:
-        """Return what two requests share exactly if they ask for the same."""
-        files = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in self.files]
-        return hashlib.sha256(
-            dump(
-                [
-                    self.scope,
-                    self.expected_version,
-                    self.message,
-                    self.offline_mode,
-                    self.offline_max_age_s,
-                    self.lifetime_s,
-                    self.no_rollback,
-                    files,
-                ]
-            )
-        ).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +113,7 @@ class Publisher:
 
         """
         require_publisher(caller, check_publishable_scope(order.scope))
-        _check_order(order)
+        order.check()
         policies = read_policies(order.files, self._schema)
         blob = encode_content([(policy.id, policy.text) for policy in policies])
         if len(blob) > MAX_CONTENT_BYTES:
@@ -217,20 +178,6 @@ def require_org_of(connection: Connection, scope: str) -> None:
     org = org_of(scope)
     if org is not None and not org_exists(connection, org):
         raise OrgNotFound(f"there is no org `{org}`")
-
-
-def _check_order(order: PublishOrder) -> None:
-    key = order.idempotency_key
-    if len(key) > MAX_IDEMPOTENCY_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise InvalidField(f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY_CHARS} printable ASCII characters")
-    if len(order.message) > MAX_MESSAGE_CHARS or "\0" in order.message:
-        raise InvalidField(f"message must be at most {MAX_MESSAGE_CHARS} characters, without NUL")
-    if order.lifetime_s > MAX_BUNDLE_LIFETIME_S:
-        raise InvalidField(f"lifetime_s is {order.lifetime_s}; the limit is {MAX_BUNDLE_LIFETIME_S}")
-    if order.offline_max_age_s > MAX_OFFLINE_AGE_S:
-        raise InvalidField(f"offline_max_age_s is {order.offline_max_age_s}; the limit is {MAX_OFFLINE_AGE_S}")
-    if order.expected_version is not None and order.expected_version > MAX_JSON_INT:
-        raise InvalidField(f"expected_version is {order.expected_version}; the limit is {MAX_JSON_INT}")
 
 
 def _first_answer(connection: Connection, claim: IdempotencyClaim) -> RevisionRecord | None:

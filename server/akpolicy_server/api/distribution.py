@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from grpc import StatusCode
 
 from akpolicy.errors import StreamProtocolError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     Context = ServicerContext[distribution_pb2.SubscribeRequest, distribution_pb2.SubscribeResponse]
 
 HELLO_TIMEOUT_S: Final = 10
+
+log = structlog.get_logger(__name__)
 
 _ENDINGS: Final = {
     End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
@@ -55,6 +58,7 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
                 await call.authenticate()
                 greeting = await _read_hello(request_iterator, org)
                 call.note(software_version=greeting.software_version)
+                log.info("stream opened", **call.notes)
                 await self._serve(subscriber, greeting, request_iterator, context)
 
     async def _serve(self, subscriber: Subscriber, greeting: Greeting, requests: Requests, context: Context) -> None:

@@ -12,7 +12,7 @@ from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2, publishing_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.access import Role
-from akpolicy_server.publisher import PublishOrder
+from akpolicy_server.orders import PublishOrder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from akpolicy.errors import AkpolicyError, StoreUnavailable
 from akpolicy.v1 import publishing_pb2, publishing_pb2_grpc
-from akpolicy_server.access import require_platform_admin
+from akpolicy_server.access import check_publishable_scope, require_platform_admin, require_publisher
 from akpolicy_server.api.messages import (
     details_message,
     document_message,
@@ -16,7 +16,7 @@ from akpolicy_server.api.messages import (
     timestamp,
 )
 from akpolicy_server.api.problems import problem_messages
-from akpolicy_server.api.upload import read_upload
+from akpolicy_server.api.upload import read_files, read_header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from akpolicy_server.api_keys import ApiKeys
     from akpolicy_server.history import History
     from akpolicy_server.metrics import ServerMetrics
+    from akpolicy_server.orders import PublishOrder
     from akpolicy_server.orgs import Orgs
-    from akpolicy_server.publisher import Published, Publisher, PublishOrder
+    from akpolicy_server.publisher import Published, Publisher
     from akpolicy_server.threads import Threads
 
     Context = ServicerContext[Any, Any]
@@ -102,9 +103,12 @@ class PublishingServicer(publishing_pb2_grpc.PublishingServiceServicer):
         """Say what is wrong with policies."""
         async with self._calls.answer("Validate", context) as call:
             caller = await call.authenticate()
-            first, files = await read_upload(request_iterator)
-            findings = await self._threads.policies(self._publisher.validate, caller, first.header.scope, files)
-            call.note(scope=first.header.scope, policies=len(findings.policies), problems=len(findings.problems))
+            scope = (await read_header(request_iterator)).header.scope
+            # Before the files are read: nobody uploads what he may not publish.
+            require_publisher(caller, check_publishable_scope(scope))
+            files = await read_files(request_iterator)
+            findings = await self._threads.policies(self._publisher.validate, caller, scope, files)
+            call.note(scope=scope, policies=len(findings.policies), problems=len(findings.problems))
             return publishing_pb2.ValidateResponse(
                 problems=problem_messages(findings.problems),
                 policy_ids=[policy.id for policy in findings.policies],
@@ -116,8 +120,9 @@ class PublishingServicer(publishing_pb2_grpc.PublishingServiceServicer):
         """Publish a scope's whole policy."""
         async with self._calls.answer("Publish", context) as call:
             caller = await call.authenticate()
-            first, files = await read_upload(request_iterator)
-            order = order_of(first.header, files)
+            header = (await read_header(request_iterator)).header
+            require_publisher(caller, check_publishable_scope(header.scope))
+            order = order_of(header, await read_files(request_iterator))
             published = await self._publish(caller, order)
             revision = published.revision
             call.note(

@@ -3,12 +3,13 @@
 Rules:
 
 - The header comes first, and once. Consecutive chunks of one name are one file; a name does not come back later.
-- Sizes are judged while the chunks arrive, and all of them must be there within `UPLOAD_TIMEOUT_S`.
+- Sizes are judged while the chunks arrive; the header, and then all chunks, must be there within `UPLOAD_TIMEOUT_S`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from akpolicy.errors import InvalidField, StreamProtocolError
@@ -27,21 +28,33 @@ MAX_FILES: Final = MAX_POLICIES
 M = TypeVar("M", publishing_pb2.PublishRequest, publishing_pb2.ValidateRequest)
 
 
-async def read_upload(messages: AsyncIterator[M]) -> tuple[M, tuple[SourceFile, ...]]:
-    """Return the message with the header, and the files; raise `StreamProtocolError` or `InvalidField`."""
+async def read_header(messages: AsyncIterator[M]) -> M:
+    """Return the first message, which has the header; raise `StreamProtocolError`."""
+    async with _in_time():
+        first = await anext(messages, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise StreamProtocolError("the first message must be the header")
+    return first
+
+
+async def read_files(messages: AsyncIterator[M]) -> tuple[SourceFile, ...]:
+    """Return the files that follow the header; raise `StreamProtocolError` or `InvalidField`."""
+    files = _Files()
+    async with _in_time():
+        async for message in messages:
+            if message.WhichOneof("part") != "chunk":
+                raise StreamProtocolError("after the header only chunks may come")
+            files.add(message.chunk)
+    return files.complete()
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-            first = await anext(messages, None)
-            if first is None or first.WhichOneof("part") != "header":
-                raise StreamProtocolError("the first message must be the header")
-            files = _Files()
-            async for message in messages:
-                if message.WhichOneof("part") != "chunk":
-                    raise StreamProtocolError("after the header only chunks may come")
-                files.add(message.chunk)
+            yield
     except TimeoutError:
-        raise StreamProtocolError(f"the upload did not end within {UPLOAD_TIMEOUT_S} seconds") from None
-    return first, files.complete()
+        raise StreamProtocolError(f"the upload did not go on within {UPLOAD_TIMEOUT_S} seconds") from None
 
 
 class _Files:

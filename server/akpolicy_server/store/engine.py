@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from akpolicy.errors import StartupError, StoreUnavailable
@@ -30,6 +30,8 @@ BUSY_TIMEOUT_S: Final = 5
 POOL_SIZE: Final = 8
 FILE_MODE: Final = 0o600
 
+SQLITE_PREFIX: Final = "sqlite:///"
+
 _WRITE_OPTION: Final = "akpolicy_write"
 
 
@@ -40,7 +42,9 @@ class Database:
         """Open `url` (`sqlite:///<path>`), with `create` as a new file (0600); raise `StartupError`."""
         path = _sqlite_path(url)
         _check_file(path, create=create)
-        self._engine: Engine = create_engine(f"sqlite:///{path}", pool_size=POOL_SIZE, hide_parameters=True)
+        self._engine: Engine = create_engine(
+            URL.create("sqlite", database=str(path)), pool_size=POOL_SIZE, hide_parameters=True
+        )
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         self._write_lock = threading.Lock()
@@ -81,10 +85,11 @@ def _translated() -> Iterator[None]:
 
 
 def _sqlite_path(url: str) -> Path:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    # Not parsed as a URL: a path may have `?` or `%`.
+    path = url.removeprefix(SQLITE_PREFIX)
+    if path in ("", url):
         raise StartupError("the database must be `sqlite:///<path of a file>` in this version")
-    return Path(parsed.database)
+    return Path(path)
 
 
 def _check_file(path: Path, *, create: bool) -> None:

@@ -15,9 +15,23 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped] # it has n
     reflection_pb2_grpc,
 )
 
+from akpolicy.clock import SystemClock
 from akpolicy.errors import AddressInUse, ConfigError, StateDirUnusable
 from akpolicy.settings_types import TlsFiles
-from tests.integration.server.conftest import ANY_PORT, DEADLINE_S, Operator, Stream, bearer, live_server, policy
+from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
+from akpolicy.v1.publishing_pb2_grpc import PublishingServiceStub
+from akpolicy_server.installation import install
+from akpolicy_server.settings import ServerSettings
+from tests.integration.server.conftest import (
+    ANY_PORT,
+    DEADLINE_S,
+    LiveServer,
+    Operator,
+    Stream,
+    bearer,
+    live_server,
+    policy,
+)
 from tests.simulators.certificates import AuthoritySimulator
 from tests.simulators.waiting import wait_until
 
@@ -25,10 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from akpolicy.addresses import HostPort
-    from tests.integration.server.conftest import LiveServer
-
-from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
-from akpolicy.v1.publishing_pb2_grpc import PublishingServiceStub
 
 SERVICES = ("akpolicy.v1.PublishingService", "akpolicy.v1.DistributionService")
 
@@ -43,12 +53,15 @@ def test_health_says_serving_for_the_whole_and_each_service(server: LiveServer, 
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_health_says_not_serving_before_streams_end(tmp_path: Path) -> None:
-    with live_server(tmp_path, shutdown_grace_seconds=30.0) as server:
+def test_a_stopping_server_says_so_while_calls_still_end(tmp_path: Path) -> None:
+    with live_server(tmp_path, shutdown_grace_seconds=30.0, metrics_listen=ANY_PORT) as server:
         watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         server.on_loop(server._stop.set)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        address = server.serving.metrics_listen
+        assert wait_until(lambda: _get(address, "/readyz")[0] == 503)
+        assert json.loads(_get(address, "/readyz")[1]) == {"ready": False, "stopping": True}
         watch.cancel()
 
 
@@ -184,6 +197,10 @@ def test_what_prevents_a_start_is_said(tmp_path: Path) -> None:
         tls = TlsFiles(tmp_path / "broken.pem", tmp_path / "broken.pem")
         with pytest.raises(ConfigError), live_server(tmp_path / "third", tls=tls):
             pass
-        (tmp_path / "open").mkdir(mode=0o755)
-        with pytest.raises(StateDirUnusable), live_server(tmp_path / "fourth", data_dir=tmp_path / "open"):
-            pass
+
+
+def test_a_data_directory_that_others_can_enter_prevents_a_start(tmp_path: Path) -> None:
+    made = install(tmp_path / "server", (), listen=ANY_PORT, metrics_listen=None, clock=SystemClock())
+    (tmp_path / "server" / "data").chmod(0o755)
+    with pytest.raises(StateDirUnusable, match="chmod 700"), LiveServer(ServerSettings.load(made.config, env={}), made):
+        pass

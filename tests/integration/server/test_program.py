@@ -91,6 +91,7 @@ def test_a_server_that_was_never_set_up_is_exit_code_one(tmp_path: Path) -> None
     done = program("--config", str(config))
     assert done.returncode == 1
     assert "set up a server with `akpolicy-server init" in done.stderr
+    assert list(tmp_path.iterdir()) == [config]
     assert "Traceback" not in done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import grpc
@@ -17,7 +18,7 @@ from akpolicy.wire import envelope_from_proto
 from tests.integration.server.conftest import DEADLINE_S, large_policies, policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.integration.server.conftest import LiveServer
 
@@ -215,6 +216,19 @@ def test_a_hosts_key_cannot_publish(server: LiveServer) -> None:
         lambda: host.create_key("acme", "admin"),
     ):
         assert refusal(call)[0] is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_nobody_uploads_what_he_may_not_publish(server: LiveServer) -> None:
+    host = server.operator(server.admin.create_key("acme", "host", "host-1").secret)
+    refused = threading.Event()
+
+    def endless() -> Iterator[pub.PublishRequest]:
+        yield pub.PublishRequest(header=pub.PublishHeader(scope="org/acme"))
+        refused.wait(DEADLINE_S)
+
+    call = host.stub.Publish.future(endless(), metadata=host.metadata, timeout=DEADLINE_S)
+    assert refusal(call.result)[0] is grpc.StatusCode.PERMISSION_DENIED
+    refused.set()
 
 
 def test_another_orgs_key_reaches_nothing_and_cannot_tell_whether_there_is_something(server: LiveServer) -> None:

@@ -14,9 +14,10 @@ from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.history import History
 from akpolicy_server.installation import DATA_DIR, install
+from akpolicy_server.orders import PublishOrder
 from akpolicy_server.orgs import DAY_S, Orgs
 from akpolicy_server.policies import SourceFile
-from akpolicy_server.publisher import Publisher, PublishOrder
+from akpolicy_server.publisher import Publisher
 from akpolicy_server.settings import DATABASE_FILE
 from akpolicy_server.store.engine import Database
 from akpolicy_server.vault import Vault

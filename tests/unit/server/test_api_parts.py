@@ -16,7 +16,7 @@ from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_enforced, read_greeting
 from akpolicy_server.api.problems import MAX_METADATA_BYTES, METADATA_KEY, failure_metadata
 from akpolicy_server.api.status import status_of
-from akpolicy_server.api.upload import read_upload
+from akpolicy_server.api.upload import read_files, read_header
 from akpolicy_server.policies import SourceFile
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def _read(*messages: publishing_pb2.PublishRequest) -> tuple[SourceFile, ...]:
         for message in messages:
             yield message
 
-    return asyncio.run(read_upload(stream()))[1]
+    async def read() -> tuple[SourceFile, ...]:
+        upload = stream()
+        await read_header(upload)
+        return await read_files(upload)
+
+    return asyncio.run(read())
 
 
 def test_consecutive_chunks_of_a_name_are_one_file() -> None:

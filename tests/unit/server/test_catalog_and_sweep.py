@@ -30,7 +30,7 @@ def test_many_streams_cost_one_read(core: Core) -> None:
     class CountingCatalog(Catalog):
         """Counts what goes to the database."""
 
-        def _read(self, query: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as the base class has it
+        def _read(self, query: Callable[[Any], Any]) -> Any:
             reads.append(query)
             return super()._read(query)
 

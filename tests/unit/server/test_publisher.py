@@ -26,8 +26,8 @@ from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.trust import Judge
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.history import MAX_PAGE_SIZE
+from akpolicy_server.orders import PublishOrder
 from akpolicy_server.policies import SourceFile
-from akpolicy_server.publisher import PublishOrder
 from akpolicy_server.store.orgs import find_org, roots_after
 from akpolicy_server.store.revisions import load_blob
 from tests.unit.server.conftest import order, policy
