@@ -176,13 +176,15 @@ class Session:
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         moment = Moment.read(self._clock)
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
-        if not self._unmet:
-            self._links.caught_up(moment, self.interval_s)
-            if not self.caught_up:
-                self.caught_up = True
-                self._report.connected()
-        if self._links.current.complete:
+        # On disk first, like everything that decisions rest on.
+        if self._links.current.complete or not self._unmet:
             self._keep_contact(moment)
+        if self._unmet:
+            return
+        self._links.caught_up(moment, self.interval_s)
+        if not self.caught_up:
+            self.caught_up = True
+            self._report.connected()
 
     def _keep_contact(self, moment: Moment) -> None:
         try:
