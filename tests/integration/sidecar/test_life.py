@@ -12,7 +12,6 @@ import pytest
 
 from akpolicy.v1 import authorization_pb2 as pb
 from tests.integration.sidecar.process import FORBID, PERMIT, Sidecar
-from tests.simulators.org import DAY
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -153,11 +152,23 @@ def test_a_full_disk_keeps_what_was_enforced_and_refuses_the_update(
     assert sidecar.wait_reason("FORBIDDEN").bundles[0].version == 3
 
 
-def test_a_full_disk_for_the_audit_log_is_counted_and_shown(sidecar: Sidecar, server: PolicyServerSimulator) -> None:
-    sidecar.sidecar["audit_log"] = "/dev/full"
-    code, said = sidecar.refuse()
-    assert code == 1
-    assert "not a regular file" in said
+def test_an_audit_log_that_cannot_grow_is_counted_and_shown_and_decisions_go_on(
+    sidecar: Sidecar, server: PolicyServerSimulator
+) -> None:
+    server.publish(PERMIT)
+    sidecar.start().wait_reason("PERMITTED")
+    assert sidecar.process is not None
+
+    resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+    assert sidecar.ask().effect == pb.EFFECT_ALLOW
+
+    assert sidecar.metric("akpolicy_sidecar_audit_errors_total") == 1
+    assert '"audit": "failing"' in sidecar.get("/readyz")[1]
+    infinity = resource.RLIM_INFINITY
+    resource.prlimit(sidecar.process.pid, resource.RLIMIT_FSIZE, (infinity, infinity))
+    decision = sidecar.ask()
+    assert sidecar.records()[-1]["decision_id"] == decision.decision_id
+    assert '"audit": "ok"' in sidecar.get("/readyz")[1]
 
 
 @pytest.mark.parametrize("damaged", ["blobs", "envelopes", "roots"])
