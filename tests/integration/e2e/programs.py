@@ -16,7 +16,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import urllib.error
 import urllib.request
@@ -121,31 +120,40 @@ class Program:
 
 
 def start(
-    name: str, module: str, config: Path, log: Path, ready_file: Path, env: Mapping[str, str], *, wait: bool = True
+    name: str,
+    command: Sequence[object],
+    log: Path,
+    ready_file: Path,
+    env: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
 ) -> Program:
-    """Start one of the two programs; with `wait`, return when it serves."""
+    """Start a program that writes `ready_file`, which is added to its options, and return when it serves."""
     # One that was killed left its ready file; this start must not be taken for that one's.
     ready_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", module, "--config", str(config), "--ready-file", str(ready_file)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**clean_environment(), **env}
+            [*map(str, command), "--ready-file", str(ready_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**clean_environment(), **env},
+            cwd=cwd,
         )
     program = Program(name, process, log)
-    if wait:
-        wait_until_ready(program, ready_file)
-    return program
-
-
-def wait_until_ready(program: Program, ready_file: Path) -> None:
-    """Wait for the ready file of a started program and read it."""
 
     def serves_or_ended() -> bool:
         return ready_file.exists() or not program.is_running
 
-    wait_until(serves_or_ended, deadline=DEADLINE_S, what=f"the ready file of {program.name}")
-    assert ready_file.exists(), f"{program.name} ended with {program.process.returncode}:\n{program.tail()}"
+    try:
+        wait_until(serves_or_ended, deadline=DEADLINE_S, what=f"the ready file of {name}")
+        assert ready_file.exists(), f"{name} ended with {process.returncode}:\n{program.tail()}"
+    except AssertionError:
+        process.kill()
+        process.wait()
+        raise
     program.ready = json.loads(ready_file.read_text(encoding="utf-8"))
+    return program
 
 
 def run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 from akpolicy.client.publishing_types import PublishTerms
 from tests.integration.e2e.world import ORG, decided_by, permit
 from tests.simulators.waiting import wait_until
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 SCOPE = f"org/{ORG}"
 
 
+@pytest.mark.slow
 def test_an_expired_bundle_denies_until_somebody_publishes_again(enforcing: World) -> None:
     policies = enforcing.directory / "short.cedar"
     policies.write_text(permit("short"), encoding="utf-8")
-    done = enforcing.cli("policy", "publish", policies, "--org", ORG, "--lifetime", "4s")
+    done = enforcing.cli("policy", "publish", policies, "--org", ORG, "--lifetime", "5s")
     assert done.returncode == 0, done.stderr
     enforcing.wait_decided_by("short")
 
@@ -40,6 +43,7 @@ def test_an_expired_bundle_denies_until_somebody_publishes_again(enforcing: Worl
     assert enforcing.sidecars["host-1"].readiness()[0] == 200
 
 
+@pytest.mark.slow
 def test_a_server_restored_from_an_older_backup_cannot_take_hosts_back(enforcing: World) -> None:
     assert enforcing.server is not None
     data, backup = enforcing.directory / "server" / "data", enforcing.directory / "backup"

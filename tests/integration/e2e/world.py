@@ -22,7 +22,7 @@ from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tests.simulators.certificates import Identity
 
@@ -88,6 +88,13 @@ class World:
             sys.stdout.write("\n".join([f"--- {log.name}", *lines, ""]))
         shutil.rmtree(self.directory)
 
+    def start(self, name: str, command: Sequence[object], env: Mapping[str, str] | None = None) -> Program:
+        """Start one of the two programs in the world's directory; its log and its ready file are named after it."""
+        log, ready = self.directory / f"{name}.log", self.directory / f"{name}.json"
+        program = programs.start(name, command, log, ready, env or {}, cwd=self.directory)
+        self._started.append(program)
+        return program
+
     # --- the server ---------------------------------------------------------------------------------------------------
 
     def init(self, *orgs: str) -> None:
@@ -112,12 +119,8 @@ class World:
 
     def start_server(self) -> Program:
         """Start the server with `server_tables` as its configuration."""
-        home = self.directory / "server"
-        config = programs.write_toml(home / "server.toml", self.server_tables)
-        self.server = programs.start(
-            "server", "akpolicy_server", config, self.directory / "server.log", home / "ready.json", {}
-        )
-        self._started.append(self.server)
+        config = programs.write_toml(self.directory / "server" / "server.toml", self.server_tables)
+        self.server = self.start("server", [sys.executable, "-m", "akpolicy_server", "--config", config])
         return self.server
 
     def publishing(self, api_key: str = "") -> PublishingClient:
@@ -172,16 +175,13 @@ class World:
         tables: Tables | None = None,
         secret: str | None = None,
         org: str = ORG,
-        wait: bool = True,
     ) -> Program:
         """Start a host's sidecar, on the state that an earlier one left."""
         config = programs.write_toml(self.directory / f"{host}.toml", tables or self.sidecar_tables(host, org))
         key = secret if secret is not None else self.host_key(host, org).secret
-        log, ready = self.directory / f"{host}.log", self.directory / f"{host}.json"
-        program = programs.start(host, "akpolicy_sidecar", config, log, ready, {HOST_KEY: key}, wait=wait)
-        self._started.append(program)
-        self.sidecars[host] = program
-        return program
+        command = [sys.executable, "-m", "akpolicy_sidecar", "--config", config]
+        self.sidecars[host] = self.start(host, command, {HOST_KEY: key})
+        return self.sidecars[host]
 
     def run_sidecar(self, tables: Tables, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a sidecar that is expected to end by itself, and return what it said."""
