@@ -111,7 +111,7 @@ class VerifiedBundle:
     grants: bool
 
 
-def refuse_ungranted(bundle: VerifiedBundle, permits: Sequence[str]) -> None:
+def refuse_ungranted(bundle: VerifiedBundle | VerifiedManifest, permits: Sequence[str]) -> None:
     """Raise `KeyNotAuthorised` if the bundle permits what its signers may not; `permits` are the ids of its permits.
 
     Must be called after the Cedar text is parsed and before the bundle is accepted.

@@ -11,12 +11,13 @@ Rules:
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import RootMissing, TrustError
 from akpolicy.keys import AnchorSet, TrustAnchor
 from akpolicy.scope import GLOBAL, org_of, org_scope
-from akpolicy.trust import Judge, Mark
+from akpolicy.trust import Judge, Mark, refuse_ungranted
 from akpolicy_server.store.orgs import OrgRecord, all_orgs, find_org, roots_after
 from akpolicy_server.store.revisions import current_revision
 
@@ -25,24 +26,37 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from akpolicy.bundle import ContentReference
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedManifest
 
 
-def judge_for_hosts(connection: Connection, scope: str, envelope: SignedEnvelope, blob: bytes, now: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ProposedContent:
+    """Content that is to be published: the blob, what a manifest says of it, and the ids of its permits."""
+
+    blob: bytes
+    reference: ContentReference
+    permits: tuple[str, ...]
+
+
+def judge_for_hosts(
+    connection: Connection, scope: str, envelope: SignedEnvelope, content: ProposedContent, now: int
+) -> None:
     """Raise the `TrustError` or `PolicyError` with which a host of any org that gets `scope` would refuse the bundle.
 
     `now` is in epoch seconds.
     """
-    org = org_of(scope)
     content_judged = False
-    for record in _orgs(connection, org):
+    for record in _orgs(connection, org_of(scope)):
         judge = judge_of(connection, record, now)
         verified = judge_manifest_as_host(judge, record.org, envelope, now)
-        # The content does not depend on the org.
+        # The content does not depend on the org; whether its permits may count does.
         if not content_judged:
-            judge.judge_content(verified, blob)
+            judge.judge_content(verified, content.blob)
             content_judged = True
+        with _refusals_of(record.org):
+            refuse_ungranted(verified, content.permits)
 
 
 def judge_of(connection: Connection, record: OrgRecord, now: int) -> Judge:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.engine.check import check_policies
+from akpolicy.engine.compile import Effect, effect_of
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.source import split_policies
 from akpolicy.errors import PolicySetInvalid, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
@@ -64,6 +65,11 @@ def read_policies(files: Sequence[SourceFile], schema: CedarSchema) -> tuple[Pol
     if findings.problems:
         raise PolicySetInvalid(findings.problems)
     return findings.policies
+
+
+def permit_ids(policies: Iterable[PolicyText]) -> tuple[str, ...]:
+    """Return the ids of the policies that permit."""
+    return tuple(policy.id for policy in policies if effect_of(policy) is Effect.ALLOW)
 
 
 def _decode(file: SourceFile) -> str:

@@ -30,9 +30,9 @@ from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.scope import org_of
 from akpolicy.signing import sign_document
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
-from akpolicy_server.judging import judge_for_hosts
+from akpolicy_server.judging import ProposedContent, judge_for_hosts
 from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
-from akpolicy_server.policies import Findings, SourceFile, examine, read_policies
+from akpolicy_server.policies import Findings, SourceFile, examine, permit_ids, read_policies
 from akpolicy_server.store.orgs import find_org, org_exists, platform_key_id
 from akpolicy_server.store.revisions import (
     IdempotencyClaim,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from akpolicy.bundle import ContentReference
     from akpolicy.clock import Clock
     from akpolicy.engine.schema import CedarSchema
     from akpolicy_server.orders import PublishOrder
@@ -63,12 +62,6 @@ class Published:
 
     revision: RevisionRecord
     repeated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    blob: bytes
-    reference: ContentReference
 
 
 class Publisher:
@@ -118,13 +111,13 @@ class Publisher:
         blob = encode_content([(policy.id, policy.text) for policy in policies])
         if len(blob) > MAX_CONTENT_BYTES:
             raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
-        content = _Content(blob, describe_content(blob, len(policies)))
+        content = ProposedContent(blob, describe_content(blob, len(policies)), permit_ids(policies))
         published = self._commit(caller, order, content)
         if not published.repeated:
             self._announce(order.scope)
         return published
 
-    def _commit(self, caller: Caller, order: PublishOrder, content: _Content) -> Published:
+    def _commit(self, caller: Caller, order: PublishOrder, content: ProposedContent) -> Published:
         claim = None
         if order.idempotency_key:
             claim = IdempotencyClaim(caller.org or "", order.idempotency_key, order.digest())
@@ -136,7 +129,7 @@ class Publisher:
             _check_expected(order, current.version if current else 0)
             revision = self._sign(connection, caller, order, content, current)
             judge_for_hosts(
-                connection, order.scope, revision.envelope, content.blob, revision.published_at_us // MICROSECONDS
+                connection, order.scope, revision.envelope, content, revision.published_at_us // MICROSECONDS
             )
             store_blob(connection, revision.content_digest, content.blob)
             insert_revision(connection, revision, claim)
@@ -147,7 +140,7 @@ class Publisher:
         connection: Connection,
         caller: Caller,
         order: PublishOrder,
-        content: _Content,
+        content: ProposedContent,
         current: RevisionRecord | None,
     ) -> RevisionRecord:
         """Return the scope's next revision."""
@@ -213,7 +206,7 @@ def _signing_key_id(connection: Connection, scope: str) -> str:
 
 
 def _manifest(
-    order: PublishOrder, content: _Content, current: RevisionRecord | None, now: int, expires_at: int
+    order: PublishOrder, content: ProposedContent, current: RevisionRecord | None, now: int, expires_at: int
 ) -> Manifest:
     version = current.version + 1 if current else 1
     # How far back a rollback may go: to the previous version, unless this one forbids it.

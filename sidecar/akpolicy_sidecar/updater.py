@@ -29,14 +29,13 @@ from akpolicy.errors import (
     CacheCorrupt,
     CacheError,
     Equivocation,
-    KeyNotAuthorised,
     PolicyError,
     RootMissing,
     ScopeMismatch,
     TrustError,
 )
 from akpolicy.scope import GLOBAL, org_scope
-from akpolicy.trust import Judge, Mark
+from akpolicy.trust import Judge, Mark, refuse_ungranted
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
 from akpolicy_sidecar.cache import ContactState, RootState, ScopeState
 from akpolicy_sidecar.snapshot import Layer, Snapshot, layer_of
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
     from akpolicy.bundle import ContentReference
     from akpolicy.clock import Clock
-    from akpolicy.engine.compile import CompiledLayer
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.keys import AnchorSet
@@ -287,7 +285,7 @@ class Updater:
         if root is None:
             msg = "no root is trusted yet"
             raise RootMissing(msg)
-        _check_grants(compiled, root)
+        refuse_ungranted(bundle, [policy.id for policy in compiled.policies if policy.effect is Effect.ALLOW])
         layer = layer_of(manifest, bundle.digest, compiled, root_expires_at=root.expires_at)
         return _Enforced(revision, layer)
 
@@ -319,14 +317,3 @@ def _marks(state: State) -> dict[str, Mark]:
         scope: Mark(kept.epoch, kept.version, kept.digest, kept.min_version, kept.previous_digest or "")
         for scope, kept in state.scopes.items()
     }
-
-
-def _check_grants(compiled: CompiledLayer, root: Root) -> None:
-    """Refuse a permit where the root lets the scope's keys publish forbids only."""
-    role = root.bundle_role(compiled.scope)
-    if role is None or role.grants:
-        return
-    permits = [policy.id for policy in compiled.policies if policy.effect is Effect.ALLOW]
-    if permits:
-        msg = f"policy `{permits[0]}` permits, but the root lets the keys of `{role.prefix}` publish forbids only"
-        raise KeyNotAuthorised(msg)

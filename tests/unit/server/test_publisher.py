@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from akpolicy.bundle import OfflineMode
+from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
     IdempotencyKeyReused,
     InvalidField,
     KeyFileError,
+    KeyNotAuthorised,
     OrgNotFound,
     PermissionDenied,
     PolicySetInvalid,
@@ -23,13 +26,17 @@ from akpolicy.errors import (
     VersionConflict,
 )
 from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
+from akpolicy.root import parse_root
+from akpolicy.scope import GLOBAL
+from akpolicy.signing import sign_document
 from akpolicy.trust import Judge
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.history import MAX_PAGE_SIZE
 from akpolicy_server.orders import PublishOrder
 from akpolicy_server.policies import SourceFile
-from akpolicy_server.store.orgs import find_org, roots_after
+from akpolicy_server.store.orgs import RootRecord, find_org, insert_root, roots_after
 from akpolicy_server.store.revisions import load_blob
+from akpolicy_server.store.tables import roots
 from tests.unit.server.conftest import order, policy
 
 if TYPE_CHECKING:
@@ -293,3 +300,25 @@ def test_concurrent_repeats_of_one_request_publish_once(core: Core) -> None:
     assert {answer.revision.version for answer in answers} == {1}
     assert sorted(answer.repeated for answer in answers) == [False] + [True] * 5
     assert core.announced == ["org/acme"]
+
+
+def _let_only_forbid(core: Core, org: str) -> None:
+    """Replace the org's root by one that lets its bundle key publish forbids only."""
+    with core.database.write() as connection:
+        record = find_org(connection, org)
+        assert record is not None
+        document, _ = parse_root(roots_after(connection, org, 0)[0].envelope.payload)
+        bundle = [d.model_copy(update={"grants": d.prefix == GLOBAL}) for d in document.roles.bundle]
+        changed = document.model_copy(update={"roles": document.roles.model_copy(update={"bundle": bundle})})
+        signer = core.vault.load(record.root_key.key_id)
+        envelope = sign_document(PayloadType.ROOT, changed.to_bytes(), [signer])
+        connection.execute(delete(roots).where(roots.c.org == org))
+        insert_root(connection, RootRecord(org, changed.version, envelope, changed.expires_at))
+
+
+def test_a_permit_of_a_scope_that_may_only_forbid_is_refused_and_a_forbid_is_published(core: Core) -> None:
+    _let_only_forbid(core, "acme")
+    with pytest.raises(KeyNotAuthorised, match="hosts of the org `acme` would refuse it: policy `b` permits"):
+        core.publisher.publish(core.admin, order("org/acme", policy("a", effect="forbid") + policy("b")))
+    published = core.publisher.publish(core.admin, order("org/acme", policy("a", effect="forbid")))
+    assert published.revision.version == 1
