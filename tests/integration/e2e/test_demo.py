@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,14 +99,42 @@ def test_a_kept_demo_answers_the_commands_that_it_prints_until_its_pids_are_stop
     assert [str(path) for path in place.iterdir()] == [stop[2]]
 
 
+@pytest.mark.slow
+def test_a_demo_that_is_interrupted_stops_its_programs_and_removes_its_directory(place: Path) -> None:
+    environment = {**programs.clean_environment(), "TMPDIR": str(place)}
+    with subprocess.Popen(
+        ["akpolicy", "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stderr is not None
+        # The server and the first sidecar run when the second org's turn comes.
+        next(line for line in demo.stderr if "healthcare-corp" in line)
+        started = _children_of(demo.pid)
+        demo.send_signal(signal.SIGINT)
+        demo.stderr.read()
+        assert demo.wait(programs.DEADLINE_S) != 0
+    assert len(started) >= 2
+    assert not any(map(_is_alive, started))
+    assert list(place.iterdir()) == []
+
+
+def _children_of(pid: int) -> list[int]:
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [process for process in processes if _stat(process)[1:2] == [str(pid)]]
+
+
 def _command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
 
 
 def _is_alive(pid: int) -> bool:
+    # Nobody may have reaped a zombie.
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent and more of a process (proc(5)); nothing if there is none."""
     try:
-        # The field behind the name in parentheses is the state (proc(5)); nobody may have reaped a zombie.
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+        # The name stands before that in parentheses, and may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
