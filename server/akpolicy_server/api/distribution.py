@@ -59,6 +59,9 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
                 greeting = await _read_hello(request_iterator, org)
                 call.note(software_version=greeting.software_version)
                 log.info("stream opened", **call.notes)
+                # By themselves, and now: grpc.aio sends them with the first message, and when that write is cancelled
+                # half way (the stream ends), it sends them again with the status and the call hangs.
+                await context.send_initial_metadata(())
                 await self._serve(subscriber, greeting, request_iterator, context)
 
     async def _serve(self, subscriber: Subscriber, greeting: Greeting, requests: Requests, context: Context) -> None:
