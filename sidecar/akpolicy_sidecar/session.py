@@ -6,13 +6,18 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 - Each update is answered: Ack when it is on disk and in force, Nack with the error's code when it is refused, and what
   was enforced stays enforced. One bad update does not end the conversation; content that follows a refused one is
   dropped.
-- KeepAlive means that all is delivered. It does not count as long as a scope of this host was refused on this
-  connection and has no policy in force: its forbids would be missing.
+- KeepAlive means that all is delivered. It does not count as long as something was refused on this connection and not
+  made good since: what is enforced is then known to be older than what the server has, so it ages, and the offline mode
+  decides how long that may go on. Passing messages alone never make old policy young.
+- The server sends an update once a connection. What was refused is asked for again by a new connection: soon if the
+  cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
+  time can change.
 - While a message is worked on the stream is not silent: `waiting_since` is None then.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -40,8 +45,15 @@ if TYPE_CHECKING:
 NONCE_BYTES: Final = 16
 MAX_DETAIL_CHARS: Final = 1024
 MAX_CONTENT_SECONDS: Final = 300.0
+# How long a refused update waits at least before a new connection asks for it again. The Nack must be out by then.
+PASSING_PAUSE_S: Final = 1.0
+LASTING_PAUSE_S: Final = 300.0
 # Until the server has announced its own interval.
 FIRST_INTERVAL_S: Final = 10.0
+
+# Subjects of refusals beside the scopes.
+ROOT: Final = "root"
+UNKNOWN: Final = ""
 
 _MILLISECONDS = 1000
 
@@ -66,7 +78,8 @@ class Session:
         self._clock = clock
         self._report = report
         self._send = send
-        self._unmet: set[str] = set()
+        self._refused: set[str] = set()
+        self._ask_again_at = math.inf
         self._dropping = False
         self.waiting_since: Moment | None = Moment.read(clock)
         self.interval_s = FIRST_INTERVAL_S
@@ -110,7 +123,8 @@ class Session:
 
     def _heard(self) -> None:
         self.waiting_since = None
-        self._links.heard(Moment.read(self._clock))
+        if not self._refused:
+            self._links.heard(Moment.read(self._clock))
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -118,16 +132,17 @@ class Session:
         try:
             outcome = self._updater.apply_root(envelope_from_proto(update.envelope))
         except REFUSALS as error:
-            self._note_refusal("root", error)
+            self._note_refusal(ROOT, error)
             return
+        self._refused.discard(ROOT)
         if outcome is Outcome.APPLIED:
-            self._report.applied("root", self._updater.holdings.root_version)
+            self._report.applied(ROOT, self._updater.holdings.root_version)
         else:
             self._report.unchanged()
 
     def _bundle(self, update: pb.BundleUpdate, inbox: _Inbox) -> None:
         hint = update.revision.scope
-        scope = hint if self._updater.concerns(hint) else ""
+        scope = hint if self._updater.concerns(hint) else UNKNOWN
 
         def content(reference: ContentReference) -> bytes:
             return self._content(reference, update, inbox)
@@ -139,8 +154,8 @@ class Session:
         except (*REFUSALS, DistributionError) as error:
             self._refuse(update, scope, error)
             return
+        self._refused.discard(scope)
         if outcome is Outcome.APPLIED:
-            self._unmet.discard(scope)
             self._report.applied(scope, update.revision.version)
         else:
             self._report.unchanged()
@@ -149,8 +164,6 @@ class Session:
 
     def _refuse(self, update: pb.BundleUpdate, scope: str, error: AkpolicyError) -> None:
         self._note_refusal(scope, error)
-        if scope and not self._updater.enforces(scope):
-            self._unmet.add(scope)
         nack = pb.Nack(
             nonce=update.nonce,
             code=error.code,
@@ -168,23 +181,33 @@ class Session:
         if isinstance(error, CacheError):
             self._report.cache_failed(error)
         self._report.refused(subject, error)
+        self._refused.add(subject)
+        self._links.lost()
+        pause = PASSING_PAUSE_S if isinstance(error, (CacheError, DistributionError)) else LASTING_PAUSE_S
+        self._ask_again_at = min(self._ask_again_at, self._clock.elapsed() + pause)
 
     def _stray_chunk(self) -> None:
         if not self._dropping:
-            self._report.refused("", StreamProtocolError("chunk without an update that needs it"))
+            self._report.refused(UNKNOWN, StreamProtocolError("chunk without an update that needs it"))
 
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         moment = Moment.read(self._clock)
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
-        # On disk first, like everything that decisions rest on.
-        if self._links.current.complete or not self._unmet:
-            self._keep_contact(moment)
-        if self._unmet:
+        if self._refused:
+            self._ask_again(moment)
             return
+        # On disk first, like everything that decisions rest on.
+        self._keep_contact(moment)
         self._links.caught_up(moment, self.interval_s)
         if not self.caught_up:
             self.caught_up = True
             self._report.connected()
+
+    def _ask_again(self, moment: Moment) -> None:
+        if moment.elapsed >= self._ask_again_at:
+            names = ", ".join(sorted(self._refused))
+            msg = f"what was refused ({names}) is asked for again"
+            raise StreamProtocolError(msg)
 
     def _keep_contact(self, moment: Moment) -> None:
         try:

@@ -141,10 +141,6 @@ class Updater:
         """The trusted root, if there is one. Safe to read from any thread."""
         return self._judge.root.document if self._judge.root else None
 
-    def enforces(self, scope: str) -> bool:
-        """Whether a revision of the scope is in force; its deletion is one."""
-        return scope in self._enforced
-
     def concerns(self, scope: str) -> bool:
         """Whether the scope is one of those that this sidecar enforces."""
         return scope in self._scopes

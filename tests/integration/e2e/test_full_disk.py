@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NO_LIMIT = resource.RLIM_INFINITY
 
 
-def test_a_full_disk_keeps_what_is_enforced_and_says_that_audit_and_updates_fail(enforcing: World) -> None:
+def test_a_full_disk_keeps_what_is_enforced_and_the_update_comes_once_there_is_room(enforcing: World) -> None:
     sidecar = enforcing.sidecars["host-1"]
     assert enforcing.server is not None
     state = (enforcing.state_dir() / "state.json").read_bytes()
@@ -24,7 +24,7 @@ def test_a_full_disk_keeps_what_is_enforced_and_says_that_audit_and_updates_fail
     resource.prlimit(sidecar.pid, resource.RLIMIT_FSIZE, (1, NO_LIMIT))
     enforcing.publish(permit("second"))
     server = enforcing.server
-    wait_until(lambda: server.metric("akpolicy_server_nacks_total", code="CacheWriteFailed") == 1, what="the refusal")
+    wait_until(lambda: server.metric("akpolicy_server_nacks_total", code="CacheWriteFailed") >= 1, what="the refusal")
     decision = enforcing.ask()
     assert (decided_by(decision), decision.bundles[0].version) == ("first", 1)
     assert sidecar.metric("akpolicy_sidecar_cache_errors_total", code="CacheWriteFailed") >= 1
@@ -36,10 +36,10 @@ def test_a_full_disk_keeps_what_is_enforced_and_says_that_audit_and_updates_fail
     assert not list(enforcing.state_dir().rglob(".*")), "a temporary file is left"
 
     resource.prlimit(sidecar.pid, resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
-    enforcing.publish(permit("third"))
-    decision = enforcing.wait_decided_by("third")
+    decision = enforcing.wait_decided_by("second")
+    assert decision.bundles[0].version == 2
     assert sidecar.readiness()[1]["audit"] == "ok"
     assert decision.decision_id in (enforcing.state_dir() / "audit.jsonl").read_text(encoding="utf-8")
     sidecar.kill()
     enforcing.start_sidecar()
-    assert enforcing.ask().bundles[0].version == 3
+    assert enforcing.ask().bundles[0].version == 2

@@ -22,14 +22,15 @@ from akpolicy_sidecar.chunks import ChunkAssembler
 from akpolicy_sidecar.metrics import SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.report import Reporter
-from akpolicy_sidecar.session import Session
+from akpolicy_sidecar.session import LASTING_PAUSE_S, PASSING_PAUSE_S, Session
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
-from akpolicy_sidecar.status import LinkHolder
+from akpolicy_sidecar.status import LinkHolder, Moment
 from akpolicy_sidecar.updater import Updater
 from tests.simulators.clock import ManualClock
 from tests.simulators.org import OrgSimulator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from akpolicy.envelope import SignedEnvelope
@@ -220,13 +221,67 @@ def test_keep_alive_counts_once_the_refused_scope_is_delivered(scene: Scene) -> 
     assert session.caught_up
 
 
-def test_a_refused_update_of_an_enforced_scope_keeps_the_stream_live(scene: Scene) -> None:
+def test_a_refused_update_lets_the_enforced_policy_age_although_keep_alives_come(scene: Scene) -> None:
     good, blob = scene.org.bundle_envelope()
     bad, _ = scene.org.bundle_envelope("global", signed_by=[scene.org.bundle_signer])
+    scene.hear(scene.root(), update(good, len(blob)), *chunks(blob), keep_alive())
+    assert scene.links.current.is_live(Moment.read(scene.clock))
 
-    session = scene.hear(scene.root(), update(good, len(blob)), *chunks(blob), update(bad, 0), keep_alive())
+    def messages() -> Iterator[pb.SubscribeResponse]:
+        yield update(bad, 0)
+        scene.clock.advance(50)
+        yield keep_alive()
 
+    session = scene.session()
+    session.run(messages())
+
+    moment = Moment.read(scene.clock)
+    assert not session.caught_up
+    assert not scene.links.current.is_live(moment)
+    assert scene.links.current.heard is not None
+    assert moment.since(scene.links.current.heard) == 50
+    kept = scene.updater.kept_link().heard
+    assert kept is not None
+    assert moment.since(kept) == 50
+    assert scene.versions() == {"global": 1}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "pause"),
+    [
+        (lambda pieces: pieces[:1], "StreamProtocolError", PASSING_PAUSE_S),
+        (lambda pieces: [*pieces[:2], *chunks(b"x")], "StreamProtocolError", PASSING_PAUSE_S),
+        (lambda pieces: [*pieces[:2], altered(pieces[2])], "ContentDigestMismatch", LASTING_PAUSE_S),
+    ],
+    ids=["cut short", "foreign content", "altered content"],
+)
+def test_what_was_refused_is_asked_for_again_by_a_new_connection_after_a_pause(
+    scene: Scene, spoil: Callable[[list[pb.SubscribeResponse]], list[pb.SubscribeResponse]], code: str, pause: float
+) -> None:
+    envelope, blob = scene.org.bundle_envelope("global", LONG)
+
+    def messages() -> Iterator[pb.SubscribeResponse]:
+        yield from [scene.root(), update(envelope, len(blob)), *spoil(chunks(blob))]
+        scene.clock.advance(pause / 2)
+        yield keep_alive()
+        assert scene.nacks() == [code], "the Nack must be out before the connection ends"
+        # A transfer that stops short is refused only when the next message comes.
+        scene.clock.advance(pause)
+        yield keep_alive()
+
+    with pytest.raises(StreamProtocolError, match=r"global.*asked for again"):
+        scene.session().run(messages())
+    session = scene.hear(update(envelope, len(blob)), *chunks(blob), keep_alive())
     assert session.caught_up
+    assert scene.versions() == {"global": 1}
+
+
+def altered(piece: pb.SubscribeResponse) -> pb.SubscribeResponse:
+    """Return a chunk with its last byte changed."""
+    result = pb.SubscribeResponse()
+    result.CopyFrom(piece)
+    result.chunk.data = piece.chunk.data[:-1] + bytes([piece.chunk.data[-1] ^ 1])
+    return result
 
 
 def test_a_refused_root_is_counted_and_bundles_wait_for_a_good_one(scene: Scene) -> None:
