@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.errors import PolicyNotUtf8, PolicyTooLarge, UsageError
+from akpolicy.errors import PolicyTooLarge, UsageError
 from akpolicy.limits import MAX_CONTENT_BYTES
 
 if TYPE_CHECKING:
-    from akpolicy.client.publishing_types import PolicyFile
+    from akpolicy.engine.files import PolicyFile
 
 STDIN: Final = Path("-")
 MAX_FILES: Final = 10_000
@@ -33,7 +33,7 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
         PolicyTooLarge: more bytes than a scope may have.
 
     """
-    from akpolicy.client.publishing_types import PolicyFile
+    from akpolicy.engine.files import PolicyFile
 
     names = list(_expanded(paths))
     if len(names) > MAX_FILES:
@@ -51,16 +51,6 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
             raise PolicyTooLarge(f"the files have more than {MAX_CONTENT_BYTES} bytes in total", source=str(path))
         files.append(PolicyFile("stdin" if path == STDIN else str(path), data))
     return files
-
-
-def decoded(file: PolicyFile) -> str:
-    """Return a file's text; raise `PolicyNotUtf8` with the line of the first byte that is wrong."""
-    try:
-        return file.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = 1 + file.data.count(b"\n", 0, error.start)
-        message = f"byte 0x{file.data[error.start]:02x} is no UTF-8; save the file as UTF-8"
-        raise PolicyNotUtf8(message, source=file.name, line=line) from None
 
 
 def _expanded(paths: Sequence[Path]) -> Iterator[Path]:

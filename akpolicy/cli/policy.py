@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from akpolicy.cli.connection import choose_scope, connect
-from akpolicy.cli.files import decoded, read_policy_files
+from akpolicy.cli.files import read_policy_files
 from akpolicy.cli.options import (
     ApiKeyFileOption,
     CaFileOption,
@@ -35,10 +35,11 @@ from akpolicy.cli.output import (
     uploading,
     working,
 )
-from akpolicy.errors import ClientError, PolicyError, Problem, ServerRefused, UsageError
+from akpolicy.errors import ClientError, ServerRefused, UsageError
 
 if TYPE_CHECKING:
-    from akpolicy.client.publishing_types import PolicyFile, Published, PublishTerms, Validation
+    from akpolicy.client.publishing_types import Published, PublishTerms, Validation
+    from akpolicy.engine.files import PolicyFile
 
 # The values of `akpolicy.bundle.OfflineMode`, which is not imported only to print help.
 OfflineModeName = Literal["fail_closed", "cached_with_expiry", "cached_indefinite", "default_policy"]
@@ -120,20 +121,11 @@ def validate(  # noqa: PLR0913 - one parameter an option
 def check_offline(files: Sequence[PolicyFile]) -> Validation:
     """Check as a server does, with the schema of the package; report the mistakes of all files."""
     from akpolicy.client.publishing_types import Validation
-    from akpolicy.engine.check import check_policies
+    from akpolicy.engine.files import examine
     from akpolicy.engine.schema import load_default_schema
-    from akpolicy.engine.source import PolicyText, split_policies
 
-    policies: list[PolicyText] = []
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            policies += split_policies(decoded(file), source=file.name)
-        except PolicyError as error:
-            problems += error.problems
-    if policies:
-        problems += check_policies(policies, load_default_schema())
-    return Validation(tuple(problems), tuple(policy.id for policy in policies))
+    found = examine(files, load_default_schema())
+    return Validation(found.problems, tuple(policy.id for policy in found.policies), len(found.policies))
 
 
 def _print_validation(result: Validation, files: Sequence[PolicyFile], output: OutputFormat) -> None:
@@ -151,7 +143,8 @@ def _print_validation(result: Validation, files: Sequence[PolicyFile], output: O
     if result.problems:
         print_note(f"error: {counted(result.problems, 'problem')} in {counted(files, 'file')}")
     else:
-        print_text(f"ok: {counted(result.policy_ids, 'policy')} in {counted(files, 'file')}")
+        policies = f"{result.policy_count} {'policy' if result.policy_count == 1 else 'policies'}"
+        print_text(f"ok: {policies} in {counted(files, 'file')}")
 
 
 # --- publish ----------------------------------------------------------------------------------------------------------
@@ -223,7 +216,10 @@ def _keep_key_on_failure(terms: PublishTerms) -> Iterator[None]:
         yield
     except ClientError as error:
         if not isinstance(error, ServerRefused) or error.status not in _DEFINITE:
-            print_note(f"it may have been published; to repeat this safely: --idempotency-key {terms.idempotency_key}")
+            print_note(
+                "should the server have received it, it may be published all the same; "
+                f"to repeat this safely: --idempotency-key {terms.idempotency_key}"
+            )
         raise
 
 

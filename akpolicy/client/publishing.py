@@ -21,7 +21,6 @@ from akpolicy.client.channel import ServerEndpoint, bearer, open_channel
 from akpolicy.client.publishing_types import (
     CreatedApiKey,
     CreatedOrg,
-    PolicyFile,
     Published,
     PublishedPolicy,
     PublishTerms,
@@ -41,6 +40,8 @@ from akpolicy.wire_authorization import OFFLINE_MODES
 if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
+
+    from akpolicy.engine.files import PolicyFile
 
 DEFAULT_TIMEOUT_S: Final = 60.0
 PAGE_SIZE: Final = 500
@@ -100,7 +101,7 @@ class PublishingClient:
 
         with self._call():
             answer = self._stub.Validate(parts(), **self._terms)
-        return Validation(problems_of(answer.problems), tuple(answer.policy_ids))
+        return Validation(problems_of(answer.problems), tuple(answer.policy_ids), answer.policy_count)
 
     def publish(
         self, scope: str, files: Sequence[PolicyFile], terms: PublishTerms, progress: Progress | None = None

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyFile:
-    """A policy file as its author wrote it; `name` is for messages, `data` should be UTF-8."""
-
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class PublishTerms:
     """Under which conditions to publish, as `PublishHeader` says; None and 0 are the server's defaults."""
 
@@ -61,10 +53,11 @@ class CreatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What is wrong with policies (nothing: they can be published), and which policies there are."""
+    """What is wrong with policies (nothing: they can be published), how many there are, and the ids of the first."""
 
     problems: tuple[Problem, ...]
     policy_ids: tuple[str, ...]
+    policy_count: int
 
 
 @dataclass(frozen=True, slots=True)

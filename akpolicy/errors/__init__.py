@@ -39,7 +39,7 @@ Rules:
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied
-    │   ├── OrgNotFound  OrgExists  KeyNotFound  RevisionNotFound
+    │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound
     │   ├── VersionConflict  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer
@@ -77,6 +77,7 @@ from akpolicy.errors.operation import (
     InvalidField,
     InvalidRequest,
     KeyNotFound,
+    LastAdminKey,
     OrgExists,
     OrgNotFound,
     PermissionDenied,
@@ -201,6 +202,7 @@ __all__ = [
     "KeyNotFound",
     "KeyNotYetValid",
     "KeyRevoked",
+    "LastAdminKey",
     "LifetimeTooLong",
     "MissingField",
     "NotYetValid",

@@ -90,6 +90,10 @@ class KeyNotFound(ServerError):
     """No such API key."""
 
 
+class LastAdminKey(ServerError):
+    """Nobody could administer the platform without this key."""
+
+
 class RevisionNotFound(ServerError):
     """No such revision."""
 

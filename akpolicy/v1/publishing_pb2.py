@@ -26,15 +26,15 @@ from akpolicy.v1 import bundle_pb2 as akpolicy_dot_v1_dot_bundle__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61kpolicy/v1/publishing.proto\x12\x0b\x61kpolicy.v1\x1a\x18\x61kpolicy/v1/bundle.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1f\n\x10\x43reateOrgRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\"L\n\x11\x43reateOrgResponse\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x14\n\x0ctrust_anchor\x18\x02 \x01(\t\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\"o\n\x13\x43reateApiKeyRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.akpolicy.v1.ApiKeyRole\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"6\n\x14\x43reateApiKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"%\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x14RevokeApiKeyResponse\x12.\n\nrevoked_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x0bSourceChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tpolicy_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0c\n\x04line\x18\x05 \x01(\r\"8\n\x0ePublishFailure\x12&\n\x08problems\x18\x01 \x03(\x0b\x32\x14.akpolicy.v1.Problem\"s\n\x0fValidateRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.akpolicy.v1.ValidateHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.akpolicy.v1.SourceChunkH\x00\x42\x06\n\x04part\"\x1f\n\x0eValidateHeader\x12\r\n\x05scope\x18\x01 \x01(\t\"N\n\x10ValidateResponse\x12&\n\x08problems\x18\x01 \x03(\x0b\x32\x14.akpolicy.v1.Problem\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\"q\n\x0ePublishRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.akpolicy.v1.PublishHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.akpolicy.v1.SourceChunkH\x00\x42\x06\n\x04part\"\xf0\x01\n\rPublishHeader\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\x0coffline_mode\x18\x05 \x01(\x0e\x32\x18.akpolicy.v1.OfflineMode\x12\x19\n\x11offline_max_age_s\x18\x06 \x01(\x04\x12\x12\n\nlifetime_s\x18\x07 \x01(\x04\x12\x13\n\x0bno_rollback\x18\x08 \x01(\x08\x42\x13\n\x11_expected_version\"[\n\x0fPublishResponse\x12.\n\x08revision\x18\x01 \x01(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\x18\n\x10repeated_request\x18\x02 \x01(\x08\"\x87\x02\n\x0fRevisionDetails\x12\'\n\x08revision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.Revision\x12\x30\n\x0cpublished_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpublished_by\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x14\n\x0cpolicy_count\x18\x06 \x01(\r\x12\x14\n\x0c\x63ontent_size\x18\x07 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x08 \x01(\x0c\"L\n\x14ListRevisionsRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListRevisionsResponse\x12/\n\trevisions\x18\x01 \x03(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x12GetRevisionRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"}\n\x13GetRevisionResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.akpolicy.v1.RevisionDocumentH\x00\x12+\n\x08policies\x18\x02 \x01(\x0b\x32\x17.akpolicy.v1.PolicyListH\x00\x42\x06\n\x04part\"j\n\x10RevisionDocument\x12-\n\x07\x64\x65tails\x18\x01 \x01(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\"3\n\nPolicyList\x12%\n\x08policies\x18\x01 \x03(\x0b\x32\x13.akpolicy.v1.Policy\"\"\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t*u\n\nApiKeyRole\x12\x1c\n\x18\x41PI_KEY_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41PI_KEY_ROLE_ADMIN\x10\x01\x12\x1a\n\x16\x41PI_KEY_ROLE_PUBLISHER\x10\x02\x12\x15\n\x11\x41PI_KEY_ROLE_HOST\x10\x03\x32\xc8\x04\n\x11PublishingService\x12J\n\tCreateOrg\x12\x1d.akpolicy.v1.CreateOrgRequest\x1a\x1e.akpolicy.v1.CreateOrgResponse\x12S\n\x0c\x43reateApiKey\x12 .akpolicy.v1.CreateApiKeyRequest\x1a!.akpolicy.v1.CreateApiKeyResponse\x12S\n\x0cRevokeApiKey\x12 .akpolicy.v1.RevokeApiKeyRequest\x1a!.akpolicy.v1.RevokeApiKeyResponse\x12I\n\x08Validate\x12\x1c.akpolicy.v1.ValidateRequest\x1a\x1d.akpolicy.v1.ValidateResponse(\x01\x12\x46\n\x07Publish\x12\x1b.akpolicy.v1.PublishRequest\x1a\x1c.akpolicy.v1.PublishResponse(\x01\x12V\n\rListRevisions\x12!.akpolicy.v1.ListRevisionsRequest\x1a\".akpolicy.v1.ListRevisionsResponse\x12R\n\x0bGetRevision\x12\x1f.akpolicy.v1.GetRevisionRequest\x1a .akpolicy.v1.GetRevisionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x61kpolicy/v1/publishing.proto\x12\x0b\x61kpolicy.v1\x1a\x18\x61kpolicy/v1/bundle.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1f\n\x10\x43reateOrgRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\"L\n\x11\x43reateOrgResponse\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x14\n\x0ctrust_anchor\x18\x02 \x01(\t\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\"o\n\x13\x43reateApiKeyRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.akpolicy.v1.ApiKeyRole\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"6\n\x14\x43reateApiKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"%\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x14RevokeApiKeyResponse\x12.\n\nrevoked_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x0bSourceChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tpolicy_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0c\n\x04line\x18\x05 \x01(\r\"8\n\x0ePublishFailure\x12&\n\x08problems\x18\x01 \x03(\x0b\x32\x14.akpolicy.v1.Problem\"s\n\x0fValidateRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.akpolicy.v1.ValidateHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.akpolicy.v1.SourceChunkH\x00\x42\x06\n\x04part\"\x1f\n\x0eValidateHeader\x12\r\n\x05scope\x18\x01 \x01(\t\"d\n\x10ValidateResponse\x12&\n\x08problems\x18\x01 \x03(\x0b\x32\x14.akpolicy.v1.Problem\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x14\n\x0cpolicy_count\x18\x03 \x01(\r\"q\n\x0ePublishRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.akpolicy.v1.PublishHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.akpolicy.v1.SourceChunkH\x00\x42\x06\n\x04part\"\xf0\x01\n\rPublishHeader\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12.\n\x0coffline_mode\x18\x05 \x01(\x0e\x32\x18.akpolicy.v1.OfflineMode\x12\x19\n\x11offline_max_age_s\x18\x06 \x01(\x04\x12\x12\n\nlifetime_s\x18\x07 \x01(\x04\x12\x13\n\x0bno_rollback\x18\x08 \x01(\x08\x42\x13\n\x11_expected_version\"[\n\x0fPublishResponse\x12.\n\x08revision\x18\x01 \x01(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\x18\n\x10repeated_request\x18\x02 \x01(\x08\"\x87\x02\n\x0fRevisionDetails\x12\'\n\x08revision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.Revision\x12\x30\n\x0cpublished_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpublished_by\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x14\n\x0cpolicy_count\x18\x06 \x01(\r\x12\x14\n\x0c\x63ontent_size\x18\x07 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x08 \x01(\x0c\"L\n\x14ListRevisionsRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListRevisionsResponse\x12/\n\trevisions\x18\x01 \x03(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x12GetRevisionRequest\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"}\n\x13GetRevisionResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1d.akpolicy.v1.RevisionDocumentH\x00\x12+\n\x08policies\x18\x02 \x01(\x0b\x32\x17.akpolicy.v1.PolicyListH\x00\x42\x06\n\x04part\"j\n\x10RevisionDocument\x12-\n\x07\x64\x65tails\x18\x01 \x01(\x0b\x32\x1c.akpolicy.v1.RevisionDetails\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\"3\n\nPolicyList\x12%\n\x08policies\x18\x01 \x03(\x0b\x32\x13.akpolicy.v1.Policy\"\"\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t*u\n\nApiKeyRole\x12\x1c\n\x18\x41PI_KEY_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41PI_KEY_ROLE_ADMIN\x10\x01\x12\x1a\n\x16\x41PI_KEY_ROLE_PUBLISHER\x10\x02\x12\x15\n\x11\x41PI_KEY_ROLE_HOST\x10\x03\x32\xc8\x04\n\x11PublishingService\x12J\n\tCreateOrg\x12\x1d.akpolicy.v1.CreateOrgRequest\x1a\x1e.akpolicy.v1.CreateOrgResponse\x12S\n\x0c\x43reateApiKey\x12 .akpolicy.v1.CreateApiKeyRequest\x1a!.akpolicy.v1.CreateApiKeyResponse\x12S\n\x0cRevokeApiKey\x12 .akpolicy.v1.RevokeApiKeyRequest\x1a!.akpolicy.v1.RevokeApiKeyResponse\x12I\n\x08Validate\x12\x1c.akpolicy.v1.ValidateRequest\x1a\x1d.akpolicy.v1.ValidateResponse(\x01\x12\x46\n\x07Publish\x12\x1b.akpolicy.v1.PublishRequest\x1a\x1c.akpolicy.v1.PublishResponse(\x01\x12V\n\rListRevisions\x12!.akpolicy.v1.ListRevisionsRequest\x1a\".akpolicy.v1.ListRevisionsResponse\x12R\n\x0bGetRevision\x12\x1f.akpolicy.v1.GetRevisionRequest\x1a .akpolicy.v1.GetRevisionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'akpolicy.v1.publishing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APIKEYROLE']._serialized_start=2189
-  _globals['_APIKEYROLE']._serialized_end=2306
+  _globals['_APIKEYROLE']._serialized_start=2211
+  _globals['_APIKEYROLE']._serialized_end=2328
   _globals['_CREATEORGREQUEST']._serialized_start=104
   _globals['_CREATEORGREQUEST']._serialized_end=135
   _globals['_CREATEORGRESPONSE']._serialized_start=137
@@ -58,29 +58,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATEHEADER']._serialized_start=804
   _globals['_VALIDATEHEADER']._serialized_end=835
   _globals['_VALIDATERESPONSE']._serialized_start=837
-  _globals['_VALIDATERESPONSE']._serialized_end=915
-  _globals['_PUBLISHREQUEST']._serialized_start=917
-  _globals['_PUBLISHREQUEST']._serialized_end=1030
-  _globals['_PUBLISHHEADER']._serialized_start=1033
-  _globals['_PUBLISHHEADER']._serialized_end=1273
-  _globals['_PUBLISHRESPONSE']._serialized_start=1275
-  _globals['_PUBLISHRESPONSE']._serialized_end=1366
-  _globals['_REVISIONDETAILS']._serialized_start=1369
-  _globals['_REVISIONDETAILS']._serialized_end=1632
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1634
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1710
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1712
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1809
-  _globals['_GETREVISIONREQUEST']._serialized_start=1811
-  _globals['_GETREVISIONREQUEST']._serialized_end=1863
-  _globals['_GETREVISIONRESPONSE']._serialized_start=1865
-  _globals['_GETREVISIONRESPONSE']._serialized_end=1990
-  _globals['_REVISIONDOCUMENT']._serialized_start=1992
-  _globals['_REVISIONDOCUMENT']._serialized_end=2098
-  _globals['_POLICYLIST']._serialized_start=2100
-  _globals['_POLICYLIST']._serialized_end=2151
-  _globals['_POLICY']._serialized_start=2153
-  _globals['_POLICY']._serialized_end=2187
-  _globals['_PUBLISHINGSERVICE']._serialized_start=2309
-  _globals['_PUBLISHINGSERVICE']._serialized_end=2893
+  _globals['_VALIDATERESPONSE']._serialized_end=937
+  _globals['_PUBLISHREQUEST']._serialized_start=939
+  _globals['_PUBLISHREQUEST']._serialized_end=1052
+  _globals['_PUBLISHHEADER']._serialized_start=1055
+  _globals['_PUBLISHHEADER']._serialized_end=1295
+  _globals['_PUBLISHRESPONSE']._serialized_start=1297
+  _globals['_PUBLISHRESPONSE']._serialized_end=1388
+  _globals['_REVISIONDETAILS']._serialized_start=1391
+  _globals['_REVISIONDETAILS']._serialized_end=1654
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=1656
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=1732
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1734
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1831
+  _globals['_GETREVISIONREQUEST']._serialized_start=1833
+  _globals['_GETREVISIONREQUEST']._serialized_end=1885
+  _globals['_GETREVISIONRESPONSE']._serialized_start=1887
+  _globals['_GETREVISIONRESPONSE']._serialized_end=2012
+  _globals['_REVISIONDOCUMENT']._serialized_start=2014
+  _globals['_REVISIONDOCUMENT']._serialized_end=2120
+  _globals['_POLICYLIST']._serialized_start=2122
+  _globals['_POLICYLIST']._serialized_end=2173
+  _globals['_POLICY']._serialized_start=2175
+  _globals['_POLICY']._serialized_end=2209
+  _globals['_PUBLISHINGSERVICE']._serialized_start=2331
+  _globals['_PUBLISHINGSERVICE']._serialized_end=2915
 # @@protoc_insertion_point(module_scope)

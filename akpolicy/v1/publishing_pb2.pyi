@@ -357,23 +357,27 @@ class ValidateResponse(_message.Message):
 
     PROBLEMS_FIELD_NUMBER: _builtins.int
     POLICY_IDS_FIELD_NUMBER: _builtins.int
+    POLICY_COUNT_FIELD_NUMBER: _builtins.int
+    policy_count: _builtins.int
+    """How many policies were found."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """Every mistake found, at most 100; none means that Publish would accept the text."""
 
     @_builtins.property
     def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ids of the policies found, in order."""
+        """The ids of the policies found, in order; of very many only the first 10,000."""
 
     def __init__(
         self,
         *,
         problems: _abc.Iterable[Global___Problem] | None = ...,
         policy_ids: _abc.Iterable[_builtins.str] | None = ...,
+        policy_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_ids", b"policy_ids", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_count", b"policy_count", "policy_ids", b"policy_ids", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,7 +106,8 @@ class PublishingServiceServicer:
     def RevokeApiKey(self, request, context):
         """Revokes an API key at once and for good; streams that it opened end. Revoking it again changes nothing. Admins only.
 
-        Fails with NOT_FOUND (no such key in the caller's reach).
+        Fails with NOT_FOUND (no such key in the caller's reach), FAILED_PRECONDITION (the last platform admin key: make
+        another one first).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,7 +52,8 @@ class PublishingServiceStub:
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.RevokeApiKeyRequest, _publishing_pb2.RevokeApiKeyResponse]
     """Revokes an API key at once and for good; streams that it opened end. Revoking it again changes nothing. Admins only.
 
-    Fails with NOT_FOUND (no such key in the caller's reach).
+    Fails with NOT_FOUND (no such key in the caller's reach), FAILED_PRECONDITION (the last platform admin key: make
+    another one first).
     """
     Validate: _grpc.StreamUnaryMultiCallable[_publishing_pb2.ValidateRequest, _publishing_pb2.ValidateResponse]
     """Says what is wrong with policies, and changes nothing. Admin and publisher keys.
@@ -104,7 +105,8 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_publishing_pb2.RevokeApiKeyRequest, _publishing_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key at once and for good; streams that it opened end. Revoking it again changes nothing. Admins only.
 
-    Fails with NOT_FOUND (no such key in the caller's reach).
+    Fails with NOT_FOUND (no such key in the caller's reach), FAILED_PRECONDITION (the last platform admin key: make
+    another one first).
     """
     Validate: _aio.StreamUnaryMultiCallable[_publishing_pb2.ValidateRequest, _publishing_pb2.ValidateResponse]  # type: ignore[assignment]
     """Says what is wrong with policies, and changes nothing. Admin and publisher keys.
@@ -171,7 +173,8 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_publishing_pb2.RevokeApiKeyResponse, _abc.Awaitable[_publishing_pb2.RevokeApiKeyResponse]]:
         """Revokes an API key at once and for good; streams that it opened end. Revoking it again changes nothing. Admins only.
 
-        Fails with NOT_FOUND (no such key in the caller's reach).
+        Fails with NOT_FOUND (no such key in the caller's reach), FAILED_PRECONDITION (the last platform admin key: make
+        another one first).
         """
 
     @_abc_1.abstractmethod

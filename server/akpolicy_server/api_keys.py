@@ -17,10 +17,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.errors import InvalidField, KeyNotFound, OrgNotFound, Unauthenticated
+from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, Unauthenticated
 from akpolicy.scope import HOST_ID_PATTERN, is_org_name
 from akpolicy_server.access import Caller, Role, require_admin_of
-from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, insert_key, revoke_key
+from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -95,19 +95,25 @@ class ApiKeys:
     def revoke(self, caller: Caller, key_id: str) -> int:
         """Revoke a key for good; return when (epoch microseconds; the first time, if it was revoked before).
 
-        Raises `KeyNotFound` for a key out of the caller's reach too, and `PermissionDenied` for callers who administer
-        nothing.
+        Raises `KeyNotFound` for a key out of the caller's reach too, `PermissionDenied` for callers who administer
+        nothing, and `LastAdminKey` where nobody could administer the platform any more.
         """
         require_admin_of(caller, caller.org)
         with self._database.write() as connection:
             record = find_key(connection, key_id)
             if record is None or not (caller.is_platform_admin or record.org == caller.org):
                 raise KeyNotFound(f"there is no API key `{key_id[: 2 * KEY_ID_BYTES]}`")
+            if _is_platform_admin(record) and not has_other_platform_admin(connection, key_id):
+                raise LastAdminKey(f"`{key_id}` is the last admin key of the platform; make another one first")
             now = now_us(self._clock)
             revoke_key(connection, key_id, now)
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us
+
+
+def _is_platform_admin(record: ApiKeyRecord) -> bool:
+    return record.org is None and record.role == Role.ADMIN.value and record.revoked_at_us is None
 
 
 def make_key(

@@ -4,7 +4,8 @@ Rules:
 
 - The judge is the hosts' (`akpolicy.trust.Judge`), given what a host that is up to date has: the org's anchor, its
   roots, and the marks of what is current in each of its scopes.
-- A bundle of `org/X` is judged for X; one of `global` for every org, because each has a root of its own.
+- A bundle of `org/X` is judged for X; one of `global` for every org, because each has a root of its own. An org whose
+  root has expired cannot keep the others from a new `global`: its hosts deny everything until they get a new root.
 - A refusal names the org and keeps the judge's error as its class says it.
 """
 
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from akpolicy.errors import RootMissing, TrustError
+import structlog
+
+from akpolicy.errors import RootExpired, RootMissing, TrustError
 from akpolicy.keys import AnchorSet, TrustAnchor
 from akpolicy.scope import GLOBAL, org_of, org_scope
 from akpolicy.trust import Judge, Mark, refuse_ungranted
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from akpolicy.bundle import ContentReference
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedManifest
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,13 @@ def judge_for_hosts(
     """
     content_judged = False
     for record in _orgs(connection, org_of(scope)):
-        judge = judge_of(connection, record, now)
+        try:
+            judge = judge_of(connection, record, now)
+        except RootExpired as error:
+            if scope != GLOBAL:
+                raise
+            log.warning("published without the hosts of an org", org=record.org, error=str(error))
+            continue
         verified = judge_manifest_as_host(judge, record.org, envelope, now)
         # The content does not depend on the org; whether its permits may count does.
         if not content_judged:

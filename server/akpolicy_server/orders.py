@@ -12,7 +12,7 @@ from akpolicy.limits import MAX_BUNDLE_LIFETIME_S, MAX_JSON_INT
 from akpolicy.strict_json import dump
 
 if TYPE_CHECKING:
-    from akpolicy_server.policies import SourceFile
+    from akpolicy.engine.files import PolicyFile
 
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 128
 MAX_MESSAGE_CHARS: Final = 1000
@@ -24,7 +24,7 @@ class PublishOrder:
     """What to publish and under which conditions; 0 stands for the default of a number of seconds."""
 
     scope: str
-    files: tuple[SourceFile, ...] = field(repr=False)
+    files: tuple[PolicyFile, ...] = field(repr=False)
     expected_version: int | None = None
     idempotency_key: str = ""
     message: str = ""

@@ -24,6 +24,7 @@ from akpolicy.bundle import (
     describe_content,
     encode_content,
 )
+from akpolicy.engine.files import Findings, PolicyFile, examine, permit_ids, read_policies
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import IdempotencyKeyReused, InvalidField, OrgNotFound, VersionConflict
 from akpolicy.limits import MAX_CONTENT_BYTES
@@ -32,7 +33,6 @@ from akpolicy.signing import sign_document
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.judging import ProposedContent, judge_for_hosts
 from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
-from akpolicy_server.policies import Findings, SourceFile, examine, permit_ids, read_policies
 from akpolicy_server.store.orgs import find_org, org_exists, platform_key_id
 from akpolicy_server.store.revisions import (
     IdempotencyClaim,
@@ -85,7 +85,7 @@ class Publisher:
         self._announce = announce
         self._default_lifetime_s = default_lifetime_s
 
-    def validate(self, caller: Caller, scope: str, files: Sequence[SourceFile]) -> Findings:
+    def validate(self, caller: Caller, scope: str, files: Sequence[PolicyFile]) -> Findings:
         """Say what is wrong with policies; raise `PermissionDenied`, `InvalidField` or `OrgNotFound`."""
         require_publisher(caller, check_publishable_scope(scope))
         with self._database.read() as connection:

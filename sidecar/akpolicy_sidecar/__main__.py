@@ -27,7 +27,7 @@ Examples:
 
   akpolicy-sidecar --config /etc/akpolicy/sidecar.toml
 
-  AKPOLICY_API_KEY=... akpolicy-sidecar --config sidecar.toml --ready-file /run/akpolicy/ready.json
+  AKPOLICY_HOST_KEY=... akpolicy-sidecar --config sidecar.toml --ready-file /run/akpolicy/ready.json
 
 SIGTERM stops it, SIGHUP reopens the audit log after a rotation.
 """

@@ -71,8 +71,8 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
 
     def Subscribe(  # noqa: N802 - the service names it
         self,
-        request_iterator: Any,  # noqa: ANN401 - the generated type joins the two kinds of servers
-        context: Any,  # noqa: ANN401 - see above
+        request_iterator: Any,
+        context: Any,
     ) -> Iterator[Response]:
         """Serve one host."""
         token = str(dict(context.invocation_metadata()).get("authorization", "")).removeprefix("Bearer ")

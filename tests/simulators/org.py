@@ -4,8 +4,6 @@ Documents are built as plain dictionaries, signed exactly as given. `**overrides
 the value `ABSENT` leaves one out. So a test writes only what is wrong with its document.
 """
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 import base64

@@ -5,8 +5,6 @@ It serves what a test gave it, verified or not: `publish` makes an honest bundle
 recorded; `wait_for` waits until the record fulfils a condition.
 """
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

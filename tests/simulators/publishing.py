@@ -91,7 +91,8 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         self._admit(context)
         assert next(request_iterator).header.scope
         policies, problems = self._check(part.chunk for part in request_iterator)
-        return pb.ValidateResponse(problems=wire_problems(problems), policy_ids=[policy.id for policy in policies])
+        ids = [policy.id for policy in policies]
+        return pb.ValidateResponse(problems=wire_problems(problems), policy_ids=ids, policy_count=len(ids))
 
     def Publish(
         self, request_iterator: Iterator[pb.PublishRequest], context: grpc.ServicerContext

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from akpolicy.cli.demo.script import Findings, Script, load_examples
 from akpolicy.cli.demo.stage import Stage
+from akpolicy.cli.output import EXIT_FAILED
 from akpolicy.client.channel import parse_server_url
 from akpolicy.client.publishing import PublishingClient
 
@@ -13,8 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def _end(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(EXIT_FAILED)
+
+
 def run(*, keep: bool, say: Callable[[str], None]) -> tuple[Findings, list[str]]:
     """Play the demo; return what was found and, with `keep`, what can be tried on what runs on."""
+    # A default SIGTERM would leave processes and files behind; ended like this, the stage is cleared.
+    signal.signal(signal.SIGTERM, _end)
     examples = load_examples()
     orgs = tuple(sorted({e.request.principal.org_id for e in examples}))
     with Stage(orgs, keep=keep) as stage:

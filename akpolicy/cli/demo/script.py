@@ -16,7 +16,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.client import PolicyClient, PolicySource
-from akpolicy.client.publishing_types import PolicyFile, PublishTerms
+from akpolicy.client.publishing_types import PublishTerms
+from akpolicy.engine.files import PolicyFile
 from akpolicy.engine.request import request_from_json
 from akpolicy.errors import StartupError
 

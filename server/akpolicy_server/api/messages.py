@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from akpolicy.bundle import PolicyEntry
-    from akpolicy_server.policies import SourceFile
+    from akpolicy.engine.files import PolicyFile
     from akpolicy_server.store.revisions import RevisionRecord
 
 _ROLES: Final[dict[int, Role]] = {
@@ -54,7 +54,7 @@ def role_of(value: int) -> Role:
     return _ROLES[value]
 
 
-def order_of(header: publishing_pb2.PublishHeader, files: tuple[SourceFile, ...]) -> PublishOrder:
+def order_of(header: publishing_pb2.PublishHeader, files: tuple[PolicyFile, ...]) -> PublishOrder:
     """Return what a header asks for; raise `InvalidField` for an unknown offline mode."""
     if header.offline_mode not in _OFFLINE_MODES:
         raise InvalidField(f"offline_mode {header.offline_mode} is none of this version")

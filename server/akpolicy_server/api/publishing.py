@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import AkpolicyError, StoreUnavailable
 from akpolicy.v1 import publishing_pb2, publishing_pb2_grpc
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from akpolicy_server.threads import Threads
 
     Context = ServicerContext[Any, Any]
+
+# With ids of full length this stays well below the 4 MiB of a message.
+MAX_LISTED_IDS: Final = 10_000
 
 
 class PublishingServicer(publishing_pb2_grpc.PublishingServiceServicer):
@@ -111,7 +114,8 @@ class PublishingServicer(publishing_pb2_grpc.PublishingServiceServicer):
             call.note(scope=scope, policies=len(findings.policies), problems=len(findings.problems))
             return publishing_pb2.ValidateResponse(
                 problems=problem_messages(findings.problems),
-                policy_ids=[policy.id for policy in findings.policies],
+                policy_ids=[policy.id for policy in findings.policies[:MAX_LISTED_IDS]],
+                policy_count=len(findings.policies),
             )
 
     async def Publish(  # noqa: N802 - the protocol's name

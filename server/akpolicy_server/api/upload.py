@@ -12,10 +12,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import InvalidField, StreamProtocolError
 from akpolicy.limits import MAX_CHUNK_BYTES, MAX_CONTENT_BYTES, MAX_POLICIES
 from akpolicy.v1 import publishing_pb2
-from akpolicy_server.policies import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def read_header(messages: AsyncIterator[M]) -> M:
     return first
 
 
-async def read_files(messages: AsyncIterator[M]) -> tuple[SourceFile, ...]:
+async def read_files(messages: AsyncIterator[M]) -> tuple[PolicyFile, ...]:
     """Return the files that follow the header; raise `StreamProtocolError` or `InvalidField`."""
     files = _Files()
     async with _in_time():
@@ -81,5 +81,5 @@ class _Files:
         if len(self._parts) > MAX_FILES:
             raise InvalidField(f"there are more than {MAX_FILES} files; put several policies into one file")
 
-    def complete(self) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(name, b"".join(parts)) for name, parts in self._parts.items())
+    def complete(self) -> tuple[PolicyFile, ...]:
+        return tuple(PolicyFile(name, b"".join(parts)) for name, parts in self._parts.items())

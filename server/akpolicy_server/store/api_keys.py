@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, exists, insert, select, update
 
+from akpolicy_server.access import Role
 from akpolicy_server.store.tables import api_keys
 
 if TYPE_CHECKING:
@@ -46,6 +47,17 @@ def revoke_key(connection: Connection, key_id: str, now_us: int) -> None:
         .where(api_keys.c.key_id == key_id, api_keys.c.revoked_at_us.is_(None))
         .values(revoked_at_us=now_us)
     )
+
+
+def has_other_platform_admin(connection: Connection, key_id: str) -> bool:
+    """Whether a platform admin key beside `key_id` is in force."""
+    other = (
+        api_keys.c.key_id != key_id,
+        api_keys.c.org.is_(None),
+        api_keys.c.role == Role.ADMIN.value,
+        api_keys.c.revoked_at_us.is_(None),
+    )
+    return bool(connection.scalar(select(exists().where(*other))))
 
 
 def revoked_among(connection: Connection, key_ids: Collection[str]) -> set[str]:

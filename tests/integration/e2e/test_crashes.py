@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.client.publishing_types import PolicyFile, PublishTerms
+from akpolicy.client.publishing_types import PublishTerms
+from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import ServerUnreachable
 from tests.integration.e2e.world import ORG, decided_by, permit
 from tests.simulators.waiting import wait_until

@@ -100,7 +100,10 @@ def test_a_kept_demo_answers_the_commands_that_it_prints_until_its_pids_are_stop
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_interrupted_stops_its_programs_and_removes_its_directory(place: Path) -> None:
+@pytest.mark.parametrize("received", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_stops_its_programs_and_removes_its_directory(
+    place: Path, received: signal.Signals
+) -> None:
     environment = {**programs.clean_environment(), "TMPDIR": str(place)}
     with subprocess.Popen(
         ["akpolicy", "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -109,7 +112,7 @@ def test_a_demo_that_is_interrupted_stops_its_programs_and_removes_its_directory
         # The server and the first sidecar run when the second org's turn comes.
         next(line for line in demo.stderr if "healthcare-corp" in line)
         started = _children_of(demo.pid)
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(received)
         demo.stderr.read()
         assert demo.wait(programs.DEADLINE_S) != 0
     assert len(started) >= 2

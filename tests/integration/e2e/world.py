@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from akpolicy.client import Decision, PolicyClient, Principal, Resource, parse_server_url
 from akpolicy.client.publishing import PublishingClient
-from akpolicy.client.publishing_types import CreatedApiKey, PolicyFile, PublishTerms, RevisionInfo
+from akpolicy.client.publishing_types import CreatedApiKey, PublishTerms, RevisionInfo
+from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import ClientError
 from tests.integration.e2e import programs
 from tests.integration.e2e.programs import DEADLINE_S, Program

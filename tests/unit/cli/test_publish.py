@@ -11,7 +11,7 @@ import pytest
 from akpolicy.bundle import OfflineMode
 from akpolicy.cli.policy import OfflineModeName, seconds
 from akpolicy.client.publishing import chunks
-from akpolicy.client.publishing_types import PolicyFile
+from akpolicy.engine.files import PolicyFile
 from akpolicy.envelope import from_dsse_json
 from akpolicy.errors import UsageError
 from akpolicy.limits import MAX_CHUNK_BYTES

@@ -32,13 +32,13 @@ class RunAsyncClient:
         self._runner = asyncio.Runner()
         self._client = AsyncPolicyClient(socket, timeout=timeout)
 
-    def authorize(self, **question: Any) -> Decision:  # noqa: ANN401 - passed on as it is
+    def authorize(self, **question: Any) -> Decision:
         return self._runner.run(self._client.authorize(**question))
 
     def authorize_many(self, requests: list[AuthorizationRequest]) -> list[Decision | ClientError]:
         return self._runner.run(self._client.authorize_many(requests))
 
-    def is_allowed(self, **question: Any) -> bool:  # noqa: ANN401 - passed on as it is
+    def is_allowed(self, **question: Any) -> bool:
         return self._runner.run(self._client.is_allowed(**question))
 
     def ready(self) -> bool:

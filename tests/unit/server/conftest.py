@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.addresses import HostPort
+from akpolicy.engine.files import PolicyFile
 from akpolicy.engine.schema import CedarSchema, load_default_schema
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys
@@ -16,7 +17,6 @@ from akpolicy_server.history import History
 from akpolicy_server.installation import DATA_DIR, install
 from akpolicy_server.orders import PublishOrder
 from akpolicy_server.orgs import DAY_S, Orgs
-from akpolicy_server.policies import SourceFile
 from akpolicy_server.publisher import Publisher
 from akpolicy_server.settings import DATABASE_FILE
 from akpolicy_server.store.engine import Database
@@ -62,7 +62,7 @@ def policy(policy_id: str, *, effect: str = "permit", roles: str = "developer") 
 
 def order(scope: str, text: str, **conditions: object) -> PublishOrder:
     """Return an order to publish one file."""
-    return PublishOrder(scope, (SourceFile("policies.cedar", text.encode()),), **conditions)  # type: ignore[arg-type]
+    return PublishOrder(scope, (PolicyFile("policies.cedar", text.encode()),), **conditions)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akpolicy.errors import InvalidField, KeyNotFound, OrgNotFound, PermissionDenied, Unauthenticated
+from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, PermissionDenied, Unauthenticated
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys, NewApiKey
 
@@ -120,3 +120,16 @@ def test_a_description_is_short_and_printable(core: Core, description: str) -> N
 def test_a_key_needs_an_org_that_exists(core: Core) -> None:
     with pytest.raises(OrgNotFound):
         _create(core, core.admin, "nobody", Role.PUBLISHER)
+
+
+def test_the_last_admin_key_of_the_platform_cannot_be_revoked_and_an_earlier_one_can(core: Core) -> None:
+    with pytest.raises(LastAdminKey, match="make another one first"):
+        core.api_keys.revoke(core.admin, core.admin.key_id)
+    org_admin = core.api_keys.create(core.admin, org="acme", role=Role.ADMIN, host_id="", description="")
+    with pytest.raises(LastAdminKey):
+        core.api_keys.revoke(core.admin, core.admin.key_id)
+    other = core.api_keys.create(core.admin, org=None, role=Role.ADMIN, host_id="", description="")
+    core.api_keys.revoke(core.admin, core.admin.key_id)
+    assert core.revoked == [core.admin.key_id]
+    assert core.api_keys.authenticate(other.secret).is_platform_admin
+    core.api_keys.revoke(core.api_keys.authenticate(other.secret), org_admin.key_id)

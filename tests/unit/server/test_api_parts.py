@@ -9,6 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from akpolicy import errors
+from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import InvalidField, PermissionDenied, Problem, StreamProtocolError, Unauthenticated
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2, distribution_pb2, publishing_pb2
@@ -17,7 +18,6 @@ from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_enfo
 from akpolicy_server.api.problems import MAX_METADATA_BYTES, METADATA_KEY, failure_metadata
 from akpolicy_server.api.status import status_of
 from akpolicy_server.api.upload import read_files, read_header
-from akpolicy_server.policies import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,12 +29,12 @@ def _chunk(name: str, data: bytes) -> publishing_pb2.PublishRequest:
     return publishing_pb2.PublishRequest(chunk=publishing_pb2.SourceChunk(name=name, data=data))
 
 
-def _read(*messages: publishing_pb2.PublishRequest) -> tuple[SourceFile, ...]:
+def _read(*messages: publishing_pb2.PublishRequest) -> tuple[PolicyFile, ...]:
     async def stream() -> AsyncIterator[publishing_pb2.PublishRequest]:
         for message in messages:
             yield message
 
-    async def read() -> tuple[SourceFile, ...]:
+    async def read() -> tuple[PolicyFile, ...]:
         upload = stream()
         await read_header(upload)
         return await read_files(upload)
@@ -44,7 +44,7 @@ def _read(*messages: publishing_pb2.PublishRequest) -> tuple[SourceFile, ...]:
 
 def test_consecutive_chunks_of_a_name_are_one_file() -> None:
     files = _read(HEADER, _chunk("a", b"1"), _chunk("a", b"2"), _chunk("b", b"3"))
-    assert files == (SourceFile("a", b"12"), SourceFile("b", b"3"))
+    assert files == (PolicyFile("a", b"12"), PolicyFile("b", b"3"))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from akpolicy.bundle import OfflineMode
+from akpolicy.engine.files import PolicyFile
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
     IdempotencyKeyReused,
@@ -33,7 +34,6 @@ from akpolicy.trust import Judge
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.history import MAX_PAGE_SIZE
 from akpolicy_server.orders import PublishOrder
-from akpolicy_server.policies import SourceFile
 from akpolicy_server.store.orgs import RootRecord, find_org, insert_root, roots_after
 from akpolicy_server.store.revisions import load_blob
 from akpolicy_server.store.tables import roots
@@ -131,7 +131,7 @@ def test_a_repeat_gets_the_first_answer_and_announces_nothing(core: Core) -> Non
         order("org/acme", policy("p"), idempotency_key="k", no_rollback=True),
         order("org/acme", policy("p"), idempotency_key="k", expected_version=1),
         order("org/globex", policy("p"), idempotency_key="k"),
-        PublishOrder("org/acme", (SourceFile("renamed.cedar", policy("p").encode()),), idempotency_key="k"),
+        PublishOrder("org/acme", (PolicyFile("renamed.cedar", policy("p").encode()),), idempotency_key="k"),
     ],
 )
 def test_an_idempotency_key_belongs_to_one_change(core: Core, other: PublishOrder) -> None:
@@ -172,6 +172,13 @@ def test_the_longest_lifetime_is_granted_until_the_root_expires(core: Core) -> N
     core.clock.advance(2 * 86_400)
     with pytest.raises(RootExpired):
         core.publisher.publish(core.admin, order("org/acme", policy("p")))
+
+
+def test_an_org_whose_root_has_expired_does_not_keep_the_others_from_a_new_global(core: Core) -> None:
+    core.clock.advance(364 * 86_400)
+    core.orgs.create("late")
+    core.clock.advance(2 * 86_400)
+    assert core.publisher.publish(core.admin, order("global", policy("p"))).revision.version == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A host that trusts an org and enforces version 1 of its scope: where every attack of these tests begins."""
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,5 @@
 """Attacks on content (A-111 to A-123 as far as the Cedar text is not parsed): right manifests, wrong blobs."""
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 import gzip

@@ -1,7 +1,5 @@
 """Attacks on keys: validity, revocation, and anchors as configured (A-30 to A-43)."""
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 import base64

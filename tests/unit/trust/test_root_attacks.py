@@ -1,7 +1,5 @@
 """Attacks on roots: who vouches for them, and what they may say (A-61, A-101, A-104 to A-109)."""
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,5 @@
 """Attacks on thresholds and roles (A-18 to A-29, A-58)."""
 
-# ruff: noqa: ANN401 - a field may have any value: wrong ones are what this is for
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

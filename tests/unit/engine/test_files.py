@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from akpolicy.engine.files import PolicyFile, examine, read_policies
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import PolicySetInvalid
-from akpolicy_server.policies import SourceFile, examine, read_policies
 from tests.unit.server.conftest import policy
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = load_default_schema()
 
 
-def _file(name: str, text: str | bytes) -> SourceFile:
-    return SourceFile(name, text if isinstance(text, bytes) else text.encode())
+def _file(name: str, text: str | bytes) -> PolicyFile:
+    return PolicyFile(name, text if isinstance(text, bytes) else text.encode())
 
 
 def test_policies_of_several_files_become_one_set_in_order(schema: CedarSchema) -> None:
@@ -51,7 +51,7 @@ def test_an_id_is_used_once_in_all_files_together(schema: CedarSchema) -> None:
 
 
 @pytest.mark.parametrize("files", [[], [_file("a.cedar", "")], [_file("a.cedar", "// nothing\n")]])
-def test_no_policy_at_all_is_a_mistake(schema: CedarSchema, files: list[SourceFile]) -> None:
+def test_no_policy_at_all_is_a_mistake(schema: CedarSchema, files: list[PolicyFile]) -> None:
     assert [problem.code for problem in examine(files, schema).problems] == ["EmptyPolicySet"]
 
 

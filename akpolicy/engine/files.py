@@ -1,10 +1,10 @@
-"""Policy text as it was uploaded: read, cut into policies, checked.
+"""Policy files as their authors wrote them: read, cut into policies, checked. Server and command line call this.
 
 Rules:
 
 - Every mistake in every file is reported, up to `MAX_PROBLEMS`, each with its file and line.
-- Files that can be cut are checked together even if another one cannot: one upload shows as much as possible.
-- Nothing here needs the database, and nothing here may run on the event loop: Cedar takes its time.
+- Files that can be cut are checked together even if another one cannot: one look shows as much as possible.
+- Cedar takes its time: do not call this on an event loop.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
 
-NO_POLICIES: Final = Problem("EmptyPolicySet", "no policy text was sent; send at least one policy")
+NO_POLICIES: Final = Problem("EmptyPolicySet", "there is no policy text; give at least one policy")
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A policy file as its author wrote it: any bytes."""
+class PolicyFile:
+    """A policy file; `name` is for messages, `data` is any bytes and should be UTF-8."""
 
     name: str
     data: bytes = field(repr=False)
@@ -43,7 +43,7 @@ class Findings:
     problems: tuple[Problem, ...]
 
 
-def examine(files: Sequence[SourceFile], schema: CedarSchema) -> Findings:
+def examine(files: Sequence[PolicyFile], schema: CedarSchema) -> Findings:
     """Cut and check the files; problems are a result, not an error."""
     policies: list[PolicyText] = []
     problems: list[Problem] = []
@@ -59,7 +59,7 @@ def examine(files: Sequence[SourceFile], schema: CedarSchema) -> Findings:
     return Findings(tuple(policies), tuple(problems[:MAX_PROBLEMS]))
 
 
-def read_policies(files: Sequence[SourceFile], schema: CedarSchema) -> tuple[PolicyText, ...]:
+def read_policies(files: Sequence[PolicyFile], schema: CedarSchema) -> tuple[PolicyText, ...]:
     """Return the policies of the files; raise `PolicySetInvalid` with what is wrong."""
     findings = examine(files, schema)
     if findings.problems:
@@ -72,10 +72,11 @@ def permit_ids(policies: Iterable[PolicyText]) -> tuple[str, ...]:
     return tuple(policy.id for policy in policies if effect_of(policy) is Effect.ALLOW)
 
 
-def _decode(file: SourceFile) -> str:
+def _decode(file: PolicyFile) -> str:
     try:
         return file.data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = file.data.count(b"\n", 0, error.start) + 1
-        problem = Problem("PolicyNotUtf8", f"byte {error.start} is not UTF-8", source=file.name, line=line)
+        message = f"byte 0x{file.data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        problem = Problem("PolicyNotUtf8", message, source=file.name, line=line)
         raise PolicySetInvalid((problem,)) from None
