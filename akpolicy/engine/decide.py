@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Determining", "Effect", "EvalError", "Reason", "Verdict", "decide"]
 
-_POSITION: Final = re.compile(r"policy(\d+)")
+# In a message; a broad request can match thousands of policies.
+MAX_NAMED: Final = 5
+
 _ERROR: Final = re.compile(r"error while evaluating policy `policy(\d+)`: (.*)", re.DOTALL)
 _ATTRIBUTE: Final = re.compile(r"attribute `([^`]+)`")
 _NOISE: Final = re.compile(
@@ -227,4 +229,7 @@ def _error_message(error: EvalError) -> str:
 
 
 def _names(policies: Sequence[Determining]) -> str:
-    return ", ".join(f"`{policy.scope}/{policy.policy_id}`" for policy in policies)
+    """Return the first of the policies for people; the verdict itself names them all."""
+    names = ", ".join(f"`{policy.scope}/{policy.policy_id}`" for policy in policies[:MAX_NAMED])
+    more = len(policies) - MAX_NAMED
+    return f"{names} and {more} more" if more > 0 else names

@@ -40,7 +40,7 @@ from akpolicy_sidecar.metrics import SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
-from akpolicy_sidecar.status import LinkHolder, Moment
+from akpolicy_sidecar.status import LinkHolder
 from akpolicy_sidecar.updater import Updater
 from akpolicy_sidecar.view import Viewer
 from akpolicy_sidecar.watcher import Watcher
@@ -102,11 +102,10 @@ class Sidecar:
         self._health = Health(
             viewer=self._viewer,
             updater=self._updater,
-            links=self._links,
             audit=self._audit,
             metrics=self._metrics,
         )
-        self._listener = Listener(self._build_servicer(), worker_threads=settings.sidecar.worker_threads)
+        self._listener = Listener(self._build_servicer())
         self._http = self._build_http()
         self._watcher = self._build_watcher()
         self._tcp: HostPort | None = None
@@ -148,7 +147,9 @@ class Sidecar:
             observe=self._report.decided,
         )
         return AuthorizationServicer(
-            authorizer, failed=lambda status: self._metrics.request_errors.labels(status=status).inc()
+            authorizer,
+            worker_threads=self._settings.sidecar.worker_threads,
+            failed=lambda status: self._metrics.request_errors.labels(status=status).inc(),
         )
 
     def _build_http(self) -> HttpEndpoint | None:
@@ -213,7 +214,7 @@ class Sidecar:
         while True:
             received = signal.sigtimedwait(SIGNALS, TICK_S)
             if received is None:
-                self._watcher.check_silence(Moment.read(self._clock))
+                self._watcher.check_silence()
                 self._listener.set_serving(serving=self._health.is_ready())
             elif received.si_signo == signal.SIGHUP:
                 self._audit.reopen()

@@ -7,6 +7,8 @@ Rules:
 - A record that cannot be written is counted, logged once until writing works again, and shown by /readyz; the decision
   stands. Denying everything while a disk is full would turn a full log into an outage of every sandbox on the host;
   whoever needs the other choice can alert on `akpolicy_sidecar_audit_errors_total`.
+- A pipe or terminal whose reader has stopped must not stop decisions: where the target is no file, a record that
+  cannot be written at once counts as one that cannot be written.
 - The file is created 0600. A link or anything but a regular file is refused at start.
 - `reopen` follows a log rotation: the file that has the name now is written from then on.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import stat
 import sys
 import threading
@@ -146,6 +149,9 @@ class AuditLog:
     def _append(self, line: bytes) -> None:
         if self._descriptor is None:
             return
+        if self._target == AUDIT_STDOUT and not _is_writable(self._descriptor):
+            msg = "nobody reads the standard output"
+            raise BlockingIOError(msg)
         # After a part of a line, the next one begins on a line of its own.
         data = b"\n" + line if self._torn else line
         size = os.write(self._descriptor, data)
@@ -159,6 +165,13 @@ class AuditLog:
         if not self._broken:
             self._broken = True
             log.error("cannot write the audit log; decisions go on", path=self._target, error=str(error))
+
+
+def _is_writable(descriptor: int) -> bool:
+    """Whether a write of a short line would not wait (a pipe takes at least PIPE_BUF bytes then, pipe(7))."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _open(target: str) -> int:

@@ -10,7 +10,6 @@ from akpolicy.bundle import OfflineMode
 if TYPE_CHECKING:
     from akpolicy_sidecar.audit import AuditLog
     from akpolicy_sidecar.metrics import SidecarMetrics
-    from akpolicy_sidecar.status import LinkHolder
     from akpolicy_sidecar.updater import Updater
     from akpolicy_sidecar.view import Viewer
 
@@ -18,13 +17,10 @@ if TYPE_CHECKING:
 class Health:
     """Answers /readyz and /metrics. Ready means: decisions can be made by policy."""
 
-    def __init__(
-        self, *, viewer: Viewer, updater: Updater, links: LinkHolder, audit: AuditLog, metrics: SidecarMetrics
-    ) -> None:
+    def __init__(self, *, viewer: Viewer, updater: Updater, audit: AuditLog, metrics: SidecarMetrics) -> None:
         """Look at these."""
         self._viewer = viewer
         self._updater = updater
-        self._links = links
         self._audit = audit
         self._metrics = metrics
         self._scopes: set[str] = set()
@@ -55,7 +51,7 @@ class Health:
 
     def _update_gauges(self) -> None:
         view, metrics = self._viewer.look(), self._metrics
-        link = self._links.current
+        link = view.link
         for layer in view.snapshot.layers:
             metrics.bundle_version.labels(scope=layer.scope).set(layer.bundle.version)
             metrics.bundle_expiry.labels(scope=layer.scope).set(layer.expires_at)

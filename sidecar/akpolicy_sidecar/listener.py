@@ -9,6 +9,8 @@ Rules:
 - A path that does not fit into `sockaddr_un` is refused before anything is tried (unix(7): 108 bytes with the final
   zero).
 - The TCP port is not shared with another process (`so_reuseport` off).
+- A call that has begun without its message holds a thread, so there are more threads than may decide at once; what
+  comes on top of `MAX_PENDING_CALLS` is refused at once, not left waiting.
 - Health tells the truth: SERVING while decisions can be made by policy, for the server as a whole and for the service.
 """
 
@@ -41,7 +43,7 @@ SERVICE: Final = authorization_pb2.DESCRIPTOR.services_by_name["AuthorizationSer
 MAX_SOCKET_PATH_BYTES: Final = 107
 SOCKET_DIR_MODE: Final = 0o755
 # Calls being worked on or waiting for a thread; what comes on top is refused with RESOURCE_EXHAUSTED.
-MAX_PENDING_CALLS: Final = 1024
+MAX_PENDING_CALLS: Final = 128
 PROBE_TIMEOUT_S: Final = 1.0
 
 _OWNER_ONLY_UMASK = 0o177
@@ -69,12 +71,12 @@ class TlsAddress:
 class Listener:
     """The gRPC server of the sidecar, between `start` and `stop`."""
 
-    def __init__(self, servicer: authorization_pb2_grpc.AuthorizationServiceServicer, *, worker_threads: int) -> None:
+    def __init__(self, servicer: authorization_pb2_grpc.AuthorizationServiceServicer) -> None:
         """Serve `servicer`, health and reflection."""
         self._health_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
         self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
         self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=worker_threads, thread_name_prefix="authorize"),
+            ThreadPoolExecutor(max_workers=MAX_PENDING_CALLS, thread_name_prefix="authorize"),
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
             maximum_concurrent_rpcs=MAX_PENDING_CALLS,
         )

@@ -60,8 +60,9 @@ class Reporter:
         """Tell that an update was refused, and why; `what` is `root`, a scope that is enforced here, or empty."""
         self._metrics.updates.labels(outcome="refused").inc()
         self._metrics.update_refusals.labels(code=error.code).inc()
-        if self._refusals.get(what) != str(error):
-            self._refusals[what] = str(error)
+        # By code: the text may quote the peer, which must not be able to fill the log.
+        if self._refusals.get(what) != error.code:
+            self._refusals[what] = error.code
             log.error(
                 "update refused; what was enforced stays enforced", subject=what, code=error.code, error=str(error)
             )

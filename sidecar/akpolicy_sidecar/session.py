@@ -6,9 +6,10 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 - Each update is answered: Ack when it is on disk and in force, Nack with the error's code when it is refused, and what
   was enforced stays enforced. One bad update does not end the conversation; content that follows a refused one is
   dropped.
-- KeepAlive means that all is delivered. It does not count as long as something was refused on this connection and not
-  made good since: what is enforced is then known to be older than what the server has, so it ages, and the offline mode
-  decides how long that may go on. Passing messages alone never make old policy young.
+- KeepAlive means that all is delivered, and only from then on does hearing the server keep policy young. It does not
+  count as long as something was refused on this connection and not made good since: what is enforced is then known to
+  be older than what the server has, so it ages, across reconnects too, and the offline mode decides for how long.
+- A refusal is noted under the name that the server gave, and made good by what a signed manifest says.
 - The server sends an update once a connection. What was refused is asked for again by a new connection: soon if the
   cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
   time can change.
@@ -123,7 +124,7 @@ class Session:
 
     def _heard(self) -> None:
         self.waiting_since = None
-        if not self._refused:
+        if self.caught_up and not self._refused:
             self._links.heard(Moment.read(self._clock))
 
     # --- messages -----------------------------------------------------------------------------------------------------
@@ -141,29 +142,27 @@ class Session:
             self._report.unchanged()
 
     def _bundle(self, update: pb.BundleUpdate, inbox: _Inbox) -> None:
-        hint = update.revision.scope
-        scope = hint if self._updater.concerns(hint) else UNKNOWN
-
         def content(reference: ContentReference) -> bytes:
             return self._content(reference, update, inbox)
 
         # Chunks that nobody asked for, because the manifest was enough to refuse or to know the bundle.
         self._dropping = update.content_size > 0
         try:
-            outcome = self._updater.apply_bundle(envelope_from_proto(update.envelope), content)
+            accepted = self._updater.apply_bundle(envelope_from_proto(update.envelope), content)
         except (*REFUSALS, DistributionError) as error:
-            self._refuse(update, scope, error)
+            self._refuse(update, error)
             return
-        self._refused.discard(scope)
-        if outcome is Outcome.APPLIED:
-            self._report.applied(scope, update.revision.version)
+        self._refused.discard(accepted.scope)
+        if accepted.outcome is Outcome.APPLIED:
+            self._report.applied(accepted.scope, accepted.version)
         else:
             self._report.unchanged()
         enforced = _revisions(self._updater.holdings.enforced)
         self._send(pb.SubscribeRequest(ack=pb.Ack(nonce=update.nonce, enforced=enforced)))
 
-    def _refuse(self, update: pb.BundleUpdate, scope: str, error: AkpolicyError) -> None:
-        self._note_refusal(scope, error)
+    def _refuse(self, update: pb.BundleUpdate, error: AkpolicyError) -> None:
+        hint = update.revision.scope
+        self._note_refusal(hint if self._updater.concerns(hint) else UNKNOWN, error)
         nack = pb.Nack(
             nonce=update.nonce,
             code=error.code,

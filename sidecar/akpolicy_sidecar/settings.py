@@ -207,6 +207,12 @@ class SidecarSection:
                 f"`{metrics}` is reachable from other machines; use a loopback address, or metrics_allow_remote = true",
                 depends=("sidecar.metrics_allow_remote",),
             )
+        if self.tcp is not None and self.tcp.client_ca_file is None and not self.tcp.listen.is_loopback:
+            yield Mistake(
+                "sidecar.tcp.listen",
+                f"`{self.tcp.listen}` lets every machine ask and claim to be any user; add client_ca_file",
+                depends=("sidecar.tcp.client_ca_file",),
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

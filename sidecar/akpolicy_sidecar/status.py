@@ -14,8 +14,9 @@ The age counts from the last message on an authenticated stream: by the clock th
 wall clock across boots. A wall clock that went back since makes the age infinite. The last contact is kept on disk, so
 that neither a restart nor a touched file makes old policy young.
 
-Expiry is judged by the wall clock, but by no earlier time than the last contact plus what has passed since: setting the
-clock back does not revive a bundle. Nothing here reads a clock; a `Moment` is handed in.
+Expiry is judged by the wall clock, but by no earlier time than the last contact plus what has passed since: without the
+server, setting the clock back does not revive a bundle. (With it, the next contact is by the clock as it is then.)
+Nothing here reads a clock; a `Moment` is handed in.
 """
 
 from __future__ import annotations

@@ -70,6 +70,15 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """A bundle that was not refused: what became of it, and which one it is by its signed manifest."""
+
+    outcome: Outcome
+    scope: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """What this host has: the newest root's version (0: none), each enforced revision, digests of content (hex)."""
 
@@ -232,7 +241,7 @@ class Updater:
         self._directory.commit(self._directory.state.model_copy(update={"root": state}))
         return Outcome.APPLIED
 
-    def apply_bundle(self, envelope: SignedEnvelope, content: ContentSource) -> Outcome:
+    def apply_bundle(self, envelope: SignedEnvelope, content: ContentSource) -> Accepted:
         """Make a bundle take effect; `content` is asked once, for a believed manifest that has content.
 
         Raises the `TrustError`, `PolicyError` or `CacheError` that says why not, and what `content` raises; what was
@@ -245,7 +254,7 @@ class Updater:
             msg = f"bundle is for `{scope}`; this version enforces `{GLOBAL}` and `{org_scope(self._org)}` only"
             raise ScopeMismatch(msg)
         if not verified.fresh and scope in self._enforced:
-            return Outcome.UNCHANGED
+            return Accepted(Outcome.UNCHANGED, scope, verified.manifest.version)
         # (2) its content
         reference = verified.manifest.content
         blob = content(reference) if reference is not None else None
@@ -261,7 +270,7 @@ class Updater:
         self._swap()
         # (7) and nothing older does any more
         self._judge.advance(bundle)
-        return Outcome.APPLIED
+        return Accepted(Outcome.APPLIED, scope, verified.manifest.version)
 
     def _is_kept(self, kept: RootState) -> bool:
         try:

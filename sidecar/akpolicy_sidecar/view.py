@@ -1,4 +1,9 @@
-"""One look at everything that a decision depends on besides the request."""
+"""One look at everything that a decision depends on besides the request.
+
+The order of reading matters, because the watcher replaces these meanwhile. It swaps the snapshot before it says that
+all is delivered, so the link is read before the snapshot: a link that says so is never seen beside an older snapshot.
+The clock is read last: nothing in the view is younger than its moment.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from akpolicy_sidecar.status import Moment, Standing, stand
 if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
-    from akpolicy_sidecar.status import LinkHolder
+    from akpolicy_sidecar.status import Link, LinkHolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class View:
     """The snapshot in force at a moment, and whether it may decide."""
 
     moment: Moment
+    link: Link
     snapshot: Snapshot
     standing: Standing
 
@@ -32,7 +38,8 @@ class Viewer:
         self._links = links
 
     def look(self) -> View:
-        """Read the clocks, the snapshot and the link, each once."""
-        moment = Moment.read(self._clock)
+        """Read the link, the snapshot and the clocks, in this order and each once."""
+        link = self._links.current
         snapshot = self._snapshots.current
-        return View(moment, snapshot, stand(snapshot, self._links.current, moment))
+        moment = Moment.read(self._clock)
+        return View(moment, link, snapshot, stand(snapshot, link, moment))

@@ -5,6 +5,7 @@ Rules:
 - It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
   restarted server at once; a connection that had caught up begins again with the shortest wait.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
+- A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
 - Refused credentials do not drop what is enforced. They are logged once, and tried again.
 - An unexpected error in here is logged with its traceback and treated as a lost connection; nothing may end this thread
   but `stop`.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +26,7 @@ import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
 from akpolicy.client.channel import bearer, open_channel
-from akpolicy.errors import AkpolicyError
+from akpolicy.errors import AkpolicyError, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
 from akpolicy_sidecar.session import Session
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
 STOP_DEADLINE_S: Final = 5.0
+MAX_UNSENT: Final = 64
 MAX_DETAIL_CHARS: Final = 300
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
@@ -90,12 +93,16 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join(STOP_DEADLINE_S)
 
-    def check_silence(self, moment: Moment) -> None:
+    def check_silence(self) -> None:
         """Cancel a stream that has been silent for too long. Call it every now and then, from any thread."""
         session = self._session
         waiting_since = session.waiting_since if session else None
-        if session and waiting_since and moment.since(waiting_since) > SILENT_INTERVALS * session.interval_s:
-            log.warning("stream is silent; opening it anew", seconds=round(moment.since(waiting_since), 1))
+        if session is None or waiting_since is None:
+            return
+        # Read after the session, which the watcher's thread changes meanwhile: no silence is longer than it was.
+        silence = Moment.read(self._clock).since(waiting_since)
+        if silence > SILENT_INTERVALS * session.interval_s:
+            log.warning("stream is silent; opening it anew", seconds=round(silence, 1))
             self._cancel()
 
     def _cancel(self) -> None:
@@ -128,7 +135,7 @@ class Watcher:
             links=self._links,
             clock=self._clock,
             report=self._report,
-            send=outgoing.put,
+            send=partial(_enqueue, outgoing),
         )
         status, detail = "OK", "the server ended the stream"
         try:
@@ -158,6 +165,13 @@ class Watcher:
             if self._stop.is_set():
                 call.cancel()
             session.run(iter(call))
+
+
+def _enqueue(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None], message: pb.SubscribeRequest) -> None:
+    if outgoing.qsize() >= MAX_UNSENT:
+        msg = f"the server takes no answers: {MAX_UNSENT} wait to be sent"
+        raise StreamProtocolError(msg)
+    outgoing.put(message)
 
 
 def _messages(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> Iterator[pb.SubscribeRequest]:

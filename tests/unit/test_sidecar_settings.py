@@ -146,6 +146,15 @@ def test_a_client_certificate_needs_its_key(tmp_path: Path) -> None:
     assert problem == "2: sidecar.client_cert_file: is of no use without client_key_file"
 
 
+def test_runtimes_on_other_machines_must_show_a_certificate(tmp_path: Path) -> None:
+    for name in ("host.crt", "host.key", "runtimes.crt"):
+        (tmp_path / name).touch()
+    text = '[sidecar.tcp]\nlisten = "0.0.0.0:8183"\ncert_file = "host.crt"\nkey_file = "host.key"\n'
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith("2: sidecar.tcp.listen: `0.0.0.0:8183` lets every machine ask")
+    assert load(tmp_path, text + 'client_ca_file = "runtimes.crt"\n').sidecar.tcp is not None
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

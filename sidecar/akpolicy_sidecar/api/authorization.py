@@ -4,11 +4,13 @@ Rules:
 
 - A request that cannot be judged is INVALID_ARGUMENT with the reason. Anything unexpected is INTERNAL with an id under
   which the log has the traceback; the caller learns nothing else.
+- At most `worker_threads` calls are judged at once; more threads would only compete for the interpreter.
 - In a batch each request is judged alone, all by one view; what cannot be judged gets its error in its place.
 """
 
 from __future__ import annotations
 
+import threading
 import uuid
 from typing import TYPE_CHECKING, Final
 
@@ -36,16 +38,18 @@ log = structlog.get_logger(__name__)
 class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer):
     """Translates between messages and the authorizer."""
 
-    def __init__(self, authorizer: Authorizer, *, failed: Callable[[str], None]) -> None:
+    def __init__(self, authorizer: Authorizer, *, worker_threads: int, failed: Callable[[str], None]) -> None:
         """`failed` counts requests without a decision, by status name."""
         self._authorizer = authorizer
+        self._judging = threading.BoundedSemaphore(worker_threads)
         self._failed = failed
 
     def Authorize(  # noqa: N802 - the service names it
         self, request: pb.AuthorizeRequest, context: grpc.ServicerContext
     ) -> pb.AuthorizeResponse:
         """Judge one request."""
-        outcome = self._judge(request, None)
+        with self._judging:
+            outcome = self._judge(request, None)
         if isinstance(outcome, pb.RequestError):
             context.abort(grpc.StatusCode[outcome.status], outcome.message)
         return pb.AuthorizeResponse(decision=outcome)
@@ -60,8 +64,9 @@ class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer)
             context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"a batch has {count} requests; 1 to {MAX_BATCH} are allowed"
             )
-        view = self._authorizer.view()
-        return pb.BatchAuthorizeResponse(results=[self._result(one, view) for one in request.requests])
+        with self._judging:
+            view = self._authorizer.view()
+            return pb.BatchAuthorizeResponse(results=[self._result(one, view) for one in request.requests])
 
     def _result(self, request: pb.AuthorizeRequest, view: View) -> pb.BatchAuthorizeResult:
         outcome = self._judge(request, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import grpc
@@ -40,6 +41,32 @@ def stub(deciding: Sidecar) -> Iterator[authorization_pb2_grpc.AuthorizationServ
 def batch(stub: authorization_pb2_grpc.AuthorizationServiceStub, count: int) -> pb.BatchAuthorizeResponse:
     message = pb.BatchAuthorizeRequest(requests=[request()] * count)
     return stub.BatchAuthorize(message, timeout=CALL_DEADLINE_S * 3)
+
+
+def test_calls_that_never_send_their_message_do_not_stop_decisions(
+    deciding: Sidecar, stub: authorization_pb2_grpc.AuthorizationServiceStub
+) -> None:
+    never = threading.Event()
+
+    def nothing() -> Iterator[pb.AuthorizeRequest]:
+        never.wait(CALL_DEADLINE_S)
+        yield from ()
+
+    with deciding.channel() as channel:
+        # As a stream, a client may send headers and leave the message for later.
+        begin = channel.stream_unary(
+            f"/{SERVICE}/Authorize",
+            request_serializer=pb.AuthorizeRequest.SerializeToString,
+            response_deserializer=pb.AuthorizeResponse.FromString,
+        )
+        stalled = [begin.future(nothing()) for _ in range(16)]
+        try:
+            for _ in range(8):
+                assert stub.Authorize(request(), timeout=CALL_DEADLINE_S).decision.effect == pb.EFFECT_ALLOW
+        finally:
+            never.set()
+            for call in stalled:
+                call.cancel()
 
 
 @pytest.mark.parametrize("count", [0, 1001])

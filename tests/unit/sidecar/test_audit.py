@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,3 +132,21 @@ def test_what_is_no_regular_file_is_refused_at_start(tmp_path: Path, counts: Cou
 
     with pytest.raises(StartupError, match="cannot write the audit log"):
         counts.open(path)
+
+
+def test_a_reader_that_stopped_does_not_stop_decisions(counts: Counts, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb", buffering=0) as stdout:
+        monkeypatch.setattr("akpolicy_sidecar.audit.sys", SimpleNamespace(stdout=stdout))
+        audit = counts.open("-")
+        line = b"x" * 999 + b"\n"
+        for _ in range(200):
+            audit.write(line)
+        assert counts.failed == 200 - counts.written > 0
+
+        before = counts.written
+        reader.read(before * len(line))
+        audit.write(line)
+        assert counts.written == before + 1
+        assert reader.read(len(line)) == line
+        assert audit.is_working

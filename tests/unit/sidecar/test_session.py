@@ -246,6 +246,33 @@ def test_a_refused_update_lets_the_enforced_policy_age_although_keep_alives_come
     assert scene.versions() == {"global": 1}
 
 
+def test_reconnecting_does_not_make_policy_young_while_its_update_is_refused_each_time(scene: Scene) -> None:
+    good, blob = scene.org.bundle_envelope()
+    bad, _ = scene.org.bundle_envelope("global", signed_by=[scene.org.bundle_signer])
+    scene.hear(scene.root(), update(good, len(blob)), *chunks(blob), keep_alive())
+
+    for _ in range(5):
+        scene.clock.advance(100)
+        scene.hear(update(bad, 0), keep_alive())
+
+    heard = scene.links.current.heard
+    assert heard is not None
+    assert Moment.read(scene.clock).since(heard) == 500
+
+
+def test_what_was_refused_is_made_good_by_a_signed_scope_and_not_by_the_name_in_the_message(scene: Scene) -> None:
+    bad, _ = scene.org.bundle_envelope("global", signed_by=[scene.org.bundle_signer])
+    other, blob = scene.org.bundle_envelope("org/acme")
+
+    session = scene.hear(
+        scene.root(), update(bad, 0), update(other, len(blob), scope="global"), *chunks(blob), keep_alive()
+    )
+
+    assert scene.versions() == {"org/acme": 1}
+    assert not session.caught_up
+    assert not scene.links.current.complete
+
+
 @pytest.mark.parametrize(
     ("spoil", "code", "pause"),
     [

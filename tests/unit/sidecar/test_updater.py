@@ -70,7 +70,7 @@ class Host:
         return self.take(envelope, blob)
 
     def take(self, envelope: SignedEnvelope, blob: bytes) -> Outcome:
-        return self.updater.apply_bundle(envelope, lambda _: blob)
+        return self.updater.apply_bundle(envelope, lambda _: blob).outcome
 
     def versions(self) -> dict[str, int]:
         return {bundle.scope: bundle.version for bundle in self.snapshots.current.bundles}
@@ -124,14 +124,14 @@ def test_the_same_bundle_again_is_a_quiet_no_op(host: Host) -> None:
     host.take(envelope, blob)
     before = host.facts()
 
-    assert host.updater.apply_bundle(envelope, unused) is Outcome.UNCHANGED
+    assert host.updater.apply_bundle(envelope, unused).outcome is Outcome.UNCHANGED
     assert host.facts() == before
 
 
 def test_a_deletion_removes_the_layer_and_is_remembered(host: Host) -> None:
     host.apply(PERMIT)
     host.apply(PERMIT, scope="org/acme")
-    assert host.updater.apply_bundle(host.org.deletion_envelope("org/acme"), unused) is Outcome.APPLIED
+    assert host.updater.apply_bundle(host.org.deletion_envelope("org/acme"), unused).outcome is Outcome.APPLIED
 
     again, problems = host.restart()
 
