@@ -90,7 +90,7 @@ SIDECAR_POLICY_AGE: Final = MetricName(
 )
 SIDECAR_OFFLINE_MODE: Final = MetricName(
     "akpolicy_sidecar_offline_mode",
-    "1 for the configured offline mode.",
+    "1 for the offline mode in force.",
     ("mode",),
 )
 SIDECAR_CACHE_ERRORS: Final = MetricName(

@@ -21,6 +21,7 @@ Wrong data raises a `TrustError` (or a `PolicyError` for the entries of a conten
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -122,6 +123,10 @@ def refuse_ungranted(bundle: VerifiedBundle | VerifiedManifest, permits: Sequenc
             "have it signed by a key that grants, or remove it"
         )
         raise KeyNotAuthorised(msg)
+
+
+# A pre-release counts as its release.
+_OWN_VERSION = tuple(int(part) for part in re.findall(r"\d+", __version__)[:3])
 
 
 class Judge:
@@ -364,7 +369,6 @@ def _check_root_validity(document: Root, now: float) -> None:
     if now >= document.expires_at:
         msg = f"root expired at {document.expires_at}"
         raise RootExpired(msg)
-    own = tuple(int(part) for part in __version__.split("."))
-    if own < tuple(int(part) for part in document.min_sidecar.split(".")):
+    if tuple(int(part) for part in document.min_sidecar.split(".")) > _OWN_VERSION:
         msg = f"root demands akpolicy {document.min_sidecar} or newer, this is {__version__}: upgrade"
         raise SidecarTooOld(msg)

@@ -45,6 +45,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except AkpolicyError as error:
         print_error(error)
         return EXIT_USAGE if isinstance(error, (UsageError, ConfigError)) else EXIT_FAILED
+    except BrokenPipeError:
+        # Who read the answer has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        print_error(AkpolicyError(f"cannot go on: {error}"))
+        return EXIT_FAILED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     return 0

@@ -33,7 +33,8 @@ Role = Literal["admin", "publisher", "host"]
 def create(  # noqa: PLR0913 - one parameter an option
     *,
     role: Annotated[Role, typer.Option(help="What the key may do.")],
-    org: Annotated[str, typer.Option(metavar="NAME", help="Its org; without one it is a platform key.")] = "",
+    org: Annotated[str, typer.Option(metavar="NAME", help="The org that it belongs to.")] = "",
+    platform: Annotated[bool, typer.Option("--platform", help="A key of the platform, beyond all orgs.")] = False,
     host_id: Annotated[str, typer.Option(metavar="ID", help="For the role host: the one host it speaks for.")] = "",
     description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     server: ServerOption = None,
@@ -49,6 +50,8 @@ def create(  # noqa: PLR0913 - one parameter an option
     """
     if (role == "host") != bool(host_id):
         raise UsageError("a key with the role host needs `--host-id ID`, and no other key has one")
+    if platform == bool(org):
+        raise UsageError("say whose key it is: either `--org NAME` or `--platform`")
     with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("creating"):
         created = client.create_api_key(org=org, role=role, host_id=host_id, description=description)
     if output == "json":
@@ -58,7 +61,7 @@ def create(  # noqa: PLR0913 - one parameter an option
         print_note("keep the secret now: it is not shown again")
 
 
-@app.command(epilog=examples("akpolicy apikey revoke k_0123456789abcdef"))
+@app.command(epilog=examples("akpolicy apikey revoke 0123456789abcdef"))
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's public id.")],
     server: ServerOption = None,
@@ -71,9 +74,16 @@ def revoke(
     """Revoke an API key at once and for good; streams that it opened end."""
     from akpolicy.client.publishing_types import rfc3339
 
+    key_id = _without_secret(key_id)
     with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("revoking"):
         revoked_at = rfc3339(client.revoke_api_key(key_id))
     if output == "json":
         print_json({"key_id": key_id, "revoked_at": revoked_at})
     else:
         print_text(f"revoked  {key_id}  since {revoked_at}")
+
+
+def _without_secret(text: str) -> str:
+    """Return the id of a key that was given whole (`akp_<id>_<secret>`): the secret must not travel."""
+    prefix, _, rest = text.partition("_")
+    return rest.partition("_")[0] if prefix == "akp" else text

@@ -13,6 +13,7 @@ import typer
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, OutputFormat, print_json, print_text
 from akpolicy.cli.questions import Question, from_lines, from_options
+from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
     from akpolicy.client import PolicyClient
@@ -94,13 +95,16 @@ def _ask_all(questions: Iterator[Question], socket: Path | None, timeout: float,
     """Ask in batches and print every answer; return whether all are allowed."""
     from akpolicy.client import Decision, PolicyClient, find_socket
 
-    all_allowed = True
+    all_allowed, asked = True, False
     with PolicyClient(socket or find_socket(os.environ), timeout=timeout) as client:
         while batch := list(islice(questions, BATCH)):
+            asked = True
             answers = _ask(client, batch)
             for question, answer in zip(batch, answers, strict=True):
                 all_allowed &= isinstance(answer, Decision) and answer.allowed
                 _print_answer(question, answer, output)
+    if not asked:
+        raise UsageError("there is no question; give at least one request, one JSON object a line")
     return all_allowed
 
 

@@ -101,7 +101,11 @@ def validate(  # noqa: PLR0913 - one parameter an option
     Prints one line a problem, `file:line: code: policy: message`. Exit code 1 if there is one.
     """
     sources = read_policy_files(files)
-    if org is not None or scope is not None or server is not None:
+    if server is None and (org is not None or scope is not None):
+        raise UsageError(
+            "`--org` and `--scope` are of use only with `--server`: offline, every scope has the same rules"
+        )
+    if server is not None:
         scope = choose_scope(org, scope)
     if server is None or scope is None:
         with working(f"checking {counted(sources, 'file')}"):
@@ -169,7 +173,10 @@ def publish(  # noqa: PLR0913 - one parameter an option
     offline_max_age: Annotated[
         str, typer.Option(metavar="TIME", help="How old policy may grow on such a host, such as 24h.")
     ] = "24h",
-    lifetime: Annotated[str, typer.Option(metavar="TIME", help="How long the policy is valid, such as 30d.")] = "30d",
+    lifetime: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long the policy is valid, such as 30d. Default: the server's."),
+    ] = None,
     no_rollback: Annotated[
         bool, typer.Option("--no-rollback", help="Forbid a later return to what was before.")
     ] = False,
@@ -194,7 +201,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
         idempotency_key=idempotency_key if idempotency_key is not None else uuid.uuid4().hex,
         offline_mode=None if offline_mode is None else OfflineMode(offline_mode),
         offline_max_age_s=seconds(offline_max_age, "--offline-max-age"),
-        lifetime_s=seconds(lifetime, "--lifetime"),
+        lifetime_s=seconds(lifetime, "--lifetime") if lifetime is not None else 0,
         no_rollback=no_rollback,
     )
     chosen = choose_scope(org, scope)

@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.engine.limits import MAX_BRACKET_DEPTH, MAX_PROBLEMS
-from akpolicy.engine.tokens import Piece, head, pieces
+from akpolicy.engine.limits import MAX_BRACKET_DEPTH, MAX_OPERATORS, MAX_PROBLEMS
+from akpolicy.engine.tokens import Piece, count_operators, head, pieces
 from akpolicy.errors import PolicySetInvalid, Problem
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES
 
@@ -110,6 +110,11 @@ def limit_problems(policy: PolicyText, piece: Piece) -> list[Problem]:
     if piece.depth > MAX_BRACKET_DEPTH:
         message = f"nests brackets more than {MAX_BRACKET_DEPTH} deep, which is the limit"
         problems.append(problem_of(policy, "PolicyTooDeep", message))
+    if size <= MAX_POLICY_BYTES and (operators := count_operators(policy.text)) > MAX_OPERATORS:
+        message = (
+            f"has {operators} operators (`.`, `&&`, `+`, ...); the limit is {MAX_OPERATORS}: split it, or use a set"
+        )
+        problems.append(problem_of(policy, "PolicyTooDeep", message))
     return problems
 
 
@@ -117,7 +122,7 @@ def id_problem(policy: PolicyText) -> Problem | None:
     """Judge a policy's id."""
     if is_policy_id(policy.id):
         return None
-    message = f"`{policy.id[:_SHOWN_CHARS]}` is no policy id; use 1 to 128 of `A-Z a-z 0-9 _ . -` without escapes"
+    message = f"`{policy.id[:_SHOWN_CHARS]}` is not a policy id; use 1 to 128 of `A-Z a-z 0-9 _ . -` without escapes"
     return Problem("PolicyIdInvalid", message, source=policy.source, line=policy.line)
 
 

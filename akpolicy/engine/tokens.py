@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.engine.limits import MAX_OPERATORS
 from akpolicy.limits import MAX_POLICY_BYTES
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ _END: Final = re.compile(rf'{_COMMENT}|{_STRING_BODY}(?P<close>"?)|;')
 _SPACE: Final = re.compile(r"\s*+")
 _LEADING: Final = re.compile(rf"(?:\s++|{_COMMENT})*+")
 _BRACKETS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
+
+
+_OPERATOR_CHARS: Final = (".", "[", "+", "-", "*", "&&", "||", "!")
+_OPERATORS: Final = frozenset({*_OPERATOR_CHARS, "if"})
 
 
 class Kind(Enum):
@@ -152,6 +157,17 @@ def head(text: str, first: int) -> Head:
         if name is not None and name.text == "id" and policy_id is None:
             policy_id = value
     return Head(policy_id, token.text if token is not None and token.kind is Kind.WORD else "")
+
+
+def count_operators(text: str) -> int:
+    """Return how many operators `text` has: `.`, `[`, `if` and what joins two operands.
+
+    Short texts get an upper bound, which costs next to nothing: strings and comments are counted too.
+    """
+    bound = sum(map(text.count, _OPERATOR_CHARS)) + text.count("if")
+    if bound <= MAX_OPERATORS:
+        return bound
+    return sum(token.text in _OPERATORS for token in tokenize(text) if token.kind in {Kind.SYMBOL, Kind.WORD})
 
 
 def _annotation_value(tokens: Iterator[Token]) -> tuple[str, Token | None]:

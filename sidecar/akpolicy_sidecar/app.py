@@ -102,6 +102,7 @@ class Sidecar:
         self._health = Health(
             viewer=self._viewer,
             updater=self._updater,
+            report=self._report,
             audit=self._audit,
             metrics=self._metrics,
         )

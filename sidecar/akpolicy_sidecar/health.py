@@ -10,6 +10,7 @@ from akpolicy.bundle import OfflineMode
 if TYPE_CHECKING:
     from akpolicy_sidecar.audit import AuditLog
     from akpolicy_sidecar.metrics import SidecarMetrics
+    from akpolicy_sidecar.report import Reporter
     from akpolicy_sidecar.updater import Updater
     from akpolicy_sidecar.view import Viewer
 
@@ -17,17 +18,22 @@ if TYPE_CHECKING:
 class Health:
     """Answers /readyz and /metrics. Ready means: decisions can be made by policy."""
 
-    def __init__(self, *, viewer: Viewer, updater: Updater, audit: AuditLog, metrics: SidecarMetrics) -> None:
+    def __init__(
+        self, *, viewer: Viewer, updater: Updater, report: Reporter, audit: AuditLog, metrics: SidecarMetrics
+    ) -> None:
         """Look at these."""
         self._viewer = viewer
         self._updater = updater
+        self._report = report
         self._audit = audit
         self._metrics = metrics
         self._scopes: set[str] = set()
 
     def is_ready(self) -> bool:
-        """Whether decisions can be made by policy now."""
-        return self._viewer.look().standing.ready
+        """Whether decisions can be made by policy now; a change is logged."""
+        standing = self._viewer.look().standing
+        self._report.standing(standing)
+        return standing.ready
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Return whether decisions can be made by policy, and the details for people."""
@@ -41,6 +47,7 @@ class Health:
             "message": standing.message,
             "scopes": {bundle.scope: bundle.version for bundle in view.snapshot.bundles},
             "missing": list(view.snapshot.missing),
+            **self._report.trouble,
             "audit": "ok" if self._audit.is_working else "failing",
         }
 

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from akpolicy.decision import Decision
     from akpolicy.errors import AkpolicyError
     from akpolicy_sidecar.metrics import SidecarMetrics
+    from akpolicy_sidecar.status import Standing
 
 # Statuses that more attempts will not mend: somebody has to look at the API key.
 CREDENTIAL_STATUSES: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -31,6 +32,7 @@ class Reporter:
     def __init__(self, metrics: SidecarMetrics) -> None:
         """Count on `metrics`."""
         self._metrics = metrics
+        self._denial: str | None = None
         self._trouble = ""
         self._refusals: dict[str, str] = {}
         self._cache_trouble = ""
@@ -66,6 +68,22 @@ class Reporter:
             log.error(
                 "update refused; what was enforced stays enforced", subject=what, code=error.code, error=str(error)
             )
+
+    def standing(self, standing: Standing) -> None:
+        """Tell that decisions begin or cease to be made by policy, or for another reason than before."""
+        reason = standing.denial.value if standing.denial else ""
+        if reason == self._denial:
+            return
+        self._denial = reason
+        if reason:
+            log.error("every request is denied", reason=reason, message=standing.message)
+        else:
+            log.info("requests are decided by policy", source=standing.source.value)
+
+    @property
+    def trouble(self) -> dict[str, Any]:
+        """What is wrong with the stream (empty: nothing) and which updates were refused with which code."""
+        return {"connection": self._trouble, "refused": dict(self._refusals)}
 
     # --- cache --------------------------------------------------------------------------------------------------------
 

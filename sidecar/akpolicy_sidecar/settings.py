@@ -219,7 +219,7 @@ class SidecarSection:
 class SidecarSettings:
     """Everything the sidecar can be told."""
 
-    enterprise: EnterpriseSection = Field(default_factory=EnterpriseSection)
+    enterprise: EnterpriseSection
     sidecar: SidecarSection = Field(default=_EMPTY, validate_default=True)
     log: LogSettings = Field(default_factory=LogSettings)
 

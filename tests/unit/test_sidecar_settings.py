@@ -34,7 +34,8 @@ ENV = {"ACME_KEY": "hunter2", "HOME": "/home/kim"}
 
 def load(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> SidecarSettings:
     path = tmp_path / "sidecar.toml"
-    path.write_text(text)
+    # What a test leaves out is not its subject; at the end it moves no line.
+    path.write_text(text if "[enterprise" in text else text + "[enterprise]\nenabled = false\n")
     return SidecarSettings.load(path, env=ENV if env is None else env)
 
 
@@ -70,7 +71,13 @@ def test_the_defaults_of_agentkernel_hold(tmp_path: Path) -> None:
     assert (enterprise.default_roles, enterprise.jwks_url) == ((), "")
 
 
-@pytest.mark.parametrize("text", ["", "[enterprise]\nenabled = false\n", '[enterprise]\napi_key_env = "NOT_SET"\n'])
+def test_a_file_without_enterprise_is_a_mistake_and_not_a_disabled_sidecar(tmp_path: Path) -> None:
+    (tmp_path / "sidecar.toml").write_text('[sidecar]\nstate_dir = "state"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="enterprise: is missing"):
+        SidecarSettings.load(tmp_path / "sidecar.toml", env={})
+
+
+@pytest.mark.parametrize("text", ["[enterprise]\nenabled = false\n", '[enterprise]\napi_key_env = "NOT_SET"\n'])
 def test_a_disabled_sidecar_needs_nothing(tmp_path: Path, text: str) -> None:
     assert not load(tmp_path, text).enterprise.enabled
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from akpolicy.cli.demo.script import Findings, Script, load_examples
+from akpolicy.cli.demo.script import Findings, Script, load_examples, program
 from akpolicy.cli.demo.stage import Stage
 from akpolicy.cli.output import EXIT_FAILED
 from akpolicy.client.channel import parse_server_url
@@ -22,8 +22,9 @@ def _end(_signal: int, _frame: object) -> NoReturn:
 
 def run(*, keep: bool, say: Callable[[str], None]) -> tuple[Findings, list[str]]:
     """Play the demo; return what was found and, with `keep`, what can be tried on what runs on."""
-    # A default SIGTERM would leave processes and files behind; ended like this, the stage is cleared.
-    signal.signal(signal.SIGTERM, _end)
+    # By default these would leave processes and files behind; ended like this, the stage is cleared.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _end)
     examples = load_examples()
     orgs = tuple(sorted({e.request.principal.org_id for e in examples}))
     with Stage(orgs, keep=keep) as stage:
@@ -51,6 +52,6 @@ def _notes(stage: Stage, script: Script, say: Callable[[str], None]) -> list[str
         f"\nStill running in {stage.directory}. Try:",
         *(f"  {command}" for command in script.next_commands()),
         f"  export AKPOLICY_SERVER=http://{server.ready['listen']} AKPOLICY_API_KEY={stage.admin_key}",
-        f"  akpolicy policy history --org {next(iter(stage.anchors))}",
+        f"  {program()} policy history --org {next(iter(stage.anchors))}",
         f"Stop it: kill {pids}; rm -r {stage.directory}",
     ]

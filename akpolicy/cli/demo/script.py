@@ -7,12 +7,15 @@ Each step uses the public surface only: the publishing RPCs, Authorize on the so
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.client import PolicyClient, PolicySource
@@ -115,6 +118,13 @@ def load_policies() -> str:
     return files("akpolicy").joinpath("examples", POLICIES).read_text(encoding="utf-8")
 
 
+def program() -> str:
+    """Return how to call this command line from here: by its name if that is this very program, else by its path."""
+    beside = Path(sys.executable).parent / "akpolicy"
+    found = shutil.which("akpolicy")
+    return "akpolicy" if found and Path(found) == beside else str(beside)
+
+
 def publish(publishing: PublishingClient, org: str, text: str, message: str) -> None:
     """Publish `text` as the whole policy of an org."""
     publishing.publish(f"org/{org}", [PolicyFile(POLICIES, text.encode())], PublishTerms(message=message))
@@ -192,7 +202,7 @@ class Script:
         org, sidecar = next(iter(self._sidecars.items()))
         question = "--action Create --resource my-sandbox --attr agent_type=claude --attr runtime=python"
         return [
-            f"akpolicy authorize --socket {sidecar.ready['socket']} --principal alice --org {org} --role developer "
+            f"{program()} authorize --socket {sidecar.ready['socket']} --principal alice --org {org} --role developer "
             + question,
             f"curl -s http://{sidecar.ready['metrics']}/metrics | grep decisions_total",
             f"tail -n 3 {self._stage.directory / org / 'audit.jsonl'}",

@@ -201,3 +201,10 @@ def test_an_answer_that_is_no_decision_ends_with_1(cli: Run, sidecar: SidecarSim
     result = cli(*ALLOWED)
     assert result.code == 1
     assert result.out.startswith("error  BadAnswer: ")
+
+
+def test_no_question_at_all_is_no_allowance(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n", encoding="utf-8")
+    result = cli("authorize", "--request", str(tmp_path / "empty.jsonl"))
+    assert result.code == 2
+    assert "there is no question" in result.err

@@ -183,8 +183,16 @@ def test_an_api_key_is_created_with_its_role(cli: Run, server: PublishingSimulat
     assert result.out == "key id  k_1\nsecret  ak_new_secret\n"
     assert "not shown again" in result.err
     assert server.keys == [pb.CreateApiKeyRequest(org="acme", role=pb.API_KEY_ROLE_HOST, host_id="h1", description="x")]
-    answer = cli("apikey", "create", "--role", "admin", "--output", "json").out
+    answer = cli("apikey", "create", "--role", "admin", "--platform", "--output", "json").out
     assert json.loads(answer) == {"key_id": "k_1", "secret": "ak_new_secret"}
+
+
+@pytest.mark.parametrize("options", [[], ["--platform", "--org", "acme"]])
+def test_a_key_of_the_platform_has_to_be_asked_for(cli: Run, server: PublishingSimulator, options: list[str]) -> None:
+    result = cli("apikey", "create", "--role", "admin", *options)
+    assert result.code == 2
+    assert "either `--org NAME` or `--platform`" in result.err
+    assert server.keys == []
 
 
 @pytest.mark.parametrize("options", [["--role", "host"], ["--role", "admin", "--host-id", "h1"]])

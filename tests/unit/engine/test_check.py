@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akpolicy.engine.check import check_policies
-from akpolicy.engine.limits import MAX_PROBLEMS
+from akpolicy.engine.compile import compile_layer
+from akpolicy.engine.decide import Reason, decide
+from akpolicy.engine.limits import MAX_OPERATORS, MAX_PROBLEMS
 from akpolicy.engine.source import PolicyText, split_policies
 from akpolicy.limits import MAX_POLICIES
 
 if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.errors import Problem
+    from tests.unit.engine.conftest import MakeRequest
 
 _ANY = "permit (principal, action, resource);"
 _RUN = """// about this policy
@@ -175,3 +178,32 @@ def test_any_words_are_judged_and_a_line_is_within_the_text(schema: CedarSchema,
 
     for problem in check_policies([PolicyText("p", text, "s", 1)], schema):
         assert 1 <= problem.line <= 1 + text.count("\n")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["principal" + ".a" * 5000, "1" + "+1" * 7000 + " == 2", "principal has a" + ".a" * 7000, "if true then " * 1001],
+    ids=["members", "sums", "has", "ifs"],
+)
+def test_a_chain_that_cedar_could_not_evaluate_is_refused_before_cedar_sees_it(
+    schema: CedarSchema, condition: str
+) -> None:
+    text = f"permit (principal, action, resource) when {{ {condition} }};"
+    [problem] = check_policies([PolicyText("p", text)], schema)
+    assert problem.code == "PolicyTooDeep"
+    assert "operators" in problem.message
+
+
+def test_operators_inside_strings_and_comments_do_not_count(schema: CedarSchema) -> None:
+    text = f'permit (principal, action, resource) when {{ "{"." * 5000}" == "a" }}; // {"+" * 5000}'
+    text = text.replace("; //", " //") + "\n;"
+    assert check_policies([PolicyText("p", text)], schema) == ()
+
+
+def test_a_policy_at_the_limit_of_operators_is_evaluated_without_an_error(
+    schema: CedarSchema, make_request: MakeRequest
+) -> None:
+    text = f"forbid (principal, action, resource) when {{ {' && '.join(['true'] * (MAX_OPERATORS + 1))} }};"
+    layer = compile_layer("org/acme", [PolicyText("p", text)], schema)
+    verdict = decide([layer], make_request(), schema)
+    assert (verdict.reason, verdict.errors) == (Reason.FORBIDDEN, ())
