@@ -1,8 +1,8 @@
 """The README's commands, typed as they stand there and in that order.
 
 Replaced are only what a test may not use on a shared machine: ports (`--listen`, `--metrics-listen`, the port in
-`policy_server`), the sidecar's directories and its socket (keys of `[sidecar]`, `AKPOLICY_SOCKET`). What a reader has
-to bring is brought: `policies.cedar` is the packaged example, the anchor is the one that `init` prints.
+`policy_server`), the sidecar's directories and its socket (keys of `[sidecar]`, `AKPOLICY_SOCKET`). The
+anchor is the one that `init` prints.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def test_make_demo_and_the_kept_demo_are_commands_that_exist() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_run_it_lead_to_an_allowed_request(world: World) -> None:
-    [init, serve], [enforce], [validate, publish, ask] = (typed(block) for block in blocks(RUN_IT, "console"))
-    (world.directory / "policies.cedar").write_text(
-        resources.files("akpolicy").joinpath("examples", "policies.cedar").read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    [init, serve], [enforce], [copy, validate, publish, ask] = (typed(block) for block in blocks(RUN_IT, "console"))
+    # The reader sits in a clone.
+    (world.directory / "akpolicy").symlink_to(str(resources.files("akpolicy")))
+    type_in(world, copy)
 
     # On the server.
     made = type_in(world, f"{init} --listen 127.0.0.1:{world.port} --metrics-listen 127.0.0.1:0")
