@@ -5,6 +5,7 @@ Rules:
 - A key is `akp_<key id: 16 hex digits>_<256 random bits, base64url>`. It is shown once; the server keeps its SHA-256.
   With 256 random bits a plain hash is enough: there is nothing to guess.
 - The comparison takes the same time whether the key id is known or not.
+- What writes looks again, inside its transaction, whether the caller's key is still in force.
 - A host's key speaks for exactly one host of one org. A revoked key never comes back.
 """
 
@@ -20,7 +21,14 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, Unauthenticated
 from akpolicy.scope import HOST_ID_PATTERN, is_org_name
 from akpolicy_server.access import Caller, Role, require_admin_of
-from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
+from akpolicy_server.store.api_keys import (
+    ApiKeyRecord,
+    find_key,
+    has_other_platform_admin,
+    insert_key,
+    revoke_key,
+    revoked_among,
+)
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -80,6 +88,7 @@ class ApiKeys:
         require_admin_of(caller, org)
         _check_fields(org, role, host_id, description)
         with self._database.write() as connection:
+            require_in_force(connection, caller)
             if org is not None and not org_exists(connection, org):
                 raise OrgNotFound(f"there is no org `{org}`")
             return make_key(
@@ -100,6 +109,7 @@ class ApiKeys:
         """
         require_admin_of(caller, caller.org)
         with self._database.write() as connection:
+            require_in_force(connection, caller)
             record = find_key(connection, key_id)
             if record is None or not (caller.is_platform_admin or record.org == caller.org):
                 raise KeyNotFound(f"there is no API key `{key_id[: 2 * KEY_ID_BYTES]}`")
@@ -110,6 +120,12 @@ class ApiKeys:
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us
+
+
+def require_in_force(connection: Connection, caller: Caller) -> None:
+    """Raise `Unauthenticated` if the caller's key was revoked since the call began."""
+    if revoked_among(connection, [caller.key_id]):
+        raise Unauthenticated(_REFUSED)
 
 
 def _is_platform_admin(record: ApiKeyRecord) -> bool:

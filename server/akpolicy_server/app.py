@@ -43,7 +43,7 @@ from akpolicy_server.ready_file import ready_file
 from akpolicy_server.reports import HostReports
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import upgrade
-from akpolicy_server.store.orgs import platform_key_id
+from akpolicy_server.store.orgs import all_orgs, platform_key_id
 from akpolicy_server.store.overview import count_orgs, earliest_expiry
 from akpolicy_server.sweep import Sweep
 from akpolicy_server.threads import Threads
@@ -113,6 +113,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         database = stack.enter_context(_opened_database(section.resolved_database_url))
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
+        _check_keys(database, vault)
         threads = stack.enter_context(closing(Threads()))
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
@@ -160,6 +161,15 @@ def _opened_database(url: str) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def _check_keys(database: Database, vault: Vault) -> None:
+    """Raise `KeyFileError` unless every key that signs bundles can be used: better now than at the next publish."""
+    with database.read() as connection:
+        needed = [require_platform_key(platform_key_id(connection))]
+        needed += [record.bundle_key_id for record in all_orgs(connection)]
+    for key_id in needed:
+        vault.load(key_id)
 
 
 @asynccontextmanager

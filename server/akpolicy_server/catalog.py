@@ -4,6 +4,7 @@ Rules:
 
 - `forget` is called for every announced scope before the hosts' streams hear of it, so that none reads the old.
 - Streams that ask for the same thing at the same time wait for one load. A load that began before `forget` is not kept.
+- A load is kept or dropped when it ends, whether or not anybody waits for it still.
 - Blobs are kept by digest, the most recently used ones, up to `MAX_BLOB_CACHE_BYTES`.
 
 Runs on the event loop; only the loads run on threads.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import StoreUnavailable
@@ -48,28 +50,25 @@ class Catalog:
 
     async def current(self, scope: str) -> RevisionRecord | None:
         """Return the scope's newest revision; None before the first."""
-        if scope not in self._current:
-            load = self._load(scope, lambda connection: current_revision(connection, scope))
-            revision: RevisionRecord | None = await asyncio.shield(load)
-            if self._loads.get(scope) is not load:
-                # Forgotten meanwhile, or kept by another waiter.
-                return revision
-            del self._loads[scope]
-            self._current[scope] = revision
-        return self._current[scope]
+        if scope in self._current:
+            return self._current[scope]
+        load = self._load(
+            scope,
+            lambda connection: current_revision(connection, scope),
+            lambda found: self._keep_current(scope, found),
+        )
+        revision: RevisionRecord | None = await asyncio.shield(load)
+        return revision
 
     async def blob(self, digest: bytes) -> bytes:
         """Return a content blob; raise `StoreUnavailable` if the database lacks it."""
         if digest in self._blobs:
             self._blobs.move_to_end(digest)
             return self._blobs[digest]
-        load = self._load(digest, lambda connection: load_blob(connection, digest))
+        load = self._load(digest, lambda connection: load_blob(connection, digest), partial(self._keep_blob, digest))
         data: bytes | None = await asyncio.shield(load)
         if data is None:
             raise StoreUnavailable(f"the content {digest.hex()} is missing; restore the database from a backup")
-        if self._loads.get(digest) is load:
-            del self._loads[digest]
-            self._keep(digest, data)
         return data
 
     def known(self) -> dict[str, RevisionRecord | None]:
@@ -81,19 +80,33 @@ class Catalog:
         self._current.pop(scope, None)
         self._loads.pop(scope, None)
 
-    def _load(self, key: str | bytes, query: Callable[[Any], Any]) -> asyncio.Task[Any]:
+    def _load(self, key: str | bytes, query: Callable[[Any], Any], keep: Callable[[Any], None]) -> asyncio.Task[Any]:
         load = self._loads.get(key)
-        # One that failed is not joined: the next caller tries again.
-        if load is None or load.done():
+        if load is None:
             load = asyncio.create_task(self._threads.database(self._read, query))
             self._loads[key] = load
+            # Settled by the load itself: whoever waited for it may have left, and a failed one must not be joined.
+            load.add_done_callback(partial(self._settle, key, keep))
         return load
+
+    def _settle(self, key: str | bytes, keep: Callable[[Any], None], load: asyncio.Task[Any]) -> None:
+        if self._loads.get(key) is not load:
+            # Forgotten meanwhile.
+            return
+        del self._loads[key]
+        if not load.cancelled() and load.exception() is None:
+            keep(load.result())
 
     def _read(self, query: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - whatever the query returns
         with self._database.read() as connection:
             return query(connection)
 
-    def _keep(self, digest: bytes, data: bytes) -> None:
+    def _keep_current(self, scope: str, revision: RevisionRecord | None) -> None:
+        self._current[scope] = revision
+
+    def _keep_blob(self, digest: bytes, data: bytes | None) -> None:
+        if data is None:
+            return
         self._blobs[digest] = data
         self._blob_bytes += len(data)
         while self._blob_bytes > MAX_BLOB_CACHE_BYTES and len(self._blobs) > 1:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import AddressInUse, ConfigError, StartupError
+from akpolicy.limits import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 # A stream may be quiet for a long time. The server pings such a connection every 30 s and gives it up when 10 s pass
 # without an answer, so half-open connections end within 40 s. Clients may ping every 5 s, with or without calls, and
 # are not sent away for it (GOAWAY too_many_pings).
+#
+# A message is received before its sender is known to have a key. The largest legal one is a chunk (256 KiB) or a host's
+# Hello; this bounds what strangers can make the server hold. A client needs few streams at once.
+MAX_RECEIVED_BYTES: Final = MIB
+MAX_STREAMS_PER_CONNECTION: Final = 128
+
 GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -34,6 +41,8 @@ GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     # Two servers on one port would take turns.
     ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
 )
 
 

@@ -31,6 +31,7 @@ from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.scope import org_of
 from akpolicy.signing import sign_document
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
+from akpolicy_server.api_keys import require_in_force
 from akpolicy_server.judging import ProposedContent, judge_for_hosts
 from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
 from akpolicy_server.store.orgs import find_org, org_exists, platform_key_id
@@ -97,6 +98,7 @@ class Publisher:
 
         Raises:
             PermissionDenied: the caller may not publish this scope.
+            Unauthenticated: the caller's key was revoked meanwhile.
             InvalidField: a field out of bounds.
             PolicySetInvalid: the policies, with every problem.
             OrgNotFound: the scope's org does not exist.
@@ -122,6 +124,8 @@ class Publisher:
         if order.idempotency_key:
             claim = IdempotencyClaim(caller.org or "", order.idempotency_key, order.digest())
         with self._database.write() as connection:
+            # The upload and the check took their time; a key revoked meanwhile must not publish any more.
+            require_in_force(connection, caller)
             require_org_of(connection, order.scope)
             if claim is not None and (first := _first_answer(connection, claim)) is not None:
                 return Published(first, repeated=True)

@@ -109,18 +109,20 @@ class Calls:
         except AkpolicyError as error:
             expected = status_of(error)
             if expected is None:
-                await self._abort_internal(call, context)
+                await self._abort_internal(call, context, error)
                 raise
             status = expected
             await self._abort(call, context, status, error)
-        except Exception:
-            await self._abort_internal(call, context)
+        except Exception as error:
+            await self._abort_internal(call, context, error)
             raise
         finally:
             self._metrics.rpcs.labels(method=method, status=status.name).inc()
             if not stream:
                 self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - started)
-            log.info("call", method=method, status=status.name, **call.notes)
+            # Anybody can make calls without a key: they are counted, and must not fill the log.
+            write = log.debug if status is StatusCode.UNAUTHENTICATED else log.info
+            write("call", method=method, status=status.name, **call.notes)
 
     async def _abort(
         self, call: Call, context: ServicerContext[Any, Any], status: StatusCode, error: AkpolicyError
@@ -134,10 +136,11 @@ class Calls:
             call.note(reason=error.message)
         await context.abort(status, _cut(str(error)), metadata)
 
-    async def _abort_internal(self, call: Call, context: ServicerContext[Any, Any]) -> None:
+    async def _abort_internal(self, call: Call, context: ServicerContext[Any, Any], error: Exception) -> None:
         incident = secrets.token_hex(INCIDENT_BYTES)
         call.note(incident=incident)
-        log.error("call failed unexpectedly", incident=incident)
+        # With the traceback: it is nowhere else, because the abort below takes the exception's place.
+        log.error("call failed unexpectedly", incident=incident, exc_info=error)
         await context.abort(StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}")
 
 

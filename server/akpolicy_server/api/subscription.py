@@ -18,6 +18,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from akpolicy.errors import InvalidField, StreamProtocolError
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.scope import GLOBAL, org_scope
@@ -44,6 +46,8 @@ MAX_CODE_CHARS: Final = 64
 MAX_DETAIL_CHARS: Final = 1000
 MAX_POLICY_ID_CHARS: Final = 128
 MILLISECONDS: Final = 1000
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,17 @@ class Subscription:
         revision = self._answered(nack.nonce, nack.enforced)
         self._services.metrics.count_nack(nack.code)
         detail = nack.detail[:MAX_DETAIL_CHARS].replace("\0", "")
+        host = self._subscriber.host
+        log.warning(
+            "host refuses an update",
+            host_id=host.host_id,
+            org=host.org,
+            scope=revision.scope,
+            version=revision.version,
+            code=nack.code,
+            detail=detail,
+            policy_id=nack.policy_id,
+        )
         self.note(refused=HostNack(revision.scope, revision.epoch, revision.version, nack.code, detail, nack.policy_id))
 
     def _answered(self, nonce: bytes, enforced: Iterable[bundle_pb2.Revision]) -> RevisionRecord:

@@ -14,13 +14,17 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped] # it has n
     reflection_pb2,
     reflection_pb2_grpc,
 )
+from structlog.testing import capture_logs
 
 from akpolicy.clock import SystemClock
 from akpolicy.errors import AddressInUse, ConfigError, StateDirUnusable
 from akpolicy.settings_types import TlsFiles
 from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
+from akpolicy.v1.publishing_pb2 import CreateOrgRequest
 from akpolicy.v1.publishing_pb2_grpc import PublishingServiceStub
 from akpolicy_server.installation import install
+from akpolicy_server.listener import MAX_RECEIVED_BYTES
+from akpolicy_server.orgs import Orgs
 from akpolicy_server.settings import ServerSettings
 from tests.integration.server.conftest import (
     ANY_PORT,
@@ -204,3 +208,29 @@ def test_a_data_directory_that_others_can_enter_prevents_a_start(tmp_path: Path)
     (tmp_path / "server" / "data").chmod(0o755)
     with pytest.raises(StateDirUnusable, match="chmod 700"), LiveServer(ServerSettings.load(made.config, env={}), made):
         pass
+
+
+# --- what strangers and bugs can do -----------------------------------------------------------------------------------
+
+
+def test_a_message_without_a_key_is_not_taken_beyond_its_limit(server: LiveServer) -> None:
+    stub = PublishingServiceStub(server.channel)
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.CreateOrg(CreateOrgRequest(org="x" * (MAX_RECEIVED_BYTES + 1)), timeout=DEADLINE_S)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_bug_is_logged_with_its_traceback_and_shown_as_an_incident_alone(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: Orgs, _org: str) -> None:
+        raise ValueError("a secret detail")
+
+    monkeypatch.setattr(Orgs, "create", fail)
+    with capture_logs() as logs, pytest.raises(grpc.RpcError) as failed:
+        server.admin.stub.CreateOrg(CreateOrgRequest(org="new"), metadata=server.admin.metadata, timeout=DEADLINE_S)
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert "a secret detail" not in (failed.value.details() or "")
+    [incident] = [entry for entry in logs if "exc_info" in entry]
+    assert str(incident["exc_info"]) == "a secret detail"
+    assert str(incident["incident"]) in (failed.value.details() or "")

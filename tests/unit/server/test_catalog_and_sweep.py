@@ -94,6 +94,24 @@ def test_the_blob_cache_is_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(scenario())
 
 
+def test_a_load_that_nobody_waits_for_any_more_is_kept_within_the_bound_and_not_beside_it(core: Core) -> None:
+    revision = core.publisher.publish(core.admin, order("org/acme", policy("p"))).revision
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            waiter = asyncio.create_task(catalog.blob(revision.content_digest))
+            await asyncio.sleep(0)
+            [load] = catalog._loads.values()
+            waiter.cancel()
+            await asyncio.wait([waiter, load])
+            assert waiter.cancelled()
+            assert catalog._loads == {}
+            assert catalog._blob_bytes == revision.content_size
+
+    asyncio.run(scenario())
+
+
 def test_the_sweep_finds_what_nobody_announced(core: Core) -> None:
     made = core.api_keys.create(core.admin, org="acme", role=Role.HOST, host_id="h", description="")
 

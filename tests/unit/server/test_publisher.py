@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from akpolicy.bundle import OfflineMode
-from akpolicy.engine.files import PolicyFile
+from akpolicy.engine.files import PolicyFile, read_policies
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
     IdempotencyKeyReused,
@@ -24,6 +24,7 @@ from akpolicy.errors import (
     PolicySetInvalid,
     RevisionNotFound,
     RootExpired,
+    Unauthenticated,
     VersionConflict,
 )
 from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
@@ -35,11 +36,15 @@ from akpolicy_server.access import Caller, Role
 from akpolicy_server.history import MAX_PAGE_SIZE
 from akpolicy_server.orders import PublishOrder
 from akpolicy_server.store.orgs import RootRecord, find_org, insert_root, roots_after
-from akpolicy_server.store.revisions import load_blob
+from akpolicy_server.store.revisions import current_revision, load_blob
 from akpolicy_server.store.tables import roots
 from tests.unit.server.conftest import order, policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from akpolicy.engine.schema import CedarSchema
+    from akpolicy.engine.source import PolicyText
     from akpolicy.trust import VerifiedBundle
     from akpolicy_server.store.revisions import RevisionRecord
     from tests.unit.server.conftest import Core
@@ -329,3 +334,20 @@ def test_a_permit_of_a_scope_that_may_only_forbid_is_refused_and_a_forbid_is_pub
         core.publisher.publish(core.admin, order("org/acme", policy("a", effect="forbid") + policy("b")))
     published = core.publisher.publish(core.admin, order("org/acme", policy("a", effect="forbid")))
     assert published.revision.version == 1
+
+
+def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = core.publisher_of("acme")
+
+    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema) -> tuple[PolicyText, ...]:
+        core.api_keys.revoke(core.admin, caller.key_id)
+        return read_policies(files, schema)
+
+    monkeypatch.setattr("akpolicy_server.publisher.read_policies", check_slowly)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        core.publisher.publish(caller, order("org/acme", policy("p")))
+    assert core.announced == []
+    with core.database.read() as connection:
+        assert current_revision(connection, "org/acme") is None
