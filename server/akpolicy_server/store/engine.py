@@ -2,6 +2,7 @@
 
 Rules:
 
+- A file is looked at, read-only, before it is opened for writing: what is not this program's stays as it is.
 - SQLite in WAL mode with synchronous=FULL: readers never wait, and a commit is on disk when it returns.
 - A write transaction begins with BEGIN IMMEDIATE. It never has to upgrade a read lock, so it cannot fail half way for
   having read something old: what it checks still holds when it writes.
@@ -13,8 +14,9 @@ Rules:
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +35,8 @@ FILE_MODE: Final = 0o600
 SQLITE_PREFIX: Final = "sqlite:///"
 
 _WRITE_OPTION: Final = "akpolicy_write"
+# Every database of this program has them, from its first migration on.
+_OWN_TABLES: Final = frozenset({"alembic_version", "platform"})
 
 
 class Database:
@@ -42,6 +46,8 @@ class Database:
         """Open `url` (`sqlite:///<path>`), with `create` as a new file (0600); raise `StartupError`."""
         path = _sqlite_path(url)
         _check_file(path, create=create)
+        if not create:
+            _require_ours(path)
         self._engine: Engine = create_engine(
             URL.create("sqlite", database=str(path)), pool_size=POOL_SIZE, hide_parameters=True
         )
@@ -103,6 +109,22 @@ def _check_file(path: Path, *, create: bool) -> None:
         ) from None
     except OSError as error:
         raise StartupError(f"cannot open the database `{path}`: {error.strerror}") from error
+
+
+def _require_ours(path: Path) -> None:
+    # Not through the engine: its connections set the journal mode, which is written to the file.
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as look:
+            tables = {name for (name,) in look.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        raise StartupError(
+            f"cannot read the database `{path}` ({error}); restore it from a backup, or correct data_dir"
+        ) from error
+    if not tables >= _OWN_TABLES:
+        raise StartupError(
+            f"`{path}` is no database of akpolicy-server and was left as it is; correct data_dir or database_url, or "
+            "set up a server with `akpolicy-server init --dir DIR`"
+        )
 
 
 def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - what the driver hands out

@@ -17,7 +17,6 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, inspect
 
 from akpolicy.errors import StartupError
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from akpolicy_server.store.engine import Database
 
 CONNECTION: Final = "connection"
-VERSION_TABLE: Final = "alembic_version"
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -37,20 +35,10 @@ def upgrade(database: Database) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
     with database.write() as connection:
-        _require_ours(connection)
         for revision in MigrationContext.configure(connection).get_current_heads():
             _require_known(scripts, revision)
         config.attributes[CONNECTION] = connection
         command.upgrade(config, "head")
-
-
-def _require_ours(connection: Connection) -> None:
-    """Refuse a file with tables of somebody else's before ours are put beside them."""
-    tables = inspect(connection).get_table_names()
-    if tables and VERSION_TABLE not in tables:
-        raise StartupError(
-            f"the database has the table `{tables[0]}`, but none of akpolicy-server's; correct data_dir or database_url"
-        )
 
 
 def _require_known(scripts: ScriptDirectory, revision: str) -> None:

@@ -101,10 +101,42 @@ def test_a_missing_database_is_not_made_by_opening_it(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_file_that_is_no_database_is_store_unavailable(path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
     path.write_bytes(b"no database at all" * 100)
-    with closing(Database(f"sqlite:///{path}")) as database, pytest.raises(StoreUnavailable):
-        database.check()
+    with pytest.raises(StartupError, match="cannot read the database"):
+        Database(f"sqlite:///{path}")
+    assert path.read_bytes() == b"no database at all" * 100
+
+
+def test_an_empty_file_that_init_did_not_make_is_refused_and_stays_empty(path: Path) -> None:
+    path.touch()
+    with pytest.raises(StartupError, match="no database of akpolicy-server"):
+        Database(f"sqlite:///{path}")
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+@pytest.mark.parametrize("table", ["songs", "alembic_version"])
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path, journal_mode: str, table: str) -> None:
+    with closing(sqlite3.connect(path)) as foreign:
+        foreign.execute(f"PRAGMA journal_mode = {journal_mode}")
+        foreign.execute(f"CREATE TABLE {table} (title TEXT)")
+        foreign.commit()
+    before = path.read_bytes()
+    with pytest.raises(StartupError, match="left as it is"):
+        Database(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_what_a_crash_left_in_the_write_ahead_log_is_read(database: Database, path: Path) -> None:
+    with database.write() as connection:
+        set_platform_key(connection, "a" * 64, 1)
+    # Nothing was folded into the file: `database` is open still.
+    copy = path.with_name("a copy with 100% ?.sqlite3")
+    for suffix in ("", "-wal"):
+        copy.with_name(copy.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
+    with closing(Database(f"sqlite:///{copy}")) as recovered, recovered.read() as connection:
+        assert platform_key_id(connection) == "a" * 64
 
 
 def test_another_processes_lock_is_store_unavailable(
