@@ -21,14 +21,7 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, Unauthenticated
 from akpolicy.scope import HOST_ID_PATTERN, is_org_name
 from akpolicy_server.access import Caller, Role, require_admin_of
-from akpolicy_server.store.api_keys import (
-    ApiKeyRecord,
-    find_key,
-    has_other_platform_admin,
-    insert_key,
-    revoke_key,
-    revoked_among,
-)
+from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -84,7 +77,11 @@ class ApiKeys:
         return Caller(record.key_id, Role(record.role), record.org, record.host_id)
 
     def create(self, caller: Caller, *, org: str | None, role: Role, host_id: str, description: str) -> NewApiKey:
-        """Make a key of `org` (None: the platform); raise `PermissionDenied`, `InvalidField` or `OrgNotFound`."""
+        """Make a key of `org` (None: the platform).
+
+        Raises `PermissionDenied`, `InvalidField`, `OrgNotFound`, and `Unauthenticated` if the caller's key was revoked
+        meanwhile.
+        """
         require_admin_of(caller, org)
         _check_fields(org, role, host_id, description)
         with self._database.write() as connection:
@@ -105,7 +102,8 @@ class ApiKeys:
         """Revoke a key for good; return when (epoch microseconds; the first time, if it was revoked before).
 
         Raises `KeyNotFound` for a key out of the caller's reach too, `PermissionDenied` for callers who administer
-        nothing, and `LastAdminKey` where nobody could administer the platform any more.
+        nothing, `LastAdminKey` where nobody could administer the platform any more, and `Unauthenticated` if the
+        caller's own key was revoked meanwhile.
         """
         require_admin_of(caller, caller.org)
         with self._database.write() as connection:
@@ -123,8 +121,9 @@ class ApiKeys:
 
 
 def require_in_force(connection: Connection, caller: Caller) -> None:
-    """Raise `Unauthenticated` if the caller's key was revoked since the call began."""
-    if revoked_among(connection, [caller.key_id]):
+    """Raise `Unauthenticated` unless the caller's key is in force still: the call may have taken its time."""
+    record = find_key(connection, caller.key_id)
+    if record is None or record.revoked_at_us is not None:
         raise Unauthenticated(_REFUSED)
 
 

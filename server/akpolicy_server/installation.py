@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.durable import private_directory, sync_directory, write_new_file
 from akpolicy.errors import CacheError, StateDirUnusable, UsageError
 from akpolicy.scope import is_org_name
-from akpolicy_server.access import Role
+from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import make_key
 from akpolicy_server.orgs import CreatedOrg, Orgs
 from akpolicy_server.settings import DATABASE_FILE
@@ -122,4 +122,5 @@ def _make_data(directory: Path, orgs: tuple[str, ...], clock: Clock) -> tuple[tu
                 created_by=CREATED_BY,
             )
         service = Orgs(database, vault, clock)
-        return tuple(service.create(org) for org in orgs), admin.secret
+        caller = Caller(admin.key_id, Role.ADMIN, None)
+        return tuple(service.create(caller, org) for org in orgs), admin.secret

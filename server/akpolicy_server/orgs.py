@@ -23,6 +23,8 @@ from akpolicy.keys import ANCHOR_PREFIX
 from akpolicy.root import Delegation, Role, Roles, Root, RootKey
 from akpolicy.scope import GLOBAL, is_org_name, org_scope
 from akpolicy.signing import sign_document
+from akpolicy_server.access import Caller, require_platform_admin
+from akpolicy_server.api_keys import require_in_force
 from akpolicy_server.judging import judge_manifest_as_host, judge_of
 from akpolicy_server.store.orgs import (
     OrgRecord,
@@ -66,8 +68,13 @@ class Orgs:
         self._vault = vault
         self._clock = clock
 
-    def create(self, org: str) -> CreatedOrg:
-        """Create an org; raise `InvalidField`, `OrgExists`, `KeyFileError` or a `TrustError` of its first judgement."""
+    def create(self, caller: Caller, org: str) -> CreatedOrg:
+        """Create an org.
+
+        Raises `PermissionDenied` unless the caller is a platform admin, `Unauthenticated` if its key was revoked
+        meanwhile, `InvalidField`, `OrgExists`, `KeyFileError`, or a `TrustError` of the first judgement.
+        """
+        require_platform_admin(caller)
         if not is_org_name(org):
             raise InvalidField(
                 f"`{org[:64]}` is not an org name; use 1 to 63 of [A-Za-z0-9_-], alphanumeric at both ends"
@@ -84,6 +91,7 @@ class Orgs:
         record = OrgRecord(org, root_signer.public_key, bundle_signer.public_key.key_id, created_at_us)
         try:
             with self._database.write() as connection:
+                require_in_force(connection, caller)
                 insert_org(connection, record)
                 insert_root(connection, RootRecord(org, document.version, envelope, document.expires_at))
                 judge = judge_of(connection, record, now)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import AkpolicyError, StoreUnavailable
 from akpolicy.v1 import publishing_pb2, publishing_pb2_grpc
-from akpolicy_server.access import check_publishable_scope, require_platform_admin, require_publisher
+from akpolicy_server.access import check_publishable_scope, require_publisher
 from akpolicy_server.api.messages import (
     details_message,
     document_message,
@@ -66,8 +66,8 @@ class PublishingServicer(publishing_pb2_grpc.PublishingServiceServicer):
     ) -> publishing_pb2.CreateOrgResponse:
         """Create an org with its keys and its first root."""
         async with self._calls.answer("CreateOrg", context) as call:
-            require_platform_admin(await call.authenticate())
-            created = await self._threads.database(self._orgs.create, request.org)
+            caller = await call.authenticate()
+            created = await self._threads.database(self._orgs.create, caller, request.org)
             call.note(org=created.org)
             return publishing_pb2.CreateOrgResponse(
                 org=created.org, trust_anchor=created.trust_anchor, root_version=created.root_version

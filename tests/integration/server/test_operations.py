@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from akpolicy.addresses import HostPort
+    from akpolicy_server.access import Caller
 
 SERVICES = ("akpolicy.v1.PublishingService", "akpolicy.v1.DistributionService")
 
@@ -223,7 +224,7 @@ def test_a_message_without_a_key_is_not_taken_beyond_its_limit(server: LiveServe
 def test_a_bug_is_logged_with_its_traceback_and_shown_as_an_incident_alone(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: Orgs, _org: str) -> None:
+    def fail(_self: Orgs, _caller: Caller, _org: str) -> None:
         raise ValueError("a secret detail")
 
     monkeypatch.setattr(Orgs, "create", fail)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
 from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, PermissionDenied, Unauthenticated
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys, NewApiKey
+from akpolicy_server.store.tables import api_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,3 +135,24 @@ def test_the_last_admin_key_of_the_platform_cannot_be_revoked_and_an_earlier_one
     assert core.revoked == [core.admin.key_id]
     assert core.api_keys.authenticate(other.secret).is_platform_admin
     core.api_keys.revoke(core.api_keys.authenticate(other.secret), org_admin.key_id)
+
+
+def test_an_admin_whose_key_was_revoked_since_the_call_began_makes_and_revokes_no_key(core: Core) -> None:
+    caller = core.api_keys.authenticate(_create(core, core.admin, None, Role.ADMIN).secret)
+    kept = _create(core, core.admin, "acme", Role.PUBLISHER)
+    core.api_keys.revoke(core.admin, caller.key_id)
+    with core.database.read() as connection:
+        before = connection.scalar(select(func.count()).select_from(api_keys))
+    with pytest.raises(Unauthenticated, match="revoked"):
+        _create(core, caller, "acme", Role.PUBLISHER)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        core.api_keys.revoke(caller, kept.key_id)
+    with core.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(api_keys)) == before
+    assert core.api_keys.authenticate(kept.secret).key_id == kept.key_id
+    assert core.revoked == [caller.key_id]
+
+
+def test_a_caller_without_a_stored_key_changes_nothing(core: Core) -> None:
+    with pytest.raises(Unauthenticated):
+        _create(core, Caller("0" * 16, Role.ADMIN, None), "acme", Role.PUBLISHER)

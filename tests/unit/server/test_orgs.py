@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.errors import InvalidField, KeyFileError, OrgExists, RootExpired, StateDirUnusable
+from akpolicy.errors import (
+    InvalidField,
+    KeyFileError,
+    OrgExists,
+    PermissionDenied,
+    RootExpired,
+    StateDirUnusable,
+    Unauthenticated,
+)
 from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.trust import Judge
 from akpolicy_server.access import Role
 from akpolicy_server.orgs import ROOT_LIFETIME_S
-from akpolicy_server.store.orgs import roots_after
+from akpolicy_server.store.orgs import find_org, roots_after
 from akpolicy_server.vault import Vault
 from tests.unit.server.conftest import order, policy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from akpolicy.signing import Signer
     from tests.unit.server.conftest import Core
 
 
@@ -31,7 +40,7 @@ def _judge(core: Core, org: str, anchor: str) -> Judge:
 
 
 def test_a_new_orgs_root_is_believed_by_its_anchor(core: Core) -> None:
-    created = core.orgs.create("initech")
+    created = core.orgs.create(core.admin, "initech")
     judge = _judge(core, "initech", created.trust_anchor)
     assert judge.root is not None
     document = judge.root.document
@@ -56,20 +65,20 @@ def test_orgs_share_the_platforms_key_and_nothing_else(core: Core) -> None:
 def test_a_new_org_gets_a_global_bundle_of_before_it(core: Core) -> None:
     published = core.publisher.publish(core.admin, order("global", policy("p"))).revision
     core.clock.advance(3600)
-    created = core.orgs.create("initech")
+    created = core.orgs.create(core.admin, "initech")
     judge = _judge(core, "initech", created.trust_anchor)
     assert judge.judge_manifest(published.envelope, core.clock.now()).manifest.version == 1
 
 
 def test_a_name_is_taken_once(core: Core) -> None:
     with pytest.raises(OrgExists):
-        core.orgs.create("acme")
+        core.orgs.create(core.admin, "acme")
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a/b", "a b", "ä", "x" * 64, "a\n"])
 def test_what_is_no_name_is_refused(core: Core, name: str) -> None:
     with pytest.raises(InvalidField):
-        core.orgs.create(name)
+        core.orgs.create(core.admin, name)
 
 
 def test_private_keys_are_for_their_owner_alone(core: Core, tmp_path: Path) -> None:
@@ -106,6 +115,29 @@ def test_nothing_is_published_under_an_expired_root(core: Core) -> None:
 
 
 def test_an_orgs_keys_go_with_its_own_admin(core: Core) -> None:
-    created = core.orgs.create("initech")
+    created = core.orgs.create(core.admin, "initech")
     made = core.api_keys.create(core.admin, org=created.org, role=Role.ADMIN, host_id="", description="")
     assert core.api_keys.authenticate(made.secret).org == "initech"
+
+
+def test_only_a_platform_admin_creates_orgs(core: Core) -> None:
+    with pytest.raises(PermissionDenied):
+        core.orgs.create(core.publisher_of(None), "initech")
+
+
+def test_an_admin_whose_key_is_revoked_while_keys_are_made_creates_no_org(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = core.api_keys.create(core.admin, org=None, role=Role.ADMIN, host_id="", description="")
+    caller = core.api_keys.authenticate(made.secret)
+    make_key = core.vault.create
+
+    def make_slowly() -> Signer:
+        core.api_keys.revoke(core.admin, caller.key_id)
+        return make_key()
+
+    monkeypatch.setattr(core.vault, "create", make_slowly)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        core.orgs.create(caller, "initech")
+    with core.database.read() as connection:
+        assert find_org(connection, "initech") is None

@@ -181,7 +181,7 @@ def test_the_longest_lifetime_is_granted_until_the_root_expires(core: Core) -> N
 
 def test_an_org_whose_root_has_expired_does_not_keep_the_others_from_a_new_global(core: Core) -> None:
     core.clock.advance(364 * 86_400)
-    core.orgs.create("late")
+    core.orgs.create(core.admin, "late")
     core.clock.advance(2 * 86_400)
     assert core.publisher.publish(core.admin, order("global", policy("p"))).revision.version == 1
 
