@@ -64,11 +64,9 @@ class ApiKeys:
 
     def authenticate(self, secret: str) -> Caller:
         """Return who sent this key; raise `Unauthenticated`."""
-        match = _KEY.fullmatch(secret)
-        if match is None:
-            raise Unauthenticated("this is no API key; it looks like `akp_<id>_<secret>`")
+        key_id = key_id_in(secret)
         with self._database.read() as connection:
-            record = find_key(connection, match[1])
+            record = find_key(connection, key_id)
         expected = record.secret_hash if record else _NO_HASH
         # Hash and comparison happen for an unknown id too.
         matches = hmac.compare_digest(_hash(secret), expected)
@@ -118,6 +116,14 @@ class ApiKeys:
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us
+
+
+def key_id_in(secret: str) -> str:
+    """Return the id in an API key, known or not; raise `Unauthenticated` for what has not the form of a key."""
+    match = _KEY.fullmatch(secret)
+    if match is None:
+        raise Unauthenticated("this is no API key; it looks like `akp_<id>_<secret>`")
+    return match[1]
 
 
 def require_in_force(connection: Connection, caller: Caller) -> None:

@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from akpolicy.addresses import HostPort
     from akpolicy.settings_types import TlsFiles
 
-# A stream may be quiet for a long time. The server pings such a connection every 30 s and gives it up when 10 s pass
-# without an answer, so half-open connections end within 40 s. Clients may ping every 5 s, with or without calls, and
-# are not sent away for it (GOAWAY too_many_pings).
-#
 # A message is received before its sender is known to have a key. The largest legal one is a chunk (256 KiB) or a host's
 # Hello; this bounds what strangers can make the server hold. A client needs few streams at once.
 MAX_RECEIVED_BYTES: Final = MIB
 MAX_STREAMS_PER_CONNECTION: Final = 128
 
+# A stream may be quiet for a long time. The server pings such a connection every 30 s and gives it up when 10 s pass
+# without an answer, so half-open connections end within 40 s. Clients may ping every 5 s, with or without calls, and
+# are not sent away for it (GOAWAY too_many_pings).
 GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

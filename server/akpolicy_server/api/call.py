@@ -6,6 +6,7 @@ Rules:
   the caller's cancellation, or INTERNAL with an incident id for what nobody foresaw.
 - The log line names the method, the status and the API key's id, and why a call was refused. Policies are refused with
   messages that quote them, so only their error code is logged.
+- A call whose caller never showed a valid key is counted, and logged at debug level only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from akpolicy.errors import AkpolicyError, PolicyError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.problems import failure_metadata
 from akpolicy_server.api.status import status_of
+from akpolicy_server.api_keys import key_id_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 MAX_STATUS_BYTES: Final = 500
 INCIDENT_BYTES: Final = 4
+
+# How a call ends before its caller is known. Anybody can make such calls: they are counted, and must not fill the log.
+_STRANGERS_ENDS: Final = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.CANCELLED})
 
 log = structlog.get_logger(__name__)
 
@@ -55,11 +60,13 @@ class Call:
     def __init__(self, calls: Calls, context: ServicerContext[Any, Any]) -> None:
         self._calls = calls
         self._context = context
+        self.is_authenticated = False
         self.notes: dict[str, object] = {}
 
     async def authenticate(self) -> Caller:
         """Return who calls; raise `Unauthenticated`."""
         caller = await self._calls.authenticate(self._context)
+        self.is_authenticated = True
         self.notes["key_id"] = caller.key_id
         return caller
 
@@ -83,6 +90,8 @@ class Calls:
         try:
             secret = bearer_of(context.invocation_metadata() or ())
             reason = "refused"
+            # Before it takes a thread: anybody can send anything.
+            key_id_in(secret)
             return await self._threads.database(self._api_keys.authenticate, secret)
         except Unauthenticated:
             self._metrics.authentication_failures.labels(reason=reason).inc()
@@ -120,8 +129,7 @@ class Calls:
             self._metrics.rpcs.labels(method=method, status=status.name).inc()
             if not stream:
                 self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - started)
-            # Anybody can make calls without a key: they are counted, and must not fill the log.
-            write = log.debug if status is StatusCode.UNAUTHENTICATED else log.info
+            write = log.info if call.is_authenticated or status not in _STRANGERS_ENDS else log.debug
             write("call", method=method, status=status.name, **call.notes)
 
     async def _abort(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import urllib.error
 import urllib.request
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,7 +26,7 @@ from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
 from akpolicy.v1.publishing_pb2 import CreateOrgRequest
 from akpolicy.v1.publishing_pb2_grpc import PublishingServiceStub
 from akpolicy_server.installation import install
-from akpolicy_server.listener import MAX_RECEIVED_BYTES
+from akpolicy_server.listener import MAX_RECEIVED_BYTES, MAX_STREAMS_PER_CONNECTION
 from akpolicy_server.orgs import Orgs
 from akpolicy_server.settings import ServerSettings
 from tests.integration.server.conftest import (
@@ -221,6 +224,33 @@ def test_a_message_without_a_key_is_not_taken_beyond_its_limit(server: LiveServe
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_a_connection_has_a_bounded_number_of_streams(server: LiveServer) -> None:
+    address = server.serving.listen
+    with socket.create_connection((address.host, address.port), timeout=DEADLINE_S) as connection:
+        # RFC 9113, sections 3.4 and 6.5: the preface, empty settings; the server answers with its own.
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        with connection.makefile("rb") as received:
+            header = received.read(9)
+            settings = received.read(int.from_bytes(header[:3], "big"))
+    assert header[3] == 4
+    assert dict(struct.iter_unpack("!HI", settings))[3] == MAX_STREAMS_PER_CONNECTION
+
+
+def test_calls_of_strangers_do_not_fill_the_log_and_those_of_revoked_keys_are_in_it(server: LiveServer) -> None:
+    created = server.admin.create_key("acme", "host", "h")
+    stream = server.stream(created.secret).hello()
+    stream.until_keep_alive()
+    with capture_logs() as logs:
+        for secret in ("no key", created.secret[:-3] + "xyz"):
+            with pytest.raises(grpc.RpcError):
+                server.operator(secret).list("org/acme")
+        server.admin.revoke_key(created.key_id)
+        assert stream.ending()[0] is grpc.StatusCode.UNAUTHENTICATED
+        wait_until(lambda: any(entry.get("method") == "Subscribe" for entry in logs))
+    ended = [(entry["method"], entry["log_level"]) for entry in logs if entry.get("status") == "UNAUTHENTICATED"]
+    assert ended == [("ListRevisions", "debug"), ("ListRevisions", "debug"), ("Subscribe", "info")]
+
+
 def test_a_bug_is_logged_with_its_traceback_and_shown_as_an_incident_alone(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,5 +263,8 @@ def test_a_bug_is_logged_with_its_traceback_and_shown_as_an_incident_alone(
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     assert "a secret detail" not in (failed.value.details() or "")
     [incident] = [entry for entry in logs if "exc_info" in entry]
-    assert str(incident["exc_info"]) == "a secret detail"
+    logged = "".join(format_exception(incident["exc_info"]))
+    assert "ValueError: a secret detail" in logged
+    assert "in fail" in logged
+    assert "Traceback" not in (failed.value.details() or "")
     assert str(incident["incident"]) in (failed.value.details() or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from grpc import StatusCode
@@ -11,16 +11,25 @@ from grpc import StatusCode
 from akpolicy import errors
 from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import InvalidField, PermissionDenied, Problem, StreamProtocolError, Unauthenticated
-from akpolicy.limits import MAX_CHUNK_BYTES
+from akpolicy.limits import MAX_CHUNK_BYTES, MAX_JSON_INT
+from akpolicy.scope import MAX_SCOPE_CHARS
 from akpolicy.v1 import bundle_pb2, distribution_pb2, publishing_pb2
 from akpolicy_server.api.authentication import bearer_of
+from akpolicy_server.api.call import Calls
 from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_enforced, read_greeting
 from akpolicy_server.api.problems import MAX_METADATA_BYTES, METADATA_KEY, failure_metadata
 from akpolicy_server.api.status import status_of
 from akpolicy_server.api.upload import read_files, read_header
+from akpolicy_server.listener import MAX_RECEIVED_BYTES
+from akpolicy_server.metrics import ServerMetrics
+from akpolicy_server.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from grpc.aio import ServicerContext
+
+    from tests.unit.server.conftest import Core
 
 HEADER = publishing_pb2.PublishRequest(header=publishing_pb2.PublishHeader(scope="org/acme"))
 
@@ -135,6 +144,22 @@ def test_the_number_of_enforced_scopes_is_bounded() -> None:
         read_enforced(scopes, "acme")
 
 
+def test_the_largest_legal_hello_and_chunk_are_within_what_the_server_receives() -> None:
+    org = "o" * 63
+    team = MAX_SCOPE_CHARS - len(f"org/{org}/team/")
+    scopes = [f"org/{org}/team/{number:0{team}}" for number in range(MAX_ENFORCED)]
+    hello = _hello(
+        org=org,
+        software_version="x" * 64,
+        root_version=MAX_JSON_INT,
+        enforced=[_revision(scope, version=MAX_JSON_INT) for scope in scopes],
+        held_blobs=[b"b" * 32] * MAX_HELD_BLOBS,
+    )
+    assert len(read_greeting(hello, org).enforced) == MAX_ENFORCED
+    assert distribution_pb2.SubscribeRequest(hello=hello).ByteSize() < MAX_RECEIVED_BYTES
+    assert _chunk("x" * 255, b"x" * MAX_CHUNK_BYTES).ByteSize() < MAX_RECEIVED_BYTES
+
+
 # --- statuses and metadata --------------------------------------------------------------------------------------------
 
 
@@ -168,6 +193,28 @@ def test_a_call_without_exactly_one_bearer_is_unauthenticated(metadata: list[tup
 
 def test_a_bearer_is_read() -> None:
     assert bearer_of([("user-agent", "x"), ("authorization", "bearer  abc ")]) == "abc"
+
+
+class _Sent:
+    """A call's context, as far as authentication looks into it."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self._secret}")]
+
+
+@pytest.mark.parametrize("secret", ["", "akp_", "akp_0123456789abcdef_short", "x" * 4000])
+def test_what_has_not_the_form_of_a_key_is_refused_and_counted_without_a_thread(core: Core, secret: str) -> None:
+    # No thread takes work any more: whatever needs one fails with something else.
+    threads = Threads()
+    threads.close()
+    metrics = ServerMetrics()
+    calls = Calls(core.api_keys, threads, metrics, core.clock)
+    with pytest.raises(Unauthenticated):
+        asyncio.run(calls.authenticate(cast("ServicerContext[Any, Any]", _Sent(secret))))
+    assert b'authentication_failures_total{reason="refused"} 1.0' in metrics.expose()[1]
 
 
 def test_as_many_problems_as_fit_travel_in_metadata() -> None:
