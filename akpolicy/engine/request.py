@@ -102,21 +102,6 @@ class CedarRequest:
     entities: str
     context: str
 
-    @property
-    def principal_name(self) -> str:
-        """The principal as Cedar writes it, for people and logs."""
-        return _readable(self.principal)
-
-    @property
-    def action_name(self) -> str:
-        """The action as Cedar writes it, for people and logs."""
-        return _readable(self.action)
-
-    @property
-    def resource_name(self) -> str:
-        """The resource as Cedar writes it, for people and logs."""
-        return _readable(self.resource)
-
 
 def foreign_org(request: AuthorizationRequest, org: str) -> bool:
     """Whether principal or resource belongs to another org than `org`.
@@ -285,7 +270,3 @@ def _context(stated: Mapping[str, CedarValue], source: str) -> dict[str, object]
     context = record_to_json(stated, "context")
     context["source"] = source
     return context
-
-
-def _readable(uid: Mapping[str, str]) -> str:
-    return f"{uid['type']}::{json.dumps(uid['id'], ensure_ascii=False)}"

@@ -53,9 +53,9 @@ def test_ids_are_built_from_org_and_encoded_names() -> None:
     assert built.principal == {"type": "AgentKernel::User", "id": "acme/local/a%2Fb%20c"}
     assert built.action == {"type": "AgentKernel::Action", "id": "Run"}
     assert built.resource == {"type": "AgentKernel::Sandbox", "id": "acme/x%25%2F%C3%A9"}
-    assert built.principal_name == 'AgentKernel::User::"acme/local/a%2Fb%20c"'
-    assert built.action_name == 'AgentKernel::Action::"Run"'
-    assert built.resource_name == 'AgentKernel::Sandbox::"acme/x%25%2F%C3%A9"'
+    assert built.principal == {"type": "AgentKernel::User", "id": "acme/local/a%2Fb%20c"}
+    assert built.action == {"type": "AgentKernel::Action", "id": "Run"}
+    assert built.resource == {"type": "AgentKernel::Sandbox", "id": "acme/x%25%2F%C3%A9"}
 
 
 _SUBJECTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
