@@ -6,6 +6,8 @@ Rules:
   roots, and the marks of what is current in each of its scopes.
 - A bundle of `org/X` is judged for X; one of `global` for every org, because each has a root of its own. An org whose
   root has expired cannot keep the others from a new `global`: its hosts deny everything until they get a new root.
+- Content does not depend on the org. It is opened as hosts open it, once and before any transaction: parsing megabytes
+  must not keep other writers waiting. It never brings a schema.
 - A refusal names the org and keeps the judge's error as its class says it.
 """
 
@@ -17,19 +19,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from akpolicy.errors import RootExpired, RootMissing, TrustError
+from akpolicy.bundle import describe_content, encode_content, open_content
+from akpolicy.engine.files import permit_ids
+from akpolicy.errors import InvalidField, RootExpired, RootMissing, TrustError
 from akpolicy.keys import AnchorSet, TrustAnchor
+from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.scope import GLOBAL, org_of, org_scope
 from akpolicy.trust import Judge, Mark, refuse_ungranted
 from akpolicy_server.store.orgs import OrgRecord, all_orgs, find_org, roots_after
 from akpolicy_server.store.revisions import current_revision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
     from akpolicy.bundle import ContentReference
+    from akpolicy.engine.source import PolicyText
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedManifest
 
@@ -39,21 +45,33 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProposedContent:
-    """Content that is to be published: the blob, what a manifest says of it, and the ids of its permits."""
+    """Content that hosts would open: the blob, what a manifest says of it, and the ids of its permits."""
 
     blob: bytes
     reference: ContentReference
     permits: tuple[str, ...]
 
 
+def propose_content(policies: Sequence[PolicyText]) -> ProposedContent:
+    """Return the content of a bundle with these policies; opens no transaction.
+
+    Raises `InvalidField` if it is too large, and the `TrustError` or `PolicyError` with which hosts would refuse it.
+    """
+    blob = encode_content([(policy.id, policy.text) for policy in policies])
+    if len(blob) > MAX_CONTENT_BYTES:
+        raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
+    reference = describe_content(blob, len(policies))
+    open_content(blob, reference)
+    return ProposedContent(blob, reference, permit_ids(policies))
+
+
 def judge_for_hosts(
     connection: Connection, scope: str, envelope: SignedEnvelope, content: ProposedContent, now: int
 ) -> None:
-    """Raise the `TrustError` or `PolicyError` with which a host of any org that gets `scope` would refuse the bundle.
+    """Raise the `TrustError` with which a host of any org that gets `scope` would refuse the bundle.
 
     `now` is in epoch seconds.
     """
-    content_judged = False
     for record in _orgs(connection, org_of(scope)):
         try:
             judge = judge_of(connection, record, now)
@@ -63,10 +81,6 @@ def judge_for_hosts(
             log.warning("published without the hosts of an org", org=record.org, error=str(error))
             continue
         verified = judge_manifest_as_host(judge, record.org, envelope, now)
-        # The content does not depend on the org; whether its permits may count does.
-        if not content_judged:
-            judge.judge_content(verified, content.blob)
-            content_judged = True
         with _refusals_of(record.org):
             refuse_ungranted(verified, content.permits)
 

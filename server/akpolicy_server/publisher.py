@@ -2,9 +2,11 @@
 
 Rules, in this order:
 
-1. The fields are in bounds and the policies fit the schema. Cedar runs before the write transaction begins.
-2. In one write transaction: the org exists; a repeat of an idempotency key gets the first answer, or is refused if it
-   asks for something else; the current version is the expected one, if one is expected.
+1. The fields are in bounds, the policies fit the schema, and hosts would open the content. Whatever parses policies
+   does so before the write transaction begins.
+2. In one write transaction: the caller's key is in force still; the org exists; a repeat of an idempotency key gets the
+   first answer, or is refused if it asks for something else; the current version is the expected one, if one is
+   expected.
 3. The next version is signed, judged as the hosts will judge it, and stored with its content.
 4. After the commit it is announced. Hosts that miss the announcement find it by themselves.
 
@@ -17,22 +19,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from akpolicy.bundle import (
-    DEFAULT_OFFLINE_MAX_AGE_S,
-    Manifest,
-    OfflineFloor,
-    describe_content,
-    encode_content,
-)
-from akpolicy.engine.files import Findings, PolicyFile, examine, permit_ids, read_policies
+from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, Manifest, OfflineFloor
+from akpolicy.engine.files import Findings, PolicyFile, examine, read_policies
 from akpolicy.envelope import PayloadType
-from akpolicy.errors import IdempotencyKeyReused, InvalidField, OrgNotFound, VersionConflict
-from akpolicy.limits import MAX_CONTENT_BYTES
+from akpolicy.errors import IdempotencyKeyReused, OrgNotFound, VersionConflict
 from akpolicy.scope import org_of
 from akpolicy.signing import sign_document
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.api_keys import require_in_force
-from akpolicy_server.judging import ProposedContent, judge_for_hosts
+from akpolicy_server.judging import ProposedContent, judge_for_hosts, propose_content
 from akpolicy_server.orgs import FIRST_EPOCH, require_platform_key
 from akpolicy_server.store.orgs import find_org, org_exists, platform_key_id
 from akpolicy_server.store.revisions import (
@@ -110,11 +105,7 @@ class Publisher:
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
         policies = read_policies(order.files, self._schema)
-        blob = encode_content([(policy.id, policy.text) for policy in policies])
-        if len(blob) > MAX_CONTENT_BYTES:
-            raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
-        content = ProposedContent(blob, describe_content(blob, len(policies)), permit_ids(policies))
-        published = self._commit(caller, order, content)
+        published = self._commit(caller, order, propose_content(policies))
         if not published.repeated:
             self._announce(order.scope)
         return published

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from akpolicy.bundle import OfflineMode
+from akpolicy.bundle import ContentReference, OfflineMode, OpenedContent, open_content
 from akpolicy.engine.files import PolicyFile, read_policies
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
@@ -24,6 +24,7 @@ from akpolicy.errors import (
     PolicySetInvalid,
     RevisionNotFound,
     RootExpired,
+    TooManyPolicies,
     Unauthenticated,
     VersionConflict,
 )
@@ -351,3 +352,26 @@ def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
     assert core.announced == []
     with core.database.read() as connection:
         assert current_revision(connection, "org/acme") is None
+
+
+def test_content_is_opened_before_other_writers_have_to_wait(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_and_write(blob: bytes, reference: ContentReference) -> OpenedContent:
+        # Another write meanwhile, if none is under way.
+        if not core.database._write_lock.locked():
+            core.publisher_of("acme")
+            opened.append(reference.policies)
+        return open_content(blob, reference)
+
+    for module in ("akpolicy.trust", "akpolicy_server.judging"):
+        monkeypatch.setattr(f"{module}.open_content", open_and_write)
+    core.publisher.publish(core.admin, order("global", policy("a") + policy("b")))
+    assert opened == [2]
+
+
+def test_content_that_no_host_would_open_is_not_published(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("akpolicy.bundle.MAX_POLICIES", 1)
+    with pytest.raises(TooManyPolicies):
+        core.publisher.publish(core.admin, order("org/acme", policy("a") + policy("b")))
+    assert core.announced == []
