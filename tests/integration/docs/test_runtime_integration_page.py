@@ -35,7 +35,7 @@ VALUES: Final[dict[str, CedarValue]] = {
     "host_path": "/src",
     "read_only": True,
     "ports": ["8080/tcp"],
-    "domain": "pypi.org",
+    "domain": "registry.example",
     "port": 443,
     "ip": ExtensionCall("ip", "192.0.2.1"),
     "provider": "anthropic",
