@@ -127,13 +127,7 @@ def _check_file(path: Path, info: os.stat_result, max_bytes: int) -> None:
     if not stat.S_ISREG(info.st_mode):
         msg = f"`{path}` is not a regular file"
         raise CacheNotRegular(msg)
-    if info.st_uid != os.geteuid():
-        msg = f"`{path}` belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this program"
-        raise CacheWrongOwner(msg)
-    if info.st_mode & _OTHERS:
-        mode = stat.S_IMODE(info.st_mode)
-        msg = f"`{path}` has mode {mode:04o}; others must have no access: chmod 600 it if its content is right"
-        raise CacheWritableByOthers(msg)
+    _check_ours_alone(path, info, PRIVATE_FILE_MODE)
     # No name at all is the old file, replaced since it was opened: whole, and ours.
     if info.st_nlink > 1:
         msg = f"`{path}` has {info.st_nlink} names (hard links)"
@@ -141,6 +135,17 @@ def _check_file(path: Path, info: os.stat_result, max_bytes: int) -> None:
     if info.st_size > max_bytes:
         msg = f"`{path}` has {info.st_size} bytes, more than {max_bytes}"
         raise CacheCorrupt(msg)
+
+
+def _check_ours_alone(path: Path, info: os.stat_result, mode: int) -> None:
+    """Refuse what belongs to somebody else or what others have access to; `mode` is the one it should have."""
+    if info.st_uid != os.geteuid():
+        msg = f"`{path}` belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this program"
+        raise CacheWrongOwner(msg)
+    if info.st_mode & _OTHERS:
+        found = stat.S_IMODE(info.st_mode)
+        msg = f"`{path}` has mode {found:04o}; others must have no access: chmod {mode:o} it if its content is right"
+        raise CacheWritableByOthers(msg)
 
 
 def _read_all(path: Path, descriptor: int, max_bytes: int) -> bytes:
@@ -186,13 +191,7 @@ def _check_directory(path: Path) -> None:
     if not stat.S_ISDIR(info.st_mode):
         msg = f"`{path}` is not a directory"
         raise CacheNotRegular(msg)
-    if info.st_uid != os.geteuid():
-        msg = f"`{path}` belongs to user {info.st_uid}, not to user {os.geteuid()} who runs this program"
-        raise CacheWrongOwner(msg)
-    if info.st_mode & _OTHERS:
-        mode = stat.S_IMODE(info.st_mode)
-        msg = f"`{path}` has mode {mode:04o}; others must have no access: chmod 700 it if its content is right"
-        raise CacheWritableByOthers(msg)
+    _check_ours_alone(path, info, PRIVATE_DIR_MODE)
 
 
 def _check_ancestors(path: Path) -> None:
