@@ -21,25 +21,28 @@ Rules:
     │   ├── WeakKey  AnchorFormat  DuplicateAnchor
     │   ├── PayloadNotUtf8  PayloadMalformed  DuplicateField  UnknownField  MissingField  FieldInvalid
     │   ├── ScopeMismatch  OrgMismatch
-    │   ├── RollbackDetected  Equivocation  VersionJump  EpochMismatch
-    │   ├── BundleExpired  IssuedInFuture  NotYetValid  LifetimeTooLong
-    │   ├── RootMissing  RootExpired  RootUnanchored  RootChainGap  RootRollback  SidecarTooOld
+    │   ├── RollbackDetected  RollbackNotAuthorised  Equivocation  VersionJump  EpochMismatch
+    │   ├── BundleExpired  IssuedInFuture  NotYetValid  LifetimeTooLong  ClockRollback  ClockJump
+    │   ├── HeartbeatStale  HeartbeatReplay  HeartbeatRollback  HeartbeatNonceMismatch  PolicyStale
+    │   ├── RootMissing  RootExpired  RootUnanchored  RootChainGap  RootChainTooLong  RootRollback
+    │   ├── RootThresholdOld  RootThresholdNew  SidecarTooOld
     │   └── ContentDigestMismatch  ContentTooLarge  EncodingNotAllowed
-    ├── KeyFileError                 a private key cannot be read or written
+    ├── SignerError                  a private key cannot be used
+    │   └── KeyFileError  SignerUnavailable  SigningFailed
     ├── PolicyError                  policies that cannot be enforced (policy id, source, line)
     │   ├── EmptyPolicySet  PolicyCountMismatch  PolicyIdDuplicate  PolicyIdInvalid  PolicyIdMissing
-    │   ├── PolicyTooLarge  PolicyTooDeep  TooManyPolicies  PolicyNotUtf8
+    │   ├── PolicyTooLarge  PolicyTooDeep  TooManyPolicies  PolicyNotUtf8  PolicyCrashesEngine
     │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  SchemaInvalid  SchemaUnsupported
     │   └── PolicySetInvalid         carries several of the above
     ├── RequestInvalid               an authorization request that cannot be judged (field)
     ├── DistributionError            the stream broke its own rules
     │   └── StreamProtocolError  UpdateTooSlow
     ├── CacheError                   the state directory cannot be believed or written
-    │   ├── CacheCorrupt  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
+    │   ├── CacheCorrupt  CacheRolledBack  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied
-    │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound
+    │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
     │   ├── VersionConflict  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer
@@ -65,6 +68,7 @@ from akpolicy.errors.operation import (
     CacheLocked,
     CacheMissing,
     CacheNotRegular,
+    CacheRolledBack,
     CacheStateMissing,
     CacheSymlink,
     CacheWritableByOthers,
@@ -82,10 +86,12 @@ from akpolicy.errors.operation import (
     OrgNotFound,
     PermissionDenied,
     RevisionNotFound,
+    RootNotFound,
     ServerError,
     ServerRefused,
     ServerUnreachable,
     SidecarUnreachable,
+    SignersMissing,
     StoreUnavailable,
     StreamProtocolError,
     TooManyStreams,
@@ -96,6 +102,7 @@ from akpolicy.errors.operation import (
 from akpolicy.errors.policy import (
     EmptyPolicySet,
     PolicyCountMismatch,
+    PolicyCrashesEngine,
     PolicyError,
     PolicyIdDuplicate,
     PolicyIdInvalid,
@@ -116,6 +123,8 @@ from akpolicy.errors.policy import (
 from akpolicy.errors.trust import (
     AnchorFormat,
     BundleExpired,
+    ClockJump,
+    ClockRollback,
     ContentDigestMismatch,
     ContentTooLarge,
     DuplicateAnchor,
@@ -127,6 +136,10 @@ from akpolicy.errors.trust import (
     Equivocation,
     ExpiryExceedsKey,
     FieldInvalid,
+    HeartbeatNonceMismatch,
+    HeartbeatReplay,
+    HeartbeatRollback,
+    HeartbeatStale,
     IssuedInFuture,
     KeyExpired,
     KeyFileError,
@@ -141,15 +154,23 @@ from akpolicy.errors.trust import (
     PayloadMalformed,
     PayloadNotUtf8,
     PayloadTypeMismatch,
+    PolicyStale,
     RollbackDetected,
+    RollbackNotAuthorised,
     RootChainGap,
+    RootChainTooLong,
     RootExpired,
     RootMissing,
     RootRollback,
+    RootThresholdNew,
+    RootThresholdOld,
     RootUnanchored,
     ScopeMismatch,
     SidecarTooOld,
     SignatureInvalid,
+    SignerError,
+    SignerUnavailable,
+    SigningFailed,
     ThresholdNotMet,
     TrustError,
     UnknownField,
@@ -170,12 +191,15 @@ __all__ = [
     "CacheLocked",
     "CacheMissing",
     "CacheNotRegular",
+    "CacheRolledBack",
     "CacheStateMissing",
     "CacheSymlink",
     "CacheWritableByOthers",
     "CacheWriteFailed",
     "CacheWrongOwner",
     "ClientError",
+    "ClockJump",
+    "ClockRollback",
     "ConfigError",
     "ContentDigestMismatch",
     "ContentTooLarge",
@@ -191,6 +215,10 @@ __all__ = [
     "Equivocation",
     "ExpiryExceedsKey",
     "FieldInvalid",
+    "HeartbeatNonceMismatch",
+    "HeartbeatReplay",
+    "HeartbeatRollback",
+    "HeartbeatStale",
     "IdempotencyKeyReused",
     "InvalidField",
     "InvalidRequest",
@@ -214,6 +242,7 @@ __all__ = [
     "PayloadTypeMismatch",
     "PermissionDenied",
     "PolicyCountMismatch",
+    "PolicyCrashesEngine",
     "PolicyError",
     "PolicyIdDuplicate",
     "PolicyIdInvalid",
@@ -221,6 +250,7 @@ __all__ = [
     "PolicyNotUtf8",
     "PolicyParseError",
     "PolicySetInvalid",
+    "PolicyStale",
     "PolicyTemplate",
     "PolicyTooDeep",
     "PolicyTooLarge",
@@ -229,10 +259,15 @@ __all__ = [
     "RequestInvalid",
     "RevisionNotFound",
     "RollbackDetected",
+    "RollbackNotAuthorised",
     "RootChainGap",
+    "RootChainTooLong",
     "RootExpired",
     "RootMissing",
+    "RootNotFound",
     "RootRollback",
+    "RootThresholdNew",
+    "RootThresholdOld",
     "RootUnanchored",
     "SchemaInvalid",
     "SchemaUnsupported",
@@ -243,6 +278,10 @@ __all__ = [
     "SidecarTooOld",
     "SidecarUnreachable",
     "SignatureInvalid",
+    "SignerError",
+    "SignerUnavailable",
+    "SignersMissing",
+    "SigningFailed",
     "SocketInUse",
     "SocketNotWritable",
     "SocketPathTooLong",

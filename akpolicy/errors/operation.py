@@ -30,6 +30,10 @@ class CacheCorrupt(CacheError):
     """A file in the state directory is not what it should be."""
 
 
+class CacheRolledBack(CacheError):
+    """A genuine document in the state directory that is older than the one accepted last."""
+
+
 class CacheStateMissing(CacheError):
     """Documents without the state that says what is enforced."""
 
@@ -96,6 +100,14 @@ class LastAdminKey(ServerError):
 
 class RevisionNotFound(ServerError):
     """No such revision."""
+
+
+class RootNotFound(ServerError):
+    """The org has no such root, or none yet."""
+
+
+class SignersMissing(ServerError):
+    """The server holds too few of the keys that must sign."""
 
 
 class VersionConflict(ServerError):

@@ -89,6 +89,10 @@ class PolicyValidationError(PolicyError):
     """A policy that does not fit the schema."""
 
 
+class PolicyCrashesEngine(PolicyError):
+    """Policies on which a process that parses them dies or does not come to an end."""
+
+
 class SchemaInvalid(PolicyError):
     """A schema that Cedar cannot parse."""
 

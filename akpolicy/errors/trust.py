@@ -133,6 +133,38 @@ class LifetimeTooLong(TrustError):
     """A document that would live too long."""
 
 
+class RollbackNotAuthorised(TrustError):
+    """A rollback without the right to go back to what it names."""
+
+
+class HeartbeatStale(TrustError):
+    """No heartbeat, or one that is past its expiry, vouches for what is enforced."""
+
+
+class HeartbeatReplay(TrustError):
+    """A heartbeat that was accepted before, or one that is not later than it."""
+
+
+class HeartbeatRollback(TrustError):
+    """A heartbeat that names an older state than one that was accepted before."""
+
+
+class HeartbeatNonceMismatch(TrustError):
+    """A heartbeat that does not answer this connection's nonce."""
+
+
+class PolicyStale(TrustError):
+    """Policy older than the offline mode tolerates."""
+
+
+class ClockRollback(TrustError):
+    """The wall clock is behind a time that has been proven to have passed."""
+
+
+class ClockJump(TrustError):
+    """The wall clock ran ahead of the time that has passed since the last proof."""
+
+
 class RootMissing(TrustError):
     """A document came before any trusted root."""
 
@@ -147,6 +179,18 @@ class RootUnanchored(TrustError):
 
 class RootChainGap(TrustError):
     """A root that is not the next one."""
+
+
+class RootChainTooLong(TrustError):
+    """More rotations at once than are followed."""
+
+
+class RootThresholdOld(TrustError):
+    """A next root that too few of the trusted root's root keys signed."""
+
+
+class RootThresholdNew(TrustError):
+    """A next root that too few of its own root keys signed."""
 
 
 class RootRollback(TrustError):
@@ -169,5 +213,17 @@ class EncodingNotAllowed(TrustError):
     """Content in a media type or encoding that is not allowed."""
 
 
-class KeyFileError(AkpolicyError):
-    """A private key cannot be read or written."""
+class SignerError(AkpolicyError):
+    """A private key cannot be used."""
+
+
+class KeyFileError(SignerError):
+    """A private key's file or variable cannot be read or written."""
+
+
+class SignerUnavailable(SignerError):
+    """What holds a private key (a token, a key service) cannot be reached, or has no such key."""
+
+
+class SigningFailed(SignerError):
+    """What holds a private key refuses to sign."""

@@ -32,7 +32,9 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.StoreUnavailable: StatusCode.UNAVAILABLE,
     # What the server would sign, hosts would refuse; or its keys cannot be used. An operator has to act.
     errors.TrustError: StatusCode.FAILED_PRECONDITION,
-    errors.KeyFileError: StatusCode.FAILED_PRECONDITION,
+    errors.SignerError: StatusCode.FAILED_PRECONDITION,
+    errors.SignersMissing: StatusCode.FAILED_PRECONDITION,
+    errors.RootNotFound: StatusCode.NOT_FOUND,
 }
 
 
