@@ -17,22 +17,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, FailFast, Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from akpolicy.errors import (
     ContentDigestMismatch,
     ContentTooLarge,
     EmptyPolicySet,
     EncodingNotAllowed,
-    FieldInvalid,
     PolicyCountMismatch,
     PolicyIdDuplicate,
     PolicyIdInvalid,
     PolicyTooLarge,
     TooManyPolicies,
 )
+from akpolicy.fields import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
-from akpolicy.scope import check_scope
 from akpolicy.strict_json import Document, load, shown
 
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
@@ -41,21 +40,6 @@ DEFAULT_OFFLINE_MAX_AGE_S: Final = 86_400
 DEFAULT_LIFETIME_S: Final = 30 * 86_400
 
 _COMPRESSED_MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
-
-
-def _scope(value: str) -> str:
-    try:
-        return check_scope(value)
-    except FieldInvalid as error:
-        raise ValueError(error.message) from None
-
-
-Seconds = Annotated[int, Field(ge=0, le=MAX_JSON_INT)]
-# Not `Literal[1]`, which takes JSON's `true` for 1.
-SpecOne = Annotated[int, Field(ge=1, le=1)]
-Counter = Annotated[int, Field(ge=1, le=MAX_JSON_INT)]
-HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ScopeText = Annotated[str, AfterValidator(_scope)]
 
 
 class OfflineMode(StrEnum):

@@ -4,12 +4,14 @@ Rules:
 
 - Code that judges or decides reads no clock but the `Clock` it was given, and reads it once per operation.
 - `now()` is the wall clock: it can jump. `elapsed()` never goes back and counts suspended time (CLOCK_BOOTTIME), but
-  means nothing across boots; `boot_id()` tells boots apart.
+  means nothing across boots; `boot_id()` tells boots apart. A `Moment` is one reading of all three.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +46,31 @@ class SystemClock:
     def boot_id(self) -> str:
         """Return the kernel's id of this boot; empty where there is none."""
         return _read_boot_id()
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A reading of all clocks: epoch seconds, seconds since boot, and which boot (empty if unknown)."""
+
+    wall: float
+    elapsed: float
+    boot_id: str
+
+    @classmethod
+    def read(cls, clock: Clock) -> Moment:
+        """Read the clocks, once."""
+        return cls(clock.now(), clock.elapsed(), clock.boot_id())
+
+    def is_boot_of(self, earlier: Moment) -> bool:
+        """Whether both are of one boot, so that `elapsed` tells what lies between."""
+        return bool(self.boot_id) and self.boot_id == earlier.boot_id and self.elapsed >= earlier.elapsed
+
+    def since(self, earlier: Moment) -> float:
+        """Return the seconds from `earlier` to this moment; infinite if the clocks cannot tell."""
+        if self.is_boot_of(earlier):
+            return self.elapsed - earlier.elapsed
+        seconds = self.wall - earlier.wall
+        return seconds if seconds >= 0 else math.inf
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,8 @@ class PayloadType(StrEnum):
 
     ROOT = "application/vnd.akpolicy.root.v1+json"
     BUNDLE = "application/vnd.akpolicy.bundle.v1+json"
+    ROLLBACK = "application/vnd.akpolicy.rollback.v1+json"
+    HEARTBEAT = "application/vnd.akpolicy.heartbeat.v1+json"
 
 
 @dataclass(frozen=True, slots=True)

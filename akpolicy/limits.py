@@ -16,6 +16,13 @@ MAX_ENVELOPE_BYTES: Final = 64 * KIB
 MAX_ROOT_ENVELOPE_BYTES: Final = 512 * KIB
 MAX_JSON_INT: Final = 2**53 - 1
 
+# The index of all scopes of an org; a usual line has 110 bytes.
+MAX_INDEX_SCOPES: Final = 20_001
+MAX_INDEX_BYTES: Final = 3 * MIB
+
+# Roots that are followed at once: one after the other, each signed by the one before.
+MAX_ROTATIONS: Final = 256
+
 # Content.
 MAX_CONTENT_BYTES: Final = 32 * MIB
 MAX_POLICIES: Final = 50_000
@@ -25,6 +32,8 @@ MAX_SCHEMA_BYTES: Final = 1 * MIB
 # Time, in seconds.
 CLOCK_SKEW_S: Final = 60
 MAX_BUNDLE_LIFETIME_S: Final = 366 * 86_400
+DEFAULT_HEARTBEAT_LIFETIME_S: Final = 300
+MAX_HEARTBEAT_LIFETIME_S: Final = 3600
 MAX_VERSION_JUMP: Final = 2**20
 
 # gRPC. The 4 MiB default is kept; what is larger goes in chunks.

@@ -13,27 +13,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from akpolicy.bundle import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.errors import AnchorFormat, FieldInvalid, KeyIdMismatch
+from akpolicy.fields import Counter, HexDigest, OrgName, ScopeText, Seconds, SoftwareVersion, SpecOne
 from akpolicy.keys import PublicKey, decode_public_key
-from akpolicy.scope import covers, is_org_name, org_of
+from akpolicy.scope import covers, org_of
 from akpolicy.strict_json import Document, load
 
 MAX_ROOT_KEYS = 256
 MAX_DELEGATIONS = 4096
-
-
-def _org_name(value: str) -> str:
-    if not is_org_name(value):
-        msg = "an org name is 1 to 63 of [A-Za-z0-9_-], alphanumeric at both ends"
-        raise ValueError(msg)
-    return value
-
-
-OrgName = Annotated[str, AfterValidator(_org_name)]
-SoftwareVersion = Annotated[str, Field(pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")]
 
 
 class RootKey(Document):
@@ -119,9 +108,18 @@ class Root(Document):
         return [self.roles.root, *heartbeat, *self.roles.bundle, *self.roles.rollback]
 
     def bundle_role(self, scope: str) -> Delegation | None:
-        """Return the role of the longest prefix that covers `scope`; None if nobody may sign it."""
-        matching = [d for d in self.roles.bundle if covers(d.prefix, scope)]
-        return max(matching, key=lambda d: len(d.prefix), default=None)
+        """Return who may sign bundles of `scope`; None if nobody may."""
+        return _closest(self.roles.bundle, scope)
+
+    def rollback_role(self, scope: str) -> Delegation | None:
+        """Return who may sign rollbacks of `scope`; None if nobody may."""
+        return _closest(self.roles.rollback, scope)
+
+
+def _closest(delegations: list[Delegation], scope: str) -> Delegation | None:
+    """Return the delegation of the longest prefix that covers `scope`: it alone counts."""
+    matching = [d for d in delegations if covers(d.prefix, scope)]
+    return max(matching, key=lambda d: len(d.prefix), default=None)
 
 
 def parse_root(payload: bytes) -> tuple[Root, dict[str, PublicKey]]:

@@ -66,6 +66,7 @@ class DecisionRecord(_message.Message):
     SANDBOX_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     POLICY_AGE_MS_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.str
     """RFC 3339, UTC, microseconds."""
     class_uid: _builtins.int
@@ -101,7 +102,9 @@ class DecisionRecord(_message.Message):
     source: _builtins.str
     """Where the policies came from, for example `live`."""
     policy_age_ms: _builtins.int
-    """Milliseconds since the server was last heard; -1 if it never was."""
+    """Milliseconds since the heartbeat was issued that last vouched for the stalest layer; -1 if none ever did."""
+    fresh: _builtins.bool
+    """Whether an unexpired heartbeat vouched for every layer."""
     @_builtins.property
     def matched_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Determining policies, each `<scope>/<policy id>`."""
@@ -133,10 +136,11 @@ class DecisionRecord(_message.Message):
         sandbox: _builtins.str = ...,
         source: _builtins.str = ...,
         policy_age_ms: _builtins.int = ...,
+        fresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activity_id", b"activity_id", "class_uid", b"class_uid", "deciding_layer", b"deciding_layer", "decision", b"decision", "decision_id", b"decision_id", "evaluation_time_us", b"evaluation_time_us", "matched_policies", b"matched_policies", "mode", b"mode", "org_id", b"org_id", "policy_age_ms", b"policy_age_ms", "policy_versions", b"policy_versions", "principal", b"principal", "reason", b"reason", "resource", b"resource", "sandbox", b"sandbox", "severity_id", b"severity_id", "source", b"source", "status_id", b"status_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activity_id", b"activity_id", "class_uid", b"class_uid", "deciding_layer", b"deciding_layer", "decision", b"decision", "decision_id", b"decision_id", "evaluation_time_us", b"evaluation_time_us", "fresh", b"fresh", "matched_policies", b"matched_policies", "mode", b"mode", "org_id", b"org_id", "policy_age_ms", b"policy_age_ms", "policy_versions", b"policy_versions", "principal", b"principal", "reason", b"reason", "resource", b"resource", "sandbox", b"sandbox", "severity_id", b"severity_id", "source", b"source", "status_id", b"status_id", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

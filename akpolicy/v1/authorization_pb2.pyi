@@ -68,6 +68,8 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     """DENY: a bundle is past its signed expiry (or its signing key or root is)."""
     REASON_CODE_FOREIGN_ORG: _ReasonCode.ValueType  # 8
     """DENY: the principal or the resource belongs to another org than the sidecar's."""
+    REASON_CODE_CLOCK_UNTRUSTED: _ReasonCode.ValueType  # 9
+    """DENY: this machine's clock contradicts a time that has been proven."""
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
     """Why a decision came out as it did. Stable; runtimes may branch on it."""
@@ -90,6 +92,8 @@ REASON_CODE_BUNDLE_EXPIRED: ReasonCode.ValueType  # 7
 """DENY: a bundle is past its signed expiry (or its signing key or root is)."""
 REASON_CODE_FOREIGN_ORG: ReasonCode.ValueType  # 8
 """DENY: the principal or the resource belongs to another org than the sidecar's."""
+REASON_CODE_CLOCK_UNTRUSTED: ReasonCode.ValueType  # 9
+"""DENY: this machine's clock contradicts a time that has been proven."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 class _PolicySource:
@@ -101,9 +105,9 @@ class _PolicySourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicySo
     POLICY_SOURCE_UNSPECIFIED: _PolicySource.ValueType  # 0
     """Never sent."""
     POLICY_SOURCE_LIVE: _PolicySource.ValueType  # 1
-    """Verified policies, while the server's stream is up and complete."""
+    """Verified policies, while the server's stream is up and an unexpired heartbeat vouches for every layer."""
     POLICY_SOURCE_CACHE: _PolicySource.ValueType  # 2
-    """Verified policies from the cache, while the stream is down."""
+    """Verified policies from the cache, while that is not so."""
     POLICY_SOURCE_DEFAULT: _PolicySource.ValueType  # 3
     """The embedded default policy with the forbids of the last verified policies."""
     POLICY_SOURCE_NONE: _PolicySource.ValueType  # 4
@@ -115,9 +119,9 @@ class PolicySource(_PolicySource, metaclass=_PolicySourceEnumTypeWrapper):
 POLICY_SOURCE_UNSPECIFIED: PolicySource.ValueType  # 0
 """Never sent."""
 POLICY_SOURCE_LIVE: PolicySource.ValueType  # 1
-"""Verified policies, while the server's stream is up and complete."""
+"""Verified policies, while the server's stream is up and an unexpired heartbeat vouches for every layer."""
 POLICY_SOURCE_CACHE: PolicySource.ValueType  # 2
-"""Verified policies from the cache, while the stream is down."""
+"""Verified policies from the cache, while that is not so."""
 POLICY_SOURCE_DEFAULT: PolicySource.ValueType  # 3
 """The embedded default policy with the forbids of the last verified policies."""
 POLICY_SOURCE_NONE: PolicySource.ValueType  # 4
@@ -600,6 +604,8 @@ class Decision(_message.Message):
     EVALUATION_TIME_US_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     DECIDING_LAYER_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    STALEST_LAYER_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
     """Allow or deny."""
     reason: Global___ReasonCode.ValueType
@@ -611,13 +617,17 @@ class Decision(_message.Message):
     source: Global___PolicySource.ValueType
     """Where the policies came from."""
     policy_age_ms: _builtins.int
-    """Milliseconds since the server was last heard on an authenticated stream; -1 if it never was."""
+    """Milliseconds since the heartbeat was issued that last vouched for the stalest layer; -1 if none ever did."""
     decision_id: _builtins.str
     """Unique; the audit line of this decision carries the same id (UUID, version 7 layout)."""
     evaluation_time_us: _builtins.int
     """Time spent on this decision inside the sidecar, in microseconds."""
     deciding_layer: _builtins.str
     """The most specific layer with a determining policy; empty when nothing matched."""
+    fresh: _builtins.bool
+    """Whether an unexpired heartbeat vouches for every layer."""
+    stalest_layer: _builtins.str
+    """The scope whose confirmation is the oldest: `policy_age_ms` is its age. Empty without policy."""
     @_builtins.property
     def determining_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeterminingPolicy]:
         """The matching forbids of a denial, or the matching permits of an allowance. Empty when nothing matched."""
@@ -645,10 +655,12 @@ class Decision(_message.Message):
         evaluation_time_us: _builtins.int = ...,
         errors: _abc.Iterable[Global___EvaluationError] | None = ...,
         deciding_layer: _builtins.str = ...,
+        fresh: _builtins.bool = ...,
+        stalest_layer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "deciding_layer", b"deciding_layer", "decision_id", b"decision_id", "determining_policies", b"determining_policies", "effect", b"effect", "errors", b"errors", "evaluation_time_us", b"evaluation_time_us", "message", b"message", "mode", b"mode", "policy_age_ms", b"policy_age_ms", "reason", b"reason", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "deciding_layer", b"deciding_layer", "decision_id", b"decision_id", "determining_policies", b"determining_policies", "effect", b"effect", "errors", b"errors", "evaluation_time_us", b"evaluation_time_us", "fresh", b"fresh", "message", b"message", "mode", b"mode", "policy_age_ms", b"policy_age_ms", "reason", b"reason", "source", b"source", "stalest_layer", b"stalest_layer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

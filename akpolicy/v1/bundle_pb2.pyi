@@ -99,7 +99,7 @@ class Envelope(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIGNATURES_FIELD_NUMBER: _builtins.int
     payload_type: _builtins.str
-    """`application/vnd.akpolicy.{root,bundle}.v1+json`."""
+    """`application/vnd.akpolicy.{root,bundle,rollback,heartbeat}.v1+json`."""
     payload: _builtins.bytes
     """The exact bytes that were signed."""
     @_builtins.property
@@ -138,7 +138,7 @@ class Revision(_message.Message):
     version: _builtins.int
     """Rises by one with each publish of the scope, starting at 1."""
     digest: _builtins.bytes
-    """SHA-256 of the signed manifest bytes, 32 bytes."""
+    """SHA-256 of the signed bytes of its manifest, or of its rollback, 32 bytes."""
     def __init__(
         self,
         *,

@@ -40,7 +40,7 @@ class SubscribeRequest(_message.Message):
 
     @_builtins.property
     def nack(self) -> Global___Nack:
-        """An update was refused; what was enforced stays enforced."""
+        """An update was refused, what was enforced stays enforced; or something else is wrong with what is enforced."""
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class Hello(_message.Message):
     ENFORCED_FIELD_NUMBER: _builtins.int
     HELD_BLOBS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
+    INDEX_DIGEST_FIELD_NUMBER: _builtins.int
     org: _builtins.str
     """The org; must be the key's."""
     software_version: _builtins.str
@@ -78,7 +79,9 @@ class Hello(_message.Message):
     root_version: _builtins.int
     """The newest root that the host trusts; 0 for none."""
     nonce: _builtins.bytes
-    """Fresh random bytes (16) of this connection."""
+    """Fresh random bytes (16) of this connection. The first heartbeat answers it."""
+    index_digest: _builtins.bytes
+    """SHA-256 of the index text that the host has, 32 bytes; empty for none."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
         """What is enforced, one entry a scope."""
@@ -96,10 +99,11 @@ class Hello(_message.Message):
         enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
         held_blobs: _abc.Iterable[_builtins.bytes] | None = ...,
         nonce: _builtins.bytes = ...,
+        index_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "index_digest", b"index_digest", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,8 +117,11 @@ class Ack(_message.Message):
 
     NONCE_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
+    ROOT_VERSION_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """The update's nonce."""
+    root_version: _builtins.int
+    """The newest root that the host trusts."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
         """What is enforced now, one entry a scope."""
@@ -124,10 +131,11 @@ class Ack(_message.Message):
         *,
         nonce: _builtins.bytes = ...,
         enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
+        root_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "nonce", b"nonce"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "nonce", b"nonce", "root_version", b"root_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,14 +152,17 @@ class Nack(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     POLICY_ID_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
+    ROOT_VERSION_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
-    """The update's nonce."""
+    """The update's nonce. Empty: what is wrong is not an update but the state of the host, for example `HeartbeatStale`."""
     code: _builtins.str
     """Stable code of the error, for example `SignatureInvalid`."""
     detail: _builtins.str
     """The error's message, for people."""
     policy_id: _builtins.str
     """The policy at fault, where there is one."""
+    root_version: _builtins.int
+    """The newest root that the host trusts."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
         """What is enforced now, one entry a scope."""
@@ -164,10 +175,11 @@ class Nack(_message.Message):
         detail: _builtins.str = ...,
         policy_id: _builtins.str = ...,
         enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
+        root_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "enforced", b"enforced", "nonce", b"nonce", "policy_id", b"policy_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "enforced", b"enforced", "nonce", b"nonce", "policy_id", b"policy_id", "root_version", b"root_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +195,7 @@ class SubscribeResponse(_message.Message):
     BUNDLE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def root(self) -> Global___RootUpdate:
         """A root that the host lacks."""
@@ -199,6 +212,10 @@ class SubscribeResponse(_message.Message):
     def keep_alive(self) -> Global___KeepAlive:
         """The server is there, and nothing is pending."""
 
+    @_builtins.property
+    def heartbeat(self) -> Global___HeartbeatUpdate:
+        """What is current, signed."""
+
     def __init__(
         self,
         *,
@@ -206,12 +223,13 @@ class SubscribeResponse(_message.Message):
         bundle: Global___BundleUpdate | None = ...,
         chunk: Global___BlobChunk | None = ...,
         keep_alive: Global___KeepAlive | None = ...,
+        heartbeat: Global___HeartbeatUpdate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["root", "bundle", "chunk", "keep_alive"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["root", "bundle", "chunk", "keep_alive", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -225,8 +243,11 @@ class RootUpdate(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Its version, as a hint; the signed document counts."""
+    nonce: _builtins.bytes
+    """Names this update in Ack and Nack; 16 bytes."""
     @_builtins.property
     def envelope(self) -> _bundle_pb2.Envelope:
         """Payload type `application/vnd.akpolicy.root.v1+json`."""
@@ -236,10 +257,11 @@ class RootUpdate(_message.Message):
         *,
         version: _builtins.int = ...,
         envelope: _bundle_pb2.Envelope | None = ...,
+        nonce: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "nonce", b"nonce", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,7 +269,7 @@ Global___RootUpdate: _TypeAlias = RootUpdate  # noqa: Y015
 
 @_typing.final
 class BundleUpdate(_message.Message):
-    """The current manifest of a scope."""
+    """The current manifest, or rollback, of a scope."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -255,6 +277,7 @@ class BundleUpdate(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
     CONTENT_SIZE_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """Names this update in Ack and Nack; 16 bytes."""
     content_size: _builtins.int
@@ -265,7 +288,11 @@ class BundleUpdate(_message.Message):
 
     @_builtins.property
     def envelope(self) -> _bundle_pb2.Envelope:
-        """Payload type `application/vnd.akpolicy.bundle.v1+json`."""
+        """Payload type `application/vnd.akpolicy.bundle.v1+json` or `...rollback.v1+json`."""
+
+    @_builtins.property
+    def original(self) -> _bundle_pb2.Envelope:
+        """For a rollback: the signed manifest that it restores. Else absent."""
 
     def __init__(
         self,
@@ -274,10 +301,11 @@ class BundleUpdate(_message.Message):
         revision: _bundle_pb2.Revision | None = ...,
         envelope: _bundle_pb2.Envelope | None = ...,
         content_size: _builtins.int = ...,
+        original: _bundle_pb2.Envelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "original", b"original", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_size", b"content_size", "envelope", b"envelope", "nonce", b"nonce", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_size", b"content_size", "envelope", b"envelope", "nonce", b"nonce", "original", b"original", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,8 +342,40 @@ class BlobChunk(_message.Message):
 Global___BlobChunk: _TypeAlias = BlobChunk  # noqa: Y015
 
 @_typing.final
+class HeartbeatUpdate(_message.Message):
+    """What is current for the org. A host holds policy to be fresh only as far as an unexpired heartbeat vouches for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """Names this update in Nack; 16 bytes."""
+    index: _builtins.bytes
+    """The index text that the heartbeat names; empty if the host has it."""
+    @_builtins.property
+    def envelope(self) -> _bundle_pb2.Envelope:
+        """Payload type `application/vnd.akpolicy.heartbeat.v1+json`."""
+
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+        envelope: _bundle_pb2.Envelope | None = ...,
+        index: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "index", b"index", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeartbeatUpdate: _TypeAlias = HeartbeatUpdate  # noqa: Y015
+
+@_typing.final
 class KeepAlive(_message.Message):
-    """Proves nothing but that the server is reachable: all that it holds for this host was sent before this message."""
+    """Proves nothing but that the stream is alive: all that the server holds for this host was sent before this message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -42,8 +42,10 @@ class DistributionServiceStub:
 
     Order: the host sends Hello first, and once. The server answers with the roots that the host lacks, oldest first;
     then for each scope whose revision differs from the host's one BundleUpdate, each followed by the chunks of its
-    content unless the host holds it; then KeepAlive. From then on updates come as they are published, KeepAlive at
-    the announced interval. For every BundleUpdate the host sends Ack or Nack with its nonce, in any order.
+    content unless the host holds it; then a HeartbeatUpdate that answers the nonce of Hello; then KeepAlive. From then
+    on updates come as they are published, each change followed by a heartbeat that names it, further heartbeats at a
+    third of their lifetime, KeepAlive at the announced interval. For every RootUpdate and BundleUpdate the host sends
+    Ack or Nack with its nonce, for a HeartbeatUpdate a Nack if it refuses it, in any order.
 
     Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
     PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
@@ -62,8 +64,10 @@ class DistributionServiceAsyncStub(DistributionServiceStub):
 
     Order: the host sends Hello first, and once. The server answers with the roots that the host lacks, oldest first;
     then for each scope whose revision differs from the host's one BundleUpdate, each followed by the chunks of its
-    content unless the host holds it; then KeepAlive. From then on updates come as they are published, KeepAlive at
-    the announced interval. For every BundleUpdate the host sends Ack or Nack with its nonce, in any order.
+    content unless the host holds it; then a HeartbeatUpdate that answers the nonce of Hello; then KeepAlive. From then
+    on updates come as they are published, each change followed by a heartbeat that names it, further heartbeats at a
+    third of their lifetime, KeepAlive at the announced interval. For every RootUpdate and BundleUpdate the host sends
+    Ack or Nack with its nonce, for a HeartbeatUpdate a Nack if it refuses it, in any order.
 
     Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
     PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
@@ -85,8 +89,10 @@ class DistributionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Order: the host sends Hello first, and once. The server answers with the roots that the host lacks, oldest first;
         then for each scope whose revision differs from the host's one BundleUpdate, each followed by the chunks of its
-        content unless the host holds it; then KeepAlive. From then on updates come as they are published, KeepAlive at
-        the announced interval. For every BundleUpdate the host sends Ack or Nack with its nonce, in any order.
+        content unless the host holds it; then a HeartbeatUpdate that answers the nonce of Hello; then KeepAlive. From then
+        on updates come as they are published, each change followed by a heartbeat that names it, further heartbeats at a
+        third of their lifetime, KeepAlive at the announced interval. For every RootUpdate and BundleUpdate the host sends
+        Ack or Nack with its nonce, for a HeartbeatUpdate a Nack if it refuses it, in any order.
 
         Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
         PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of

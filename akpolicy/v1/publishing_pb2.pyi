@@ -49,6 +49,70 @@ API_KEY_ROLE_HOST: ApiKeyRole.ValueType  # 3
 """Subscribes as one host; nothing else."""
 Global___ApiKeyRole: _TypeAlias = ApiKeyRole  # noqa: Y015
 
+class _OnlineRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnlineRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnlineRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ONLINE_ROLE_UNSPECIFIED: _OnlineRole.ValueType  # 0
+    """Not a role. A sender must not use it."""
+    ONLINE_ROLE_BUNDLE: _OnlineRole.ValueType  # 1
+    """Signs bundles of the org."""
+    ONLINE_ROLE_ROLLBACK: _OnlineRole.ValueType  # 2
+    """Signs rollbacks of the org."""
+    ONLINE_ROLE_HEARTBEAT: _OnlineRole.ValueType  # 3
+    """Signs heartbeats of the org."""
+
+class OnlineRole(_OnlineRole, metaclass=_OnlineRoleEnumTypeWrapper):
+    """A role whose keys the server holds."""
+
+ONLINE_ROLE_UNSPECIFIED: OnlineRole.ValueType  # 0
+"""Not a role. A sender must not use it."""
+ONLINE_ROLE_BUNDLE: OnlineRole.ValueType  # 1
+"""Signs bundles of the org."""
+ONLINE_ROLE_ROLLBACK: OnlineRole.ValueType  # 2
+"""Signs rollbacks of the org."""
+ONLINE_ROLE_HEARTBEAT: OnlineRole.ValueType  # 3
+"""Signs heartbeats of the org."""
+Global___OnlineRole: _TypeAlias = OnlineRole  # noqa: Y015
+
+class _RevisionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevisionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevisionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVISION_KIND_UNSPECIFIED: _RevisionKind.ValueType  # 0
+    """Not a kind. A sender must not use it."""
+    REVISION_KIND_PUBLISH: _RevisionKind.ValueType  # 1
+    """Somebody published policies."""
+    REVISION_KIND_RENEWAL: _RevisionKind.ValueType  # 2
+    """The server signed the same content anew: before it expired, or because keys changed."""
+    REVISION_KIND_ROLLBACK: _RevisionKind.ValueType  # 3
+    """Somebody returned to an earlier content."""
+    REVISION_KIND_FREEZE: _RevisionKind.ValueType  # 4
+    """Somebody froze the org."""
+    REVISION_KIND_UNFREEZE: _RevisionKind.ValueType  # 5
+    """Somebody ended the freeze."""
+
+class RevisionKind(_RevisionKind, metaclass=_RevisionKindEnumTypeWrapper):
+    """How a revision came about."""
+
+REVISION_KIND_UNSPECIFIED: RevisionKind.ValueType  # 0
+"""Not a kind. A sender must not use it."""
+REVISION_KIND_PUBLISH: RevisionKind.ValueType  # 1
+"""Somebody published policies."""
+REVISION_KIND_RENEWAL: RevisionKind.ValueType  # 2
+"""The server signed the same content anew: before it expired, or because keys changed."""
+REVISION_KIND_ROLLBACK: RevisionKind.ValueType  # 3
+"""Somebody returned to an earlier content."""
+REVISION_KIND_FREEZE: RevisionKind.ValueType  # 4
+"""Somebody froze the org."""
+REVISION_KIND_UNFREEZE: RevisionKind.ValueType  # 5
+"""Somebody ended the freeze."""
+Global___RevisionKind: _TypeAlias = RevisionKind  # noqa: Y015
+
 @_typing.final
 class CreateOrgRequest(_message.Message):
     """An org to be created."""
@@ -56,16 +120,26 @@ class CreateOrgRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORG_FIELD_NUMBER: _builtins.int
+    ROOT_KEYS_FIELD_NUMBER: _builtins.int
+    ROOT_THRESHOLD_FIELD_NUMBER: _builtins.int
     org: _builtins.str
     """1 to 63 of [A-Za-z0-9_-], alphanumeric at both ends."""
+    root_threshold: _builtins.int
+    """How many of them must sign a root; 0 means 1."""
+    @_builtins.property
+    def root_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The public keys of the root role, `ed25519:<base64url>`, at most 64. Empty: the server makes one."""
+
     def __init__(
         self,
         *,
         org: _builtins.str = ...,
+        root_keys: _abc.Iterable[_builtins.str] | None = ...,
+        root_threshold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org", b"org"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org", b"org", "root_keys", b"root_keys", "root_threshold", b"root_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -80,26 +154,214 @@ class CreateOrgResponse(_message.Message):
     ORG_FIELD_NUMBER: _builtins.int
     TRUST_ANCHOR_FIELD_NUMBER: _builtins.int
     ROOT_VERSION_FIELD_NUMBER: _builtins.int
+    UNSIGNED_ROOT_FIELD_NUMBER: _builtins.int
     org: _builtins.str
     """Its name."""
     trust_anchor: _builtins.str
-    """The trust anchor for the org's sidecars, `ed25519:<base64url>`: the key that verifies its first root."""
+    """The trust anchor for the org's sidecars, `ed25519:<base64url>`: the key that verifies its first root. With several
+    root keys the first of them; all of them are anchors.
+    """
     root_version: _builtins.int
-    """Version of its newest root."""
+    """Version of its newest root; 0 while the first one waits for signatures."""
+    @_builtins.property
+    def unsigned_root(self) -> _bundle_pb2.Envelope:
+        """The first root without signatures, if it waits for them."""
+
     def __init__(
         self,
         *,
         org: _builtins.str = ...,
         trust_anchor: _builtins.str = ...,
         root_version: _builtins.int = ...,
+        unsigned_root: _bundle_pb2.Envelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unsigned_root", b"unsigned_root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org", b"org", "root_version", b"root_version", "trust_anchor", b"trust_anchor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org", b"org", "root_version", b"root_version", "trust_anchor", b"trust_anchor", "unsigned_root", b"unsigned_root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateOrgResponse: _TypeAlias = CreateOrgResponse  # noqa: Y015
+
+@_typing.final
+class CreateOnlineKeyRequest(_message.Message):
+    """An online key to be made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    org: _builtins.str
+    """Whose; empty for the platform, whose keys sign `global`."""
+    role: Global___OnlineRole.ValueType
+    """What it is to sign."""
+    def __init__(
+        self,
+        *,
+        org: _builtins.str = ...,
+        role: Global___OnlineRole.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org", b"org", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateOnlineKeyRequest: _TypeAlias = CreateOnlineKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateOnlineKeyResponse(_message.Message):
+    """An online key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.str
+    """Its public half, `ed25519:<base64url>`."""
+    key_id: _builtins.str
+    """Its id, as roots name it."""
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateOnlineKeyResponse: _TypeAlias = CreateOnlineKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetRootsRequest(_message.Message):
+    """Which roots to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: _builtins.int
+    AFTER_VERSION_FIELD_NUMBER: _builtins.int
+    NEWEST_ONLY_FIELD_NUMBER: _builtins.int
+    org: _builtins.str
+    """The org."""
+    after_version: _builtins.int
+    """Only those of a higher version than this."""
+    newest_only: _builtins.bool
+    """Only the newest one."""
+    def __init__(
+        self,
+        *,
+        org: _builtins.str = ...,
+        after_version: _builtins.int = ...,
+        newest_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_version", b"after_version", "newest_only", b"newest_only", "org", b"org"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRootsRequest: _TypeAlias = GetRootsRequest  # noqa: Y015
+
+@_typing.final
+class GetRootsResponse(_message.Message):
+    """One root."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its version."""
+    @_builtins.property
+    def envelope(self) -> _bundle_pb2.Envelope:
+        """The signed root."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        envelope: _bundle_pb2.Envelope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRootsResponse: _TypeAlias = GetRootsResponse  # noqa: Y015
+
+@_typing.final
+class PublishRootRequest(_message.Message):
+    """A root to be published."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    org: _builtins.str
+    """Whose it is."""
+    dry_run: _builtins.bool
+    """Only say what would happen, and what hosts would refuse."""
+    @_builtins.property
+    def envelope(self) -> _bundle_pb2.Envelope:
+        """The signed root."""
+
+    def __init__(
+        self,
+        *,
+        org: _builtins.str = ...,
+        envelope: _bundle_pb2.Envelope | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "envelope", b"envelope", "org", b"org"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRootRequest: _TypeAlias = PublishRootRequest  # noqa: Y015
+
+@_typing.final
+class PublishRootResponse(_message.Message):
+    """A published root."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    SIGNED_ANEW_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its version."""
+    repeated_request: _builtins.bool
+    """Whether it was the newest root before."""
+    @_builtins.property
+    def signed_anew(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
+        """The scopes that were signed anew because of it."""
+
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What hosts will drop because no key of the new root stands behind it, as scopes; publish them again."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        repeated_request: _builtins.bool = ...,
+        signed_anew: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
+        dropped: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "repeated_request", b"repeated_request", "signed_anew", b"signed_anew", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRootResponse: _TypeAlias = PublishRootResponse  # noqa: Y015
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):
@@ -429,6 +691,7 @@ class PublishHeader(_message.Message):
     OFFLINE_MAX_AGE_S_FIELD_NUMBER: _builtins.int
     LIFETIME_S_FIELD_NUMBER: _builtins.int
     NO_ROLLBACK_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """`global` or `org/<org>`."""
     expected_version: _builtins.int
@@ -445,6 +708,8 @@ class PublishHeader(_message.Message):
     """How long the bundle is valid, in seconds. 0: 30 days."""
     no_rollback: _builtins.bool
     """Forbid every rollback to an earlier version."""
+    dry_run: _builtins.bool
+    """Only say what would happen, and what hosts would refuse."""
     def __init__(
         self,
         *,
@@ -456,10 +721,11 @@ class PublishHeader(_message.Message):
         offline_max_age_s: _builtins.int = ...,
         lifetime_s: _builtins.int = ...,
         no_rollback: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "lifetime_s", b"lifetime_s", "message", b"message", "no_rollback", b"no_rollback", "offline_max_age_s", b"offline_max_age_s", "offline_mode", b"offline_mode", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "dry_run", b"dry_run", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "lifetime_s", b"lifetime_s", "message", b"message", "no_rollback", b"no_rollback", "offline_max_age_s", b"offline_max_age_s", "offline_mode", b"offline_mode", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -468,15 +734,180 @@ class PublishHeader(_message.Message):
 Global___PublishHeader: _TypeAlias = PublishHeader  # noqa: Y015
 
 @_typing.final
-class PublishResponse(_message.Message):
-    """A published revision. It is stored and announced; hosts report separately what they enforce."""
+class PrepareBundleRequest(_message.Message):
+    """One message of a PrepareBundle call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PublishHeader:
+        """First, and once."""
+
+    @_builtins.property
+    def chunk(self) -> Global___SourceChunk:
+        """Then the text."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PublishHeader | None = ...,
+        chunk: Global___SourceChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___PrepareBundleRequest: _TypeAlias = PrepareBundleRequest  # noqa: Y015
+
+@_typing.final
+class PrepareBundleResponse(_message.Message):
+    """One message of a PrepareBundle answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREPARED_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """Then the content."""
+    @_builtins.property
+    def prepared(self) -> Global___PreparedBundle:
+        """First, and once."""
+
+    def __init__(
+        self,
+        *,
+        prepared: Global___PreparedBundle | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "part", b"part", "prepared", b"prepared"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "part", b"part", "prepared", b"prepared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["prepared", "content"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___PrepareBundleResponse: _TypeAlias = PrepareBundleResponse  # noqa: Y015
+
+@_typing.final
+class PreparedBundle(_message.Message):
+    """A bundle that lacks signatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    CURRENT_VERSION_FIELD_NUMBER: _builtins.int
+    current_version: _builtins.int
+    """The scope's current version; 0 if there is none."""
+    @_builtins.property
+    def envelope(self) -> _bundle_pb2.Envelope:
+        """The manifest without signatures."""
+
+    @_builtins.property
+    def root(self) -> _bundle_pb2.Envelope:
+        """The newest root of the org whose keys must sign it; of `global`, of any org."""
+
+    def __init__(
+        self,
+        *,
+        envelope: _bundle_pb2.Envelope | None = ...,
+        root: _bundle_pb2.Envelope | None = ...,
+        current_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "root", b"root"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_version", b"current_version", "envelope", b"envelope", "root", b"root"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreparedBundle: _TypeAlias = PreparedBundle  # noqa: Y015
+
+@_typing.final
+class PublishEnvelopeRequest(_message.Message):
+    """One message of a PublishEnvelope call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """Then the content, at most 256 KiB a message."""
+    @_builtins.property
+    def header(self) -> Global___EnvelopeHeader:
+        """First, and once."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___EnvelopeHeader | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "content"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___PublishEnvelopeRequest: _TypeAlias = PublishEnvelopeRequest  # noqa: Y015
+
+@_typing.final
+class EnvelopeHeader(_message.Message):
+    """A bundle that was signed elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Makes repeats safe, as in PublishHeader."""
+    message: _builtins.str
+    """Why, for the history; at most 1,000 characters."""
+    dry_run: _builtins.bool
+    """Only say what would happen, and what hosts would refuse."""
+    @_builtins.property
+    def envelope(self) -> _bundle_pb2.Envelope:
+        """The signed manifest."""
+
+    def __init__(
+        self,
+        *,
+        envelope: _bundle_pb2.Envelope | None = ...,
+        idempotency_key: _builtins.str = ...,
+        message: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "envelope", b"envelope", "idempotency_key", b"idempotency_key", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnvelopeHeader: _TypeAlias = EnvelopeHeader  # noqa: Y015
+
+@_typing.final
+class PublishEnvelopeResponse(_message.Message):
+    """A bundle that was signed elsewhere, published."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     repeated_request: _builtins.bool
-    """Whether this answers a repeat with the same idempotency key."""
+    """Whether this answers a repeat."""
+    dry_run: _builtins.bool
+    """Whether nothing was stored, because only a dry run was asked for."""
     @_builtins.property
     def revision(self) -> Global___RevisionDetails:
         """The new revision."""
@@ -486,10 +917,177 @@ class PublishResponse(_message.Message):
         *,
         revision: Global___RevisionDetails | None = ...,
         repeated_request: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEnvelopeResponse: _TypeAlias = PublishEnvelopeResponse  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    """A return to an earlier content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """`global` or `org/<org>`."""
+    to_version: _builtins.int
+    """The version to restore; 0 for the one before the current content."""
+    expected_version: _builtins.int
+    """Roll back only if this is the scope's current version. Absent: whatever it is."""
+    idempotency_key: _builtins.str
+    """Makes repeats safe, as in PublishHeader."""
+    message: _builtins.str
+    """Why, for the history; at most 1,000 characters."""
+    dry_run: _builtins.bool
+    """Only say what would happen, and what hosts would refuse."""
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        to_version: _builtins.int = ...,
+        expected_version: _builtins.int | None = ...,
+        idempotency_key: _builtins.str = ...,
+        message: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "dry_run", b"dry_run", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "message", b"message", "scope", b"scope", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class RollbackResponse(_message.Message):
+    """A published rollback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    repeated_request: _builtins.bool
+    """Whether this answers a repeat."""
+    dry_run: _builtins.bool
+    """Whether nothing was stored, because only a dry run was asked for."""
+    @_builtins.property
+    def revision(self) -> Global___RevisionDetails:
+        """The new revision."""
+
+    def __init__(
+        self,
+        *,
+        revision: Global___RevisionDetails | None = ...,
+        repeated_request: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
+class SetFreezeRequest(_message.Message):
+    """An org to be frozen, or to be freed again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    org: _builtins.str
+    """The org."""
+    frozen: _builtins.bool
+    """Whether it is to be frozen."""
+    message: _builtins.str
+    """Why, for the history; at most 1,000 characters."""
+    def __init__(
+        self,
+        *,
+        org: _builtins.str = ...,
+        frozen: _builtins.bool = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen", "message", b"message", "org", b"org"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFreezeRequest: _TypeAlias = SetFreezeRequest  # noqa: Y015
+
+@_typing.final
+class SetFreezeResponse(_message.Message):
+    """An org that is frozen, or is not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether this call changed anything."""
+    @_builtins.property
+    def revision(self) -> Global___RevisionDetails:
+        """The scope's current revision."""
+
+    def __init__(
+        self,
+        *,
+        revision: Global___RevisionDetails | None = ...,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFreezeResponse: _TypeAlias = SetFreezeResponse  # noqa: Y015
+
+@_typing.final
+class PublishResponse(_message.Message):
+    """A published revision. It is stored and announced; hosts report separately what they enforce."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    repeated_request: _builtins.bool
+    """Whether this answers a repeat with the same idempotency key."""
+    dry_run: _builtins.bool
+    """Whether nothing was stored, because only a dry run was asked for."""
+    @_builtins.property
+    def revision(self) -> Global___RevisionDetails:
+        """The new revision."""
+
+    def __init__(
+        self,
+        *,
+        revision: Global___RevisionDetails | None = ...,
+        repeated_request: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,8 +1107,11 @@ class RevisionDetails(_message.Message):
     POLICY_COUNT_FIELD_NUMBER: _builtins.int
     CONTENT_SIZE_FIELD_NUMBER: _builtins.int
     CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RESTORES_VERSION_FIELD_NUMBER: _builtins.int
+    MIN_VERSION_FIELD_NUMBER: _builtins.int
     published_by: _builtins.str
-    """The API key that published it, by id."""
+    """The API key that published it, by id; empty if the server did."""
     message: _builtins.str
     """Why, as its publisher wrote."""
     policy_count: _builtins.int
@@ -519,6 +1120,12 @@ class RevisionDetails(_message.Message):
     """Size of the content in bytes."""
     content_digest: _builtins.bytes
     """SHA-256 of the content, 32 bytes."""
+    kind: Global___RevisionKind.ValueType
+    """How it came about."""
+    restores_version: _builtins.int
+    """For a rollback: the version that it restores."""
+    min_version: _builtins.int
+    """How far back a rollback may go."""
     @_builtins.property
     def revision(self) -> _bundle_pb2.Revision:
         """Its name."""
@@ -542,10 +1149,13 @@ class RevisionDetails(_message.Message):
         policy_count: _builtins.int = ...,
         content_size: _builtins.int = ...,
         content_digest: _builtins.bytes = ...,
+        kind: Global___RevisionKind.ValueType = ...,
+        restores_version: _builtins.int = ...,
+        min_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "published_at", b"published_at", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "content_size", b"content_size", "expires_at", b"expires_at", "message", b"message", "policy_count", b"policy_count", "published_at", b"published_at", "published_by", b"published_by", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "content_size", b"content_size", "expires_at", b"expires_at", "kind", b"kind", "message", b"message", "min_version", b"min_version", "policy_count", b"policy_count", "published_at", b"published_at", "published_by", b"published_by", "restores_version", b"restores_version", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,23 +1285,29 @@ class RevisionDocument(_message.Message):
 
     DETAILS_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def details(self) -> Global___RevisionDetails:
         """The revision."""
 
     @_builtins.property
     def envelope(self) -> _bundle_pb2.Envelope:
-        """The signed manifest."""
+        """The signed manifest, or rollback."""
+
+    @_builtins.property
+    def original(self) -> _bundle_pb2.Envelope:
+        """For a rollback: the signed manifest that it restores."""
 
     def __init__(
         self,
         *,
         details: Global___RevisionDetails | None = ...,
         envelope: _bundle_pb2.Envelope | None = ...,
+        original: _bundle_pb2.Envelope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope", "original", b"original"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope", "original", b"original"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

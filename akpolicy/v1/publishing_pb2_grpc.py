@@ -44,6 +44,21 @@ class PublishingServiceStub:
                 request_serializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOrgRequest.SerializeToString,
                 response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOrgResponse.FromString,
                 _registered_method=True)
+        self.CreateOnlineKey = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/CreateOnlineKey',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyResponse.FromString,
+                _registered_method=True)
+        self.GetRoots = channel.unary_stream(
+                '/akpolicy.v1.PublishingService/GetRoots',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.GetRootsRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.GetRootsResponse.FromString,
+                _registered_method=True)
+        self.PublishRoot = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/PublishRoot',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRootRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRootResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/akpolicy.v1.PublishingService/CreateApiKey',
                 request_serializer=akpolicy_dot_v1_dot_publishing__pb2.CreateApiKeyRequest.SerializeToString,
@@ -63,6 +78,26 @@ class PublishingServiceStub:
                 '/akpolicy.v1.PublishingService/Publish',
                 request_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRequest.SerializeToString,
                 response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishResponse.FromString,
+                _registered_method=True)
+        self.PrepareBundle = channel.stream_stream(
+                '/akpolicy.v1.PublishingService/PrepareBundle',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleResponse.FromString,
+                _registered_method=True)
+        self.PublishEnvelope = channel.stream_unary(
+                '/akpolicy.v1.PublishingService/PublishEnvelope',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/Rollback',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.RollbackResponse.FromString,
+                _registered_method=True)
+        self.SetFreeze = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/SetFreeze',
+                request_serializer=akpolicy_dot_v1_dot_publishing__pb2.SetFreezeRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.SetFreezeResponse.FromString,
                 _registered_method=True)
         self.ListRevisions = channel.unary_unary(
                 '/akpolicy.v1.PublishingService/ListRevisions',
@@ -87,7 +122,42 @@ class PublishingServiceServicer:
     def CreateOrg(self, request, context):
         """Creates an org with its keys and its first root. Platform admin only.
 
-        Fails with INVALID_ARGUMENT (the name), ALREADY_EXISTS.
+        Without root keys in the request, the server makes the root key too and signs the first root. With them, nothing is
+        signed and nothing can be published yet: the answer has the first root to be signed by their owners; PublishRoot
+        then brings it. Asking again with the same root keys gets the same answer.
+
+        Fails with INVALID_ARGUMENT (the name, the root keys, the threshold), ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateOnlineKey(self, request, context):
+        """Makes a new key on the server for one of an org's online roles. It signs nothing before a root names it. Admins
+        only; `global` needs a platform admin.
+
+        Fails with INVALID_ARGUMENT (the role), NOT_FOUND (no such org).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRoots(self, request, context):
+        """Returns an org's roots, oldest first. Admin and publisher keys.
+
+        Fails with NOT_FOUND (no such org).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishRoot(self, request, context):
+        """Publishes the next root of an org: judged as hosts will judge it, stored, announced; bundles whose signing keys it
+        replaces are signed anew where the server holds the new keys. A repeat of the newest root changes nothing. Admins
+        only.
+
+        Fails with INVALID_ARGUMENT (no envelope), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the
+        message says why), ABORTED (another root was published meanwhile).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +206,52 @@ class PublishingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareBundle(self, request_iterator, context):
+        """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
+        and the newest root. Stores nothing. Admin and publisher keys.
+
+        Order: as Publish; the answer is one document, then the content in chunks. Fails as Publish does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishEnvelope(self, request_iterator, context):
+        """Publishes a bundle that was signed elsewhere: judged as hosts will judge it, stored, announced. Admin and publisher
+        keys; the scope `global` needs a platform key.
+
+        Order: one header, then the content in chunks. Fails with INVALID_ARGUMENT (order, size, the policies), NOT_FOUND (no
+        such org), FAILED_PRECONDITION (hosts would refuse it; the message says why), ABORTED (the scope has another version
+        by now), ALREADY_EXISTS (the idempotency key was used for something else). A repeat of the newest revision changes
+        nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Publishes a new version of a scope with the content of an earlier one, signed by the server's rollback key. Admin
+        and publisher keys; the scope `global` needs a platform key.
+
+        Fails with INVALID_ARGUMENT (a field), NOT_FOUND (no such org or version), FAILED_PRECONDITION (hosts would refuse
+        it, for example because a newer version forbids it), ABORTED (another version than expected), ALREADY_EXISTS (the
+        idempotency key was used for something else).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetFreeze(self, request, context):
+        """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
+        before. Asking for what is so already changes nothing. Admin and publisher keys.
+
+        Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
+        lacks a key).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRevisions(self, request, context):
         """Lists a scope's revisions, newest first. Admin and publisher keys.
 
@@ -162,6 +278,21 @@ def add_PublishingServiceServicer_to_server(servicer, server):
                     request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOrgRequest.FromString,
                     response_serializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOrgResponse.SerializeToString,
             ),
+            'CreateOnlineKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateOnlineKey,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyResponse.SerializeToString,
+            ),
+            'GetRoots': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRoots,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.GetRootsRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.GetRootsResponse.SerializeToString,
+            ),
+            'PublishRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishRoot,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRootRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRootResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.CreateApiKeyRequest.FromString,
@@ -181,6 +312,26 @@ def add_PublishingServiceServicer_to_server(servicer, server):
                     servicer.Publish,
                     request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishRequest.FromString,
                     response_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishResponse.SerializeToString,
+            ),
+            'PrepareBundle': grpc.stream_stream_rpc_method_handler(
+                    servicer.PrepareBundle,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleResponse.SerializeToString,
+            ),
+            'PublishEnvelope': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishEnvelope,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.RollbackRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.RollbackResponse.SerializeToString,
+            ),
+            'SetFreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFreeze,
+                    request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.SetFreezeRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_publishing__pb2.SetFreezeResponse.SerializeToString,
             ),
             'ListRevisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRevisions,
@@ -225,6 +376,87 @@ class PublishingService:
             '/akpolicy.v1.PublishingService/CreateOrg',
             akpolicy_dot_v1_dot_publishing__pb2.CreateOrgRequest.SerializeToString,
             akpolicy_dot_v1_dot_publishing__pb2.CreateOrgResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateOnlineKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/CreateOnlineKey',
+            akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.CreateOnlineKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/GetRoots',
+            akpolicy_dot_v1_dot_publishing__pb2.GetRootsRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.GetRootsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/PublishRoot',
+            akpolicy_dot_v1_dot_publishing__pb2.PublishRootRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.PublishRootResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -333,6 +565,114 @@ class PublishingService:
             '/akpolicy.v1.PublishingService/Publish',
             akpolicy_dot_v1_dot_publishing__pb2.PublishRequest.SerializeToString,
             akpolicy_dot_v1_dot_publishing__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareBundle(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/akpolicy.v1.PublishingService/PrepareBundle',
+            akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.PrepareBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEnvelope(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/akpolicy.v1.PublishingService/PublishEnvelope',
+            akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.PublishEnvelopeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/Rollback',
+            akpolicy_dot_v1_dot_publishing__pb2.RollbackRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/SetFreeze',
+            akpolicy_dot_v1_dot_publishing__pb2.SetFreezeRequest.SerializeToString,
+            akpolicy_dot_v1_dot_publishing__pb2.SetFreezeResponse.FromString,
             options,
             channel_credentials,
             insecure,

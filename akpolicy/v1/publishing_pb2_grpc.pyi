@@ -41,7 +41,30 @@ class PublishingServiceStub:
     CreateOrg: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.CreateOrgRequest, _publishing_pb2.CreateOrgResponse]
     """Creates an org with its keys and its first root. Platform admin only.
 
-    Fails with INVALID_ARGUMENT (the name), ALREADY_EXISTS.
+    Without root keys in the request, the server makes the root key too and signs the first root. With them, nothing is
+    signed and nothing can be published yet: the answer has the first root to be signed by their owners; PublishRoot
+    then brings it. Asking again with the same root keys gets the same answer.
+
+    Fails with INVALID_ARGUMENT (the name, the root keys, the threshold), ALREADY_EXISTS.
+    """
+    CreateOnlineKey: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.CreateOnlineKeyRequest, _publishing_pb2.CreateOnlineKeyResponse]
+    """Makes a new key on the server for one of an org's online roles. It signs nothing before a root names it. Admins
+    only; `global` needs a platform admin.
+
+    Fails with INVALID_ARGUMENT (the role), NOT_FOUND (no such org).
+    """
+    GetRoots: _grpc.UnaryStreamMultiCallable[_publishing_pb2.GetRootsRequest, _publishing_pb2.GetRootsResponse]
+    """Returns an org's roots, oldest first. Admin and publisher keys.
+
+    Fails with NOT_FOUND (no such org).
+    """
+    PublishRoot: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.PublishRootRequest, _publishing_pb2.PublishRootResponse]
+    """Publishes the next root of an org: judged as hosts will judge it, stored, announced; bundles whose signing keys it
+    replaces are signed anew where the server holds the new keys. A repeat of the newest root changes nothing. Admins
+    only.
+
+    Fails with INVALID_ARGUMENT (no envelope), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the
+    message says why), ABORTED (another root was published meanwhile).
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.CreateApiKeyRequest, _publishing_pb2.CreateApiKeyResponse]
     """Creates an API key; its secret is in this answer and nowhere else. Admins only; only a platform admin makes
@@ -70,6 +93,36 @@ class PublishingServiceStub:
     version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
     something else). A repeat with the same idempotency key and content returns the first answer.
     """
+    PrepareBundle: _grpc.StreamStreamMultiCallable[_publishing_pb2.PrepareBundleRequest, _publishing_pb2.PrepareBundleResponse]
+    """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
+    and the newest root. Stores nothing. Admin and publisher keys.
+
+    Order: as Publish; the answer is one document, then the content in chunks. Fails as Publish does.
+    """
+    PublishEnvelope: _grpc.StreamUnaryMultiCallable[_publishing_pb2.PublishEnvelopeRequest, _publishing_pb2.PublishEnvelopeResponse]
+    """Publishes a bundle that was signed elsewhere: judged as hosts will judge it, stored, announced. Admin and publisher
+    keys; the scope `global` needs a platform key.
+
+    Order: one header, then the content in chunks. Fails with INVALID_ARGUMENT (order, size, the policies), NOT_FOUND (no
+    such org), FAILED_PRECONDITION (hosts would refuse it; the message says why), ABORTED (the scope has another version
+    by now), ALREADY_EXISTS (the idempotency key was used for something else). A repeat of the newest revision changes
+    nothing.
+    """
+    Rollback: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.RollbackRequest, _publishing_pb2.RollbackResponse]
+    """Publishes a new version of a scope with the content of an earlier one, signed by the server's rollback key. Admin
+    and publisher keys; the scope `global` needs a platform key.
+
+    Fails with INVALID_ARGUMENT (a field), NOT_FOUND (no such org or version), FAILED_PRECONDITION (hosts would refuse
+    it, for example because a newer version forbids it), ABORTED (another version than expected), ALREADY_EXISTS (the
+    idempotency key was used for something else).
+    """
+    SetFreeze: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.SetFreezeRequest, _publishing_pb2.SetFreezeResponse]
+    """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
+    before. Asking for what is so already changes nothing. Admin and publisher keys.
+
+    Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
+    lacks a key).
+    """
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.ListRevisionsRequest, _publishing_pb2.ListRevisionsResponse]
     """Lists a scope's revisions, newest first. Admin and publisher keys.
 
@@ -94,7 +147,30 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     CreateOrg: _aio.UnaryUnaryMultiCallable[_publishing_pb2.CreateOrgRequest, _publishing_pb2.CreateOrgResponse]  # type: ignore[assignment]
     """Creates an org with its keys and its first root. Platform admin only.
 
-    Fails with INVALID_ARGUMENT (the name), ALREADY_EXISTS.
+    Without root keys in the request, the server makes the root key too and signs the first root. With them, nothing is
+    signed and nothing can be published yet: the answer has the first root to be signed by their owners; PublishRoot
+    then brings it. Asking again with the same root keys gets the same answer.
+
+    Fails with INVALID_ARGUMENT (the name, the root keys, the threshold), ALREADY_EXISTS.
+    """
+    CreateOnlineKey: _aio.UnaryUnaryMultiCallable[_publishing_pb2.CreateOnlineKeyRequest, _publishing_pb2.CreateOnlineKeyResponse]  # type: ignore[assignment]
+    """Makes a new key on the server for one of an org's online roles. It signs nothing before a root names it. Admins
+    only; `global` needs a platform admin.
+
+    Fails with INVALID_ARGUMENT (the role), NOT_FOUND (no such org).
+    """
+    GetRoots: _aio.UnaryStreamMultiCallable[_publishing_pb2.GetRootsRequest, _publishing_pb2.GetRootsResponse]  # type: ignore[assignment]
+    """Returns an org's roots, oldest first. Admin and publisher keys.
+
+    Fails with NOT_FOUND (no such org).
+    """
+    PublishRoot: _aio.UnaryUnaryMultiCallable[_publishing_pb2.PublishRootRequest, _publishing_pb2.PublishRootResponse]  # type: ignore[assignment]
+    """Publishes the next root of an org: judged as hosts will judge it, stored, announced; bundles whose signing keys it
+    replaces are signed anew where the server holds the new keys. A repeat of the newest root changes nothing. Admins
+    only.
+
+    Fails with INVALID_ARGUMENT (no envelope), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the
+    message says why), ABORTED (another root was published meanwhile).
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_publishing_pb2.CreateApiKeyRequest, _publishing_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key; its secret is in this answer and nowhere else. Admins only; only a platform admin makes
@@ -123,6 +199,36 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
     something else). A repeat with the same idempotency key and content returns the first answer.
     """
+    PrepareBundle: _aio.StreamStreamMultiCallable[_publishing_pb2.PrepareBundleRequest, _publishing_pb2.PrepareBundleResponse]  # type: ignore[assignment]
+    """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
+    and the newest root. Stores nothing. Admin and publisher keys.
+
+    Order: as Publish; the answer is one document, then the content in chunks. Fails as Publish does.
+    """
+    PublishEnvelope: _aio.StreamUnaryMultiCallable[_publishing_pb2.PublishEnvelopeRequest, _publishing_pb2.PublishEnvelopeResponse]  # type: ignore[assignment]
+    """Publishes a bundle that was signed elsewhere: judged as hosts will judge it, stored, announced. Admin and publisher
+    keys; the scope `global` needs a platform key.
+
+    Order: one header, then the content in chunks. Fails with INVALID_ARGUMENT (order, size, the policies), NOT_FOUND (no
+    such org), FAILED_PRECONDITION (hosts would refuse it; the message says why), ABORTED (the scope has another version
+    by now), ALREADY_EXISTS (the idempotency key was used for something else). A repeat of the newest revision changes
+    nothing.
+    """
+    Rollback: _aio.UnaryUnaryMultiCallable[_publishing_pb2.RollbackRequest, _publishing_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Publishes a new version of a scope with the content of an earlier one, signed by the server's rollback key. Admin
+    and publisher keys; the scope `global` needs a platform key.
+
+    Fails with INVALID_ARGUMENT (a field), NOT_FOUND (no such org or version), FAILED_PRECONDITION (hosts would refuse
+    it, for example because a newer version forbids it), ABORTED (another version than expected), ALREADY_EXISTS (the
+    idempotency key was used for something else).
+    """
+    SetFreeze: _aio.UnaryUnaryMultiCallable[_publishing_pb2.SetFreezeRequest, _publishing_pb2.SetFreezeResponse]  # type: ignore[assignment]
+    """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
+    before. Asking for what is so already changes nothing. Admin and publisher keys.
+
+    Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
+    lacks a key).
+    """
     ListRevisions: _aio.UnaryUnaryMultiCallable[_publishing_pb2.ListRevisionsRequest, _publishing_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """Lists a scope's revisions, newest first. Admin and publisher keys.
 
@@ -150,7 +256,48 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_publishing_pb2.CreateOrgResponse, _abc.Awaitable[_publishing_pb2.CreateOrgResponse]]:
         """Creates an org with its keys and its first root. Platform admin only.
 
-        Fails with INVALID_ARGUMENT (the name), ALREADY_EXISTS.
+        Without root keys in the request, the server makes the root key too and signs the first root. With them, nothing is
+        signed and nothing can be published yet: the answer has the first root to be signed by their owners; PublishRoot
+        then brings it. Asking again with the same root keys gets the same answer.
+
+        Fails with INVALID_ARGUMENT (the name, the root keys, the threshold), ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateOnlineKey(
+        self,
+        request: _publishing_pb2.CreateOnlineKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_publishing_pb2.CreateOnlineKeyResponse, _abc.Awaitable[_publishing_pb2.CreateOnlineKeyResponse]]:
+        """Makes a new key on the server for one of an org's online roles. It signs nothing before a root names it. Admins
+        only; `global` needs a platform admin.
+
+        Fails with INVALID_ARGUMENT (the role), NOT_FOUND (no such org).
+        """
+
+    @_abc_1.abstractmethod
+    def GetRoots(
+        self,
+        request: _publishing_pb2.GetRootsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_publishing_pb2.GetRootsResponse], _abc.AsyncIterator[_publishing_pb2.GetRootsResponse]]:
+        """Returns an org's roots, oldest first. Admin and publisher keys.
+
+        Fails with NOT_FOUND (no such org).
+        """
+
+    @_abc_1.abstractmethod
+    def PublishRoot(
+        self,
+        request: _publishing_pb2.PublishRootRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_publishing_pb2.PublishRootResponse, _abc.Awaitable[_publishing_pb2.PublishRootResponse]]:
+        """Publishes the next root of an org: judged as hosts will judge it, stored, announced; bundles whose signing keys it
+        replaces are signed anew where the server holds the new keys. A repeat of the newest root changes nothing. Admins
+        only.
+
+        Fails with INVALID_ARGUMENT (no envelope), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the
+        message says why), ABORTED (another root was published meanwhile).
         """
 
     @_abc_1.abstractmethod
@@ -202,6 +349,60 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
         returns them all; order, size), NOT_FOUND (no such org), ABORTED (another
         version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
         something else). A repeat with the same idempotency key and content returns the first answer.
+        """
+
+    @_abc_1.abstractmethod
+    def PrepareBundle(
+        self,
+        request_iterator: _MaybeAsyncIterator[_publishing_pb2.PrepareBundleRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_publishing_pb2.PrepareBundleResponse], _abc.AsyncIterator[_publishing_pb2.PrepareBundleResponse]]:
+        """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
+        and the newest root. Stores nothing. Admin and publisher keys.
+
+        Order: as Publish; the answer is one document, then the content in chunks. Fails as Publish does.
+        """
+
+    @_abc_1.abstractmethod
+    def PublishEnvelope(
+        self,
+        request_iterator: _MaybeAsyncIterator[_publishing_pb2.PublishEnvelopeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_publishing_pb2.PublishEnvelopeResponse, _abc.Awaitable[_publishing_pb2.PublishEnvelopeResponse]]:
+        """Publishes a bundle that was signed elsewhere: judged as hosts will judge it, stored, announced. Admin and publisher
+        keys; the scope `global` needs a platform key.
+
+        Order: one header, then the content in chunks. Fails with INVALID_ARGUMENT (order, size, the policies), NOT_FOUND (no
+        such org), FAILED_PRECONDITION (hosts would refuse it; the message says why), ABORTED (the scope has another version
+        by now), ALREADY_EXISTS (the idempotency key was used for something else). A repeat of the newest revision changes
+        nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _publishing_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_publishing_pb2.RollbackResponse, _abc.Awaitable[_publishing_pb2.RollbackResponse]]:
+        """Publishes a new version of a scope with the content of an earlier one, signed by the server's rollback key. Admin
+        and publisher keys; the scope `global` needs a platform key.
+
+        Fails with INVALID_ARGUMENT (a field), NOT_FOUND (no such org or version), FAILED_PRECONDITION (hosts would refuse
+        it, for example because a newer version forbids it), ABORTED (another version than expected), ALREADY_EXISTS (the
+        idempotency key was used for something else).
+        """
+
+    @_abc_1.abstractmethod
+    def SetFreeze(
+        self,
+        request: _publishing_pb2.SetFreezeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_publishing_pb2.SetFreezeResponse, _abc.Awaitable[_publishing_pb2.SetFreezeResponse]]:
+        """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
+        before. Asking for what is so already changes nothing. Admin and publisher keys.
+
+        Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
+        lacks a key).
         """
 
     @_abc_1.abstractmethod

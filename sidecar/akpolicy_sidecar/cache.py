@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
-from akpolicy.bundle import Counter, HexDigest, ScopeText, Seconds
 from akpolicy.durable import PRIVATE_FILE_MODE, TEMP_PREFIX, private_directory, read_private_file, write_atomic
 from akpolicy.errors import (
     CacheCorrupt,
@@ -39,8 +38,8 @@ from akpolicy.errors import (
     StateDirUnusable,
     TrustError,
 )
+from akpolicy.fields import Counter, HexDigest, OrgName, ScopeText, Seconds
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_ENVELOPE_BYTES, MAX_ROOT_ENVELOPE_BYTES, MIB
-from akpolicy.root import OrgName
 from akpolicy.strict_json import Document, load
 
 if TYPE_CHECKING:

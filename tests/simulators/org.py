@@ -1,5 +1,7 @@
 """An org with real keys: makes every document of it, right or wrong.
 
+It has one key each for the root, the org's bundles, the platform's `global` bundles, rollbacks and heartbeats.
+
 Documents are built as plain dictionaries, signed exactly as given. `**overrides` replace fields of a right document;
 the value `ABSENT` leaves one out. So a test writes only what is wrong with its document.
 """
@@ -7,19 +9,22 @@ the value `ABSENT` leaves one out. So a test writes only what is wrong with its 
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from akpolicy.bundle import describe_content, encode_content
+from akpolicy.bundle import Manifest, describe_content, encode_content
 from akpolicy.envelope import EnvelopeSignature, PayloadType, SignedEnvelope, pae
+from akpolicy.index import Index, IndexLine, build_index
 from akpolicy.keys import AnchorSet
+from akpolicy.limits import DEFAULT_HEARTBEAT_LIFETIME_S
 from akpolicy.scope import GLOBAL, org_scope
 from akpolicy.signing import PrivateKeySigner
-from akpolicy.strict_json import dump
+from akpolicy.strict_json import dump, load
 from tests.simulators.clock import ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from akpolicy.clock import Clock
     from akpolicy.signing import Signer
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 DAY: Final = 86_400
 ROOT_LIFETIME_S: Final = 365 * DAY
 BUNDLE_LIFETIME_S: Final = 30 * DAY
+HEARTBEAT_LIFETIME_S: Final = DEFAULT_HEARTBEAT_LIFETIME_S
 PERMIT_ALL: Final = {"allow-all": '@id("allow-all")\npermit (principal, action, resource);'}
 ABSENT: Final = object()
 
@@ -41,7 +47,7 @@ class ConfiguredAnchor:
 
 
 class OrgSimulator:
-    """An org's keys and documents. One key each for the root, the org's bundles and the platform's `global` bundles."""
+    """An org's keys and documents."""
 
     def __init__(self, org: str = "acme", clock: Clock | None = None) -> None:
         """Make fresh keys; `clock` gives the documents' times."""
@@ -50,7 +56,10 @@ class OrgSimulator:
         self.root_signer = PrivateKeySigner.generate()
         self.bundle_signer = PrivateKeySigner.generate()
         self.platform_signer = PrivateKeySigner.generate()
+        self.rollback_signer = PrivateKeySigner.generate()
+        self.heartbeat_signer = PrivateKeySigner.generate()
         self._versions: dict[str, int] = {}
+        self._seq = 0
 
     @property
     def scope(self) -> str:
@@ -70,9 +79,16 @@ class OrgSimulator:
     # --- roots --------------------------------------------------------------------------------------------------------
 
     def root_document(self, *, signers: Sequence[Signer] | None = None, **overrides: Any) -> dict[str, Any]:
-        """Return a root that names the org's three keys, 1 of 1 each; `signers` are more keys to list."""
+        """Return a root that names the org's keys, 1 of 1 each; `signers` are more keys to list."""
         now = int(self.clock.now())
-        known = (self.root_signer, self.bundle_signer, self.platform_signer, *(signers or ()))
+        known = (
+            self.root_signer,
+            self.bundle_signer,
+            self.platform_signer,
+            self.rollback_signer,
+            self.heartbeat_signer,
+            *(signers or ()),
+        )
         document = {
             "type": "root",
             "spec": 1,
@@ -90,6 +106,11 @@ class OrgSimulator:
                     delegation(GLOBAL, self.platform_signer),
                     delegation(self.scope, self.bundle_signer),
                 ],
+                "rollback": [
+                    delegation(GLOBAL, self.rollback_signer),
+                    delegation(self.scope, self.rollback_signer),
+                ],
+                "heartbeat": role(self.heartbeat_signer),
             },
         }
         return overridden(document, overrides)
@@ -108,6 +129,38 @@ class OrgSimulator:
         """Return the signed root; by default the root key signs."""
         signers = [self.root_signer] if signed_by is None else signed_by
         return sign(PayloadType.ROOT, dump(self.root_document(**overrides)), signers)
+
+    # --- heartbeats ---------------------------------------------------------------------------------------------------
+
+    def heartbeat_document(self, root: SignedEnvelope, index: Index, **overrides: Any) -> dict[str, Any]:
+        """Return a heartbeat that names a root and an index; `seq` counts up unless it is given."""
+        now = int(self.clock.now())
+        self._seq = overrides["seq"] if isinstance(overrides.get("seq"), int) else self._seq + 1
+        document = {
+            "type": "heartbeat",
+            "spec": 1,
+            "org": self.org,
+            "seq": self._seq,
+            "issued_at": now,
+            "expires_at": now + HEARTBEAT_LIFETIME_S,
+            "root": {"version": _claimed(root, "version"), "digest": root.digest().hex()},
+            "index": {"digest": index.digest, "size": len(index.text)},
+        }
+        return overridden(document, overrides)
+
+    def heartbeat_envelope(
+        self,
+        root: SignedEnvelope,
+        current: Iterable[SignedEnvelope],
+        *,
+        signed_by: Sequence[Signer] | None = None,
+        **overrides: Any,
+    ) -> tuple[SignedEnvelope, bytes]:
+        """Return a signed heartbeat and its index: `current` has the envelope of each scope's bundle or rollback."""
+        index = index_of(current)
+        document = self.heartbeat_document(root, index, **overrides)
+        signers = [self.heartbeat_signer] if signed_by is None else signed_by
+        return sign(PayloadType.HEARTBEAT, dump(document), signers), index.text
 
     # --- bundles ------------------------------------------------------------------------------------------------------
 
@@ -165,6 +218,33 @@ class OrgSimulator:
         """Return the signed manifest that removes a scope's layer."""
         return self.sign_manifest(self.manifest_document(scope, None, 0, **overrides), signed_by)
 
+    def rollback_document(self, original: SignedEnvelope, **overrides: Any) -> dict[str, Any]:
+        """Return a rollback to `original`, which must be a sound manifest; the version counts up for its scope."""
+        now = int(self.clock.now())
+        restored = load(original.payload, Manifest)
+        version = overrides.get("version", self.next_version(restored.scope))
+        self._versions[restored.scope] = max(version, self._versions.get(restored.scope, 0))
+        document = {
+            "type": "rollback",
+            "spec": 1,
+            "scope": restored.scope,
+            "epoch": restored.epoch,
+            "version": version,
+            "issued_at": now,
+            "expires_at": restored.expires_at,
+            "restores": {"version": restored.version, "digest": original.digest().hex()},
+            "content": restored.content.model_dump() if restored.content else None,
+        }
+        return overridden(document, overrides)
+
+    def rollback_envelope(
+        self, original: SignedEnvelope, *, signed_by: Sequence[Signer] | None = None, **overrides: Any
+    ) -> SignedEnvelope:
+        """Return a signed rollback to `original`; by default the rollback key signs."""
+        document = self.rollback_document(original, **overrides)
+        signers = [self.rollback_signer] if signed_by is None else signed_by
+        return sign(PayloadType.ROLLBACK, dump(document), signers)
+
     def sign_manifest(
         self, document: Mapping[str, Any] | bytes, signed_by: Sequence[Signer] | None = None
     ) -> SignedEnvelope:
@@ -182,6 +262,17 @@ def sign(payload_type: str, payload: bytes, signers: Sequence[Signer]) -> Signed
     return SignedEnvelope(
         payload_type, payload, tuple(EnvelopeSignature(s.public_key.key_id, s.sign(message)) for s in signers)
     )
+
+
+def index_of(current: Iterable[SignedEnvelope]) -> Index:
+    """Return the index that names these bundles and rollbacks."""
+    return build_index(
+        IndexLine(_claimed(e, "scope"), _claimed(e, "epoch"), _claimed(e, "version"), e.digest().hex()) for e in current
+    )
+
+
+def _claimed(envelope: SignedEnvelope, name: str) -> Any:
+    return json.loads(envelope.payload)[name]
 
 
 def role(*signers: Signer, threshold: int = 1) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from akpolicy.errors import (
     BundleExpired,
+    CacheRolledBack,
     EpochMismatch,
     Equivocation,
     IssuedInFuture,
@@ -157,14 +158,14 @@ def test_what_is_kept_must_be_what_was_accepted_last(scene: Scene) -> None:
     old = (scene.first, scene.first_blob)
     scene.first, blob = scene.org.bundle_envelope(scene.org.scope)
     scene.accept(scene.first, blob)
-    restarted(scene).refuses(RollbackDetected, *old, held=True)
-    scene.refuses(RollbackDetected, *scene.org.bundle_envelope(scene.org.scope), held=True)
+    restarted(scene).refuses(CacheRolledBack, *old, held=True)
+    scene.refuses(CacheRolledBack, *scene.org.bundle_envelope(scene.org.scope), held=True)
     scene.judged(scene.first, blob, held=True)
 
 
 def test_what_is_kept_needs_a_mark(scene: Scene) -> None:
     scene.with_root()
-    scene.refuses(RollbackDetected, scene.first, scene.first_blob, held=True)
+    scene.refuses(CacheRolledBack, scene.first, scene.first_blob, held=True)
 
 
 def test_what_is_kept_may_have_expired_since(scene: Scene) -> None:

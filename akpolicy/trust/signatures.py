@@ -1,4 +1,4 @@
-"""Who signed an envelope, and whether that is enough for a role: the steps that `akpolicy.trust` puts in order.
+"""Who signed an envelope, and whether that is enough for a role: steps of every judgement.
 
 Rules:
 
@@ -27,7 +27,6 @@ from akpolicy.limits import CLOCK_SKEW_S
 from akpolicy.strict_json import shown
 
 if TYPE_CHECKING:
-    from akpolicy.bundle import Manifest
     from akpolicy.envelope import PayloadType, SignedEnvelope
     from akpolicy.keys import PublicKey
     from akpolicy.root import Role, Root
@@ -104,12 +103,12 @@ def usable_signers(
     return usable
 
 
-def check_key_lifetimes(manifest: Manifest, role: Role, signers: list[KeyThatSigned], root: Root) -> None:
-    """Raise `ExpiryExceedsKey` unless enough of the role's keys live as long as the bundle.
+def check_key_lifetimes(scope: str, expires_at: int, role: Role, signers: list[KeyThatSigned], root: Root) -> None:
+    """Raise `ExpiryExceedsKey` unless enough of the role's keys live as long as the document of the scope.
 
     `signers` are the usable ones: a key that does not count towards the threshold must not vouch for the lifetime.
     """
-    lasting = [s for s in signers if s.key_id in role.keys and manifest.expires_at <= root.keys[s.key_id].valid_until]
+    lasting = [s for s in signers if s.key_id in role.keys and expires_at <= root.keys[s.key_id].valid_until]
     if len(lasting) < role.threshold:
-        msg = f"bundle of `{manifest.scope}` expires at {manifest.expires_at}, after its signing keys"
+        msg = f"bundle of `{scope}` expires at {expires_at}, after its signing keys"
         raise ExpiryExceedsKey(msg)

@@ -1,0 +1,95 @@
+r"""The index: the current document of every scope that an org's hosts get, in one text.
+
+Rules:
+
+- One line a scope, `global` included: `<scope> <epoch> <version> <digest>`, single spaces, each ended by a line feed,
+  in the order of the scopes' bytes. There is one spelling of an index, so that its digest names what it says.
+- `<digest>` is the hex SHA-256 of the signed payload of the scope's bundle or rollback. Hosts that enforce exactly what
+  the index names enforce what the server holds: no mix of old and new (TUF's snapshot role, specification section 4.4).
+- A heartbeat names an index by digest and size. The text itself is not signed and not believed before it fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import DuplicateField, FieldInvalid, PayloadMalformed
+from akpolicy.limits import MAX_INDEX_BYTES, MAX_INDEX_SCOPES, MAX_JSON_INT
+from akpolicy.scope import check_scope
+from akpolicy.strict_json import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_LINE: Final = re.compile(r"([!-~]{1,512}) ([1-9][0-9]{0,15}) ([1-9][0-9]{0,15}) ([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLine:
+    """The current document of one scope; `digest` is hex."""
+
+    scope: str
+    epoch: int
+    version: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.epoch} {self.version} {self.digest}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What is current, by scope. `text` is the exact bytes, `digest` their hex SHA-256."""
+
+    lines: Mapping[str, IndexLine]
+    text: bytes = field(repr=False)
+    digest: str
+
+
+def build_index(lines: Iterable[IndexLine]) -> Index:
+    """Return the index of `lines`, one a scope."""
+    by_scope = {line.scope: line for line in sorted(lines, key=lambda line: line.scope.encode("ascii"))}
+    text = "".join(map(str, by_scope.values())).encode("ascii")
+    return Index(by_scope, text, hashlib.sha256(text).hexdigest())
+
+
+def parse_index(text: bytes) -> Index:
+    """Read an index; raise `PayloadMalformed`, `FieldInvalid` or `DuplicateField` unless it is in its one spelling."""
+    if len(text) > MAX_INDEX_BYTES:
+        msg = f"index has {len(text)} bytes, more than {MAX_INDEX_BYTES}"
+        raise PayloadMalformed(msg)
+    if text and not text.endswith(b"\n"):
+        msg = "index does not end with a line feed"
+        raise PayloadMalformed(msg)
+    rows = text[:-1].split(b"\n") if text else []
+    if len(rows) > MAX_INDEX_SCOPES:
+        msg = f"index has {len(rows)} lines, more than {MAX_INDEX_SCOPES}"
+        raise PayloadMalformed(msg)
+    lines: dict[str, IndexLine] = {}
+    before = ""
+    for row in rows:
+        line = _parse_line(row)
+        if line.scope in lines:
+            msg = f"index names the scope `{shown(line.scope)}` twice"
+            raise DuplicateField(msg)
+        if line.scope < before:
+            msg = f"index has `{shown(line.scope)}` behind `{shown(before)}`; its lines must be in order"
+            raise PayloadMalformed(msg)
+        lines[line.scope] = line
+        before = line.scope
+    return Index(lines, text, hashlib.sha256(text).hexdigest())
+
+
+def _parse_line(row: bytes) -> IndexLine:
+    match = _LINE.fullmatch(row.decode("ascii", errors="replace"))
+    if match is None:
+        msg = f"index has the line `{shown(row.decode('ascii', errors='replace'))}`, which is none"
+        raise PayloadMalformed(msg)
+    epoch, version = int(match[2]), int(match[3])
+    if max(epoch, version) > MAX_JSON_INT:
+        msg = f"index has a number beyond {MAX_JSON_INT}"
+        raise FieldInvalid(msg)
+    return IndexLine(check_scope(match[1]), epoch, version, match[4])
