@@ -25,8 +25,9 @@ __all__ = ["BundleVersion", "Decision", "Determining", "Effect", "EvalError", "P
 class PolicySource(Enum):
     """Where the policies of a decision came from.
 
-    LIVE: verified, while the server's stream is up and complete. CACHE: verified, while it is not. DEFAULT: the
-    embedded default policy with the forbids of the last verified policies. NONE: there was no policy to apply.
+    LIVE: verified, while the server's stream is up and an unexpired heartbeat vouches for every layer. CACHE: verified,
+    while that is not so. DEFAULT: the embedded default policy with the forbids of the last verified policies. NONE:
+    there was no policy to apply.
     """
 
     LIVE = "live"
@@ -51,8 +52,9 @@ class Decision:
 
     `determining` are the matching forbids of a denial or the matching permits of an allowance, broad to specific;
     `deciding_layer` is the most specific layer among them, empty if nothing matched. `policy_age_ms` counts
-    milliseconds since the server was last heard on an authenticated stream, -1 if it never was. `decision_id` is that
-    of the audit line.
+    milliseconds since the heartbeat was issued that last vouched for `stalest_layer`, the layer whose confirmation is
+    the oldest; -1 if none ever did. `fresh` says whether an unexpired heartbeat vouches for every layer. `decision_id`
+    is that of the audit line.
     """
 
     effect: Effect
@@ -67,6 +69,8 @@ class Decision:
     evaluation_time_us: int
     errors: tuple[EvalError, ...] = ()
     deciding_layer: str = ""
+    fresh: bool = False
+    stalest_layer: str = ""
 
     @property
     def allowed(self) -> bool:
@@ -88,6 +92,8 @@ class Decision:
             "mode": self.mode.value,
             "source": self.source.value,
             "policy_age_ms": self.policy_age_ms,
+            "fresh": self.fresh,
+            "stalest_layer": self.stalest_layer,
             "decision_id": self.decision_id,
             "evaluation_time_us": self.evaluation_time_us,
             "errors": [asdict(error) for error in self.errors],

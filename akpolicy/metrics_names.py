@@ -74,11 +74,32 @@ SIDECAR_POLICIES: Final = MetricName(
 )
 SIDECAR_CONNECTED: Final = MetricName(
     "akpolicy_sidecar_connected",
-    "1 while the stream from the policy server is open, else 0.",
+    "1 while the stream from the policy server is open and has answered this host's nonce, else 0.",
 )
 SIDECAR_LAST_CONTACT: Final = MetricName(
     "akpolicy_sidecar_last_contact_timestamp_seconds",
-    "When the policy server was last heard, in seconds since the epoch; 0 if never.",
+    "When the last heartbeat that was believed was issued, in seconds since the epoch; 0 if there was none.",
+)
+SIDECAR_HEARTBEATS: Final = MetricName(
+    "akpolicy_sidecar_heartbeats_total",
+    "Signed heartbeats that were believed.",
+)
+SIDECAR_HEARTBEAT_EXPIRY: Final = MetricName(
+    "akpolicy_sidecar_heartbeat_expiry_timestamp_seconds",
+    "Until when heartbeats vouch for all that is enforced, in seconds since the epoch; 0 if none does.",
+)
+SIDECAR_FRESH: Final = MetricName(
+    "akpolicy_sidecar_fresh",
+    "1 while an unexpired heartbeat vouches for all that is enforced, else 0.",
+)
+SIDECAR_POLICY_TROUBLES: Final = MetricName(
+    "akpolicy_sidecar_policy_troubles_total",
+    "Times that something became wrong with the state of this host rather than with an update, by error code.",
+    ("code",),
+)
+SIDECAR_EVIDENCE: Final = MetricName(
+    "akpolicy_sidecar_evidence_files",
+    "Signed documents kept because they contradict others; more than 0 means that somebody signed two truths.",
 )
 SIDECAR_RECONNECTS: Final = MetricName(
     "akpolicy_sidecar_reconnects_total",
@@ -86,7 +107,7 @@ SIDECAR_RECONNECTS: Final = MetricName(
 )
 SIDECAR_POLICY_AGE: Final = MetricName(
     "akpolicy_sidecar_policy_age_seconds",
-    "Time since the policies enforced now were last confirmed by the server.",
+    "Time since a heartbeat last vouched for the stalest of the policies enforced now.",
 )
 SIDECAR_OFFLINE_MODE: Final = MetricName(
     "akpolicy_sidecar_offline_mode",

@@ -38,6 +38,7 @@ REASONS: Final[Mapping[Reason, pb.ReasonCode.ValueType]] = {
     Reason.POLICY_STALE: pb.REASON_CODE_POLICY_STALE,
     Reason.BUNDLE_EXPIRED: pb.REASON_CODE_BUNDLE_EXPIRED,
     Reason.FOREIGN_ORG: pb.REASON_CODE_FOREIGN_ORG,
+    Reason.CLOCK_UNTRUSTED: pb.REASON_CODE_CLOCK_UNTRUSTED,
 }
 OFFLINE_MODES: Final[Mapping[OfflineMode, bundle_pb2.OfflineMode.ValueType]] = {
     OfflineMode.FAIL_CLOSED: bundle_pb2.OFFLINE_MODE_FAIL_CLOSED,
@@ -204,6 +205,8 @@ def decision_to_proto(decision: Decision) -> pb.Decision:
             for error in decision.errors
         ],
         deciding_layer=decision.deciding_layer,
+        fresh=decision.fresh,
+        stalest_layer=decision.stalest_layer,
     )
 
 
@@ -226,6 +229,8 @@ def decision_from_proto(message: pb.Decision) -> Decision:
         evaluation_time_us=message.evaluation_time_us,
         errors=tuple(EvalError(e.scope, e.policy_id, e.message) for e in message.errors),
         deciding_layer=message.deciding_layer,
+        fresh=message.fresh,
+        stalest_layer=message.stalest_layer,
     )
 
 

@@ -58,6 +58,7 @@ class Reason(Enum):
     POLICY_STALE = "policy_stale"
     BUNDLE_EXPIRED = "bundle_expired"
     FOREIGN_ORG = "foreign_org"
+    CLOCK_UNTRUSTED = "clock_untrusted"
 
 
 @dataclass(frozen=True, slots=True)

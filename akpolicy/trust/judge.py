@@ -273,7 +273,8 @@ class Judge:
         # (3) it is this org's, and those keys may sign it.
         heartbeats.check_org(heartbeat, self._org)
         role = heartbeats.require_heartbeat_role(root.document)
-        check_role(role, usable_signers(role, signers, root.document, now, held=False), "heartbeats")
+        usable = usable_signers(role, signers, root.document, now, held=False)
+        check_role(role, usable, "heartbeats")
         # (4) it is of now, and answers the nonce.
         heartbeats.check_times(heartbeat, now, now if latest is None else latest)
         heartbeats.check_nonce(heartbeat, nonce)
@@ -283,7 +284,7 @@ class Judge:
         # (6) its index is what it names.
         opened = heartbeats.open_index(heartbeat, index, self._index)
         mark = HeartbeatMark(root.document.epoch, heartbeat.seq, heartbeat.issued_at, heartbeat.index.digest)
-        return VerifiedHeartbeat(heartbeat, envelope, opened, mark)
+        return VerifiedHeartbeat(heartbeat, envelope, opened, mark, tuple(s.key_id for s in usable))
 
     def accept_heartbeat(self, verified: VerifiedHeartbeat) -> None:
         """Believe nothing older than this heartbeat from now on.

@@ -81,9 +81,10 @@ class HeartbeatMark:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedHeartbeat:
-    """A believed heartbeat with the index that it names."""
+    """A believed heartbeat with the index that it names, and the ids of the keys that signed it."""
 
     document: Heartbeat
     envelope: SignedEnvelope
     index: Index
     mark: HeartbeatMark
+    keys: tuple[str, ...]

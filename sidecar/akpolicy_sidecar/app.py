@@ -34,13 +34,15 @@ from akpolicy_sidecar.api.authorization import AuthorizationServicer
 from akpolicy_sidecar.audit import AuditLog
 from akpolicy_sidecar.authorizer import Authorizer
 from akpolicy_sidecar.cache import StateDirectory
+from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.health import Health
+from akpolicy_sidecar.layers import LayerBuilder
+from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.listener import Listener, TlsAddress, UnixAddress
 from akpolicy_sidecar.metrics import SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
-from akpolicy_sidecar.status import LinkHolder
 from akpolicy_sidecar.updater import Updater
 from akpolicy_sidecar.view import Viewer
 from akpolicy_sidecar.watcher import Watcher
@@ -93,7 +95,7 @@ class Sidecar:
         self._schema = load_default_schema()
         self._snapshots, self._updater = self._build_updater(self._schema)
         self._load_cache()
-        self._links = LinkHolder(self._updater.kept_link())
+        self._links = LinkHolder()
         self._viewer = Viewer(self._clock, self._snapshots, self._links)
         self._audit = AuditLog(
             settings.sidecar.audit_log, written=self._metrics.audit_records.inc, failed=self._metrics.audit_errors.inc
@@ -123,10 +125,10 @@ class Sidecar:
             org=self._org,
             anchors=enterprise.trust_anchors.parse(),
             directory=directory,
-            schema=schema,
+            builder=LayerBuilder(schema, self._fence),
             clock=self._clock,
-            snapshots=snapshots,
-            local=local,
+            enforcement=Enforcement(snapshots, local),
+            watch=self._report,
         )
         return snapshots, updater
 
@@ -189,7 +191,7 @@ class Sidecar:
             self._stack.callback(self._http.stop)
         self._stack.callback(self._listener.stop, self._settings.sidecar.shutdown_grace_seconds)
         self._bind()
-        self._listener.set_serving(serving=self._health.is_ready())
+        self._listener.set_serving(serving=self._health.look().ready)
         self._listener.start()
         self._watcher.start()
 
@@ -215,12 +217,17 @@ class Sidecar:
         while True:
             received = signal.sigtimedwait(SIGNALS, TICK_S)
             if received is None:
-                self._watcher.check_silence()
-                self._listener.set_serving(serving=self._health.is_ready())
+                self._look_after()
             elif received.si_signo == signal.SIGHUP:
                 self._audit.reopen()
             else:
                 return
+
+    def _look_after(self) -> None:
+        standing = self._health.look()
+        self._watcher.tell(standing.error)
+        self._watcher.check_silence()
+        self._listener.set_serving(serving=standing.ready)
 
 
 def _required(value: T | None) -> T:

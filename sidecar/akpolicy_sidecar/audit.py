@@ -74,6 +74,7 @@ def record_of(
         "sandbox": sandbox,
         "source": decision.source.value,
         "policy_age_ms": decision.policy_age_ms,
+        "fresh": decision.fresh,
     }
     # ASCII only: a line feed or a terminal's control character in a name cannot break or forge a line.
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"

@@ -140,6 +140,8 @@ def _decision(verdict: Verdict, view: View, seconds: float) -> Decision:
         evaluation_time_us=int(seconds * 1_000_000),
         errors=verdict.errors,
         deciding_layer=verdict.deciding_layer,
+        fresh=standing.fresh,
+        stalest_layer=standing.stalest,
     )
 
 

@@ -2,17 +2,19 @@
 
 ::
 
-    <state dir> 0700    lock  state.json  roots/NNNNNNNN  envelopes/<sha256>  blobs/<sha256>
+    <state dir> 0700    lock  state.json  roots/NNNNNNNN  envelopes/<sha256>  blobs/<sha256>  evidence/<sha256>
 
 Rules:
 
-- Files are named by the SHA-256 of their bytes (roots by their version, with the digest in the state). A file that is
-  not what its name says is `CacheCorrupt`.
+- Files are named by the SHA-256 of their bytes, roots by their version. Content that is not what its name says is
+  `CacheCorrupt`. Signed documents are handed to the judge as they are, who says what is wrong with them; only what it
+  believes must fit its name too.
 - `state.json` alone says what is enforced. It is replaced atomically and has no second copy: a choice between two would
   be a rollback.
 - Order of writing: blob, envelope, state.json; the caller enforces after that. A crash in between leaves the old state
   with a file too many.
-- What neither the current nor the previous state names is swept, and so are temporary files.
+- What neither the current nor the previous state names is swept, and so are temporary files. Every root is kept, and so
+  is evidence: documents that contradict each other, up to `MAX_EVIDENCE` files.
 - One process uses a directory at a time (`lock`, flock(2)), and for one org.
 - Nothing here is trusted for lying here: whoever loads a document hands it to the same judge as one from the network.
   Whoever is root on the host can rewrite the state; the enforced versions are therefore reported to the server.
@@ -24,9 +26,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from typing import TYPE_CHECKING, Annotated, Final, Literal
-
-from pydantic import Field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from akpolicy.durable import PRIVATE_FILE_MODE, TEMP_PREFIX, private_directory, read_private_file, write_atomic
 from akpolicy.errors import (
@@ -35,12 +36,11 @@ from akpolicy.errors import (
     CacheLocked,
     CacheMissing,
     CacheStateMissing,
+    CacheWriteFailed,
     StateDirUnusable,
-    TrustError,
 )
-from akpolicy.fields import Counter, HexDigest, OrgName, ScopeText, Seconds
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_ENVELOPE_BYTES, MAX_ROOT_ENVELOPE_BYTES, MIB
-from akpolicy.strict_json import Document, load
+from akpolicy_sidecar.state import State, decode_state, encode_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,58 +48,21 @@ if TYPE_CHECKING:
 STATE_FILE: Final = "state.json"
 LOCK_FILE: Final = "lock"
 MAX_STATE_BYTES: Final = 1 * MIB
+MAX_EVIDENCE: Final = 64
 
-_ROOTS: Final = "roots"
-_ENVELOPES: Final = "envelopes"
-_BLOBS: Final = "blobs"
+ROOTS: Final = "roots"
+ENVELOPES: Final = "envelopes"
+BLOBS: Final = "blobs"
+EVIDENCE: Final = "evidence"
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class RootState(Document):
-    """The trusted root: its version, the digest of its signed bytes, and of the file."""
+@dataclass(frozen=True, slots=True)
+class KeptEnvelope:
+    """The bytes of a kept envelope; `intact` says whether they fit its name."""
 
-    version: Counter
-    digest: HexDigest
-    envelope: HexDigest
-
-
-class ScopeState(Document):
-    """What was accepted last for a scope: the mark, and the files. `blob` is None if the scope is deleted."""
-
-    epoch: Counter
-    version: Counter
-    digest: HexDigest
-    min_version: Counter
-    previous_digest: HexDigest | None = None
-    envelope: HexDigest
-    blob: HexDigest | None = None
-
-
-class ContactState(Document):
-    """When the server last said that nothing is pending: wall clock and time since boot, in milliseconds."""
-
-    wall_ms: Seconds
-    elapsed_ms: Seconds
-    boot_id: Annotated[str, Field(max_length=64)]
-
-
-class State(Document):
-    """`state.json`: everything that is enforced, and when the server was last heard."""
-
-    format: Literal[1]
-    org: OrgName
-    root: RootState | None = None
-    scopes: dict[ScopeText, ScopeState] = Field(default_factory=dict)
-    contact: ContactState | None = None
-
-    def files(self) -> set[str]:
-        """Return the files that this state names, relative to the directory."""
-        names = {_root_name(self.root.version)} if self.root else set()
-        for scope in self.scopes.values():
-            names.add(f"{_ENVELOPES}/{scope.envelope}")
-            if scope.blob:
-                names.add(f"{_BLOBS}/{scope.blob}")
-        return names
+    data: bytes
+    intact: bool
 
 
 class StateDirectory:
@@ -110,7 +73,7 @@ class StateDirectory:
         self._path = path
         self._org = org
         self._lock = lock
-        self._state = State(format=1, org=org)
+        self._state = State(format=2, org=org)
 
     @classmethod
     def open(cls, path: Path, org: str) -> StateDirectory:
@@ -119,7 +82,7 @@ class StateDirectory:
         Raises `CacheLocked` if another process has it, the `CacheError` that says why it must not be used, or
         `StateDirUnusable`.
         """
-        for directory in (path, path / _ROOTS, path / _ENVELOPES, path / _BLOBS):
+        for directory in (path, *(path / name for name in (ROOTS, ENVELOPES, BLOBS, EVIDENCE))):
             private_directory(directory)
         return cls(path, org, _take_lock(path / LOCK_FILE))
 
@@ -142,14 +105,9 @@ class StateDirectory:
         the directory is another org's.
         """
         self._sweep_temporary()
-        try:
-            data = read_private_file(self._path / STATE_FILE, max_bytes=MAX_STATE_BYTES)
-        except CacheMissing:
-            if self._documents():
-                msg = f"`{self._path / STATE_FILE}` is missing; what was enforced is unknown"
-                raise CacheStateMissing(msg) from None
+        state = read_state(self._path)
+        if state is None:
             return self._state
-        state = self._parse(data)
         if state.org != self._org:
             msg = (
                 f"state directory `{self._path}` belongs to the org `{state.org}`, not to `{self._org}`; "
@@ -159,53 +117,58 @@ class StateDirectory:
         self._state = state
         return state
 
-    def root(self, root: RootState) -> bytes:
-        """Return the kept root envelope; raise a `CacheError`."""
-        return self._read(_root_name(root.version), root.envelope, MAX_ROOT_ENVELOPE_BYTES)
+    def root(self, version: int) -> bytes:
+        """Return a kept root envelope; raise a `CacheError`."""
+        return read_root(self._path, version)
 
-    def envelope(self, digest: str) -> bytes:
-        """Return a kept bundle envelope; raise a `CacheError`."""
-        return self._read(f"{_ENVELOPES}/{digest}", digest, MAX_ENVELOPE_BYTES)
+    def envelope(self, digest: str) -> KeptEnvelope:
+        """Return a kept bundle or rollback envelope; raise a `CacheError`."""
+        return read_envelope(self._path, digest)
 
     def blob(self, digest: str) -> bytes:
         """Return kept content; raise a `CacheError`."""
-        return self._read(f"{_BLOBS}/{digest}", digest, MAX_CONTENT_BYTES)
+        return read_blob(self._path, digest)
 
-    def _parse(self, data: bytes) -> State:
-        try:
-            return load(data, State)
-        except TrustError as error:
-            msg = f"`{self._path / STATE_FILE}` is damaged: {error.message}"
-            raise CacheCorrupt(msg) from error
+    @property
+    def evidence_count(self) -> int:
+        """How many documents are kept as evidence."""
+        return len(self._evidence())
 
-    def _read(self, name: str, digest: str, max_bytes: int) -> bytes:
-        data = read_private_file(self._path / name, max_bytes=max_bytes)
-        if hashlib.sha256(data).hexdigest() != digest:
-            msg = f"`{self._path / name}` is damaged: it has not the digest {digest}"
-            raise CacheCorrupt(msg)
-        return data
+    def _evidence(self) -> set[str]:
+        return {entry.name for entry in (self._path / EVIDENCE).iterdir()}
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def put_root(self, version: int, data: bytes) -> str:
-        """Keep a root envelope and return the digest of its bytes; raise `CacheWriteFailed`."""
-        write_atomic(self._path / _root_name(version), data)
-        return hashlib.sha256(data).hexdigest()
+    def put_root(self, version: int, data: bytes) -> None:
+        """Keep a root envelope; raise `CacheWriteFailed`."""
+        write_atomic(self._path / root_name(version), data)
 
     def put_envelope(self, data: bytes) -> str:
-        """Keep a bundle envelope and return its name; raise `CacheWriteFailed`."""
-        return self._put(_ENVELOPES, data)
+        """Keep a bundle or rollback envelope and return its name; raise `CacheWriteFailed`."""
+        return self._put(ENVELOPES, data)
 
     def put_blob(self, data: bytes) -> str:
         """Keep content and return its name; raise `CacheWriteFailed`."""
-        return self._put(_BLOBS, data)
+        return self._put(BLOBS, data)
+
+    def put_evidence(self, data: bytes) -> None:
+        """Keep a document that contradicts another; raise `CacheWriteFailed`, also if there is too much already."""
+        digest = hashlib.sha256(data).hexdigest()
+        kept = self._evidence()
+        if digest in kept:
+            return
+        if len(kept) >= MAX_EVIDENCE:
+            msg = f"`{self._path / EVIDENCE}` has {len(kept)} files already; look at them and move them away"
+            raise CacheWriteFailed(msg)
+        self._put(EVIDENCE, data)
 
     def commit(self, state: State) -> None:
         """Make `state` the current one, then sweep; raise `CacheWriteFailed` with the old state still the current."""
-        write_atomic(self._path / STATE_FILE, state.to_bytes())
+        write_atomic(self._path / STATE_FILE, encode_state(state))
         previous, self._state = self._state, state
-        if previous.files() != state.files():
-            self._sweep(previous.files() | state.files())
+        before, after = files_of(previous), files_of(state)
+        if before != after:
+            self._sweep(before | after)
 
     def _put(self, directory: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
@@ -214,31 +177,81 @@ class StateDirectory:
 
     # --- sweeping -----------------------------------------------------------------------------------------------------
 
-    def _documents(self) -> set[str]:
-        return {
-            f"{directory}/{entry.name}"
-            for directory in (_ROOTS, _ENVELOPES, _BLOBS)
-            for entry in (self._path / directory).iterdir()
-        }
-
     def _sweep(self, named: set[str]) -> None:
-        for name in self._documents() - named:
+        for name in documents(self._path) - named:
             _remove(self._path / name)
 
     def _sweep_temporary(self) -> None:
-        for directory in (self._path, self._path / _ROOTS, self._path / _ENVELOPES, self._path / _BLOBS):
-            for left in directory.glob(f"{TEMP_PREFIX}*"):
+        for name in ("", ROOTS, ENVELOPES, BLOBS, EVIDENCE):
+            for left in (self._path / name).glob(f"{TEMP_PREFIX}*"):
                 _remove(left)
+
+
+# --- reading without the lock, as `akpolicy inspect` does -------------------------------------------------------------
+
+
+def read_state(path: Path) -> State | None:
+    """Return the state of a directory, None of a new one; raise a `CacheError`."""
+    try:
+        data = read_private_file(path / STATE_FILE, max_bytes=MAX_STATE_BYTES)
+    except CacheMissing:
+        if documents(path):
+            msg = f"`{path / STATE_FILE}` is missing; what was enforced is unknown"
+            raise CacheStateMissing(msg) from None
+        return None
+    try:
+        return decode_state(data)
+    except CacheCorrupt as error:
+        msg = f"`{path / STATE_FILE}` is damaged: {error.message}"
+        raise CacheCorrupt(msg) from error
+
+
+def read_root(path: Path, version: int) -> bytes:
+    """Return a kept root envelope; raise a `CacheError`."""
+    return read_private_file(path / root_name(version), max_bytes=MAX_ROOT_ENVELOPE_BYTES)
+
+
+def read_envelope(path: Path, digest: str) -> KeptEnvelope:
+    """Return a kept bundle or rollback envelope; raise a `CacheError`."""
+    data = read_private_file(path / ENVELOPES / digest, max_bytes=MAX_ENVELOPE_BYTES)
+    return KeptEnvelope(data, hashlib.sha256(data).hexdigest() == digest)
+
+
+def read_blob(path: Path, digest: str) -> bytes:
+    """Return kept content; raise a `CacheError`."""
+    data = read_private_file(path / BLOBS / digest, max_bytes=MAX_CONTENT_BYTES)
+    if hashlib.sha256(data).hexdigest() != digest:
+        msg = f"`{path / BLOBS / digest}` is damaged: its bytes do not fit its name"
+        raise CacheCorrupt(msg)
+    return data
+
+
+def root_name(version: int) -> str:
+    """Return the file of a root, relative to the directory."""
+    return f"{ROOTS}/{version:08d}"
+
+
+def files_of(state: State) -> set[str]:
+    """Return the files that a state names, relative to the directory."""
+    names = set()
+    if state.root is not None:
+        names |= {root_name(version) for version in range(state.root.first, state.root.version + 1)}
+    for scope in state.scopes.values():
+        names |= {f"{ENVELOPES}/{digest}" for digest in (scope.envelope, scope.original) if digest}
+        if scope.blob:
+            names.add(f"{BLOBS}/{scope.blob}")
+    return names
+
+
+def documents(path: Path) -> set[str]:
+    """Return the documents that lie in a directory, relative to it."""
+    return {f"{name}/{entry.name}" for name in (ROOTS, ENVELOPES, BLOBS) for entry in (path / name).iterdir()}
 
 
 def _remove(path: Path) -> None:
     # A file too many is harmless, and is tried again with the next change.
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def _root_name(version: int) -> str:
-    return f"{_ROOTS}/{version:08d}"
 
 
 def _take_lock(path: Path) -> int:

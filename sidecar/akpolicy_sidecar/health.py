@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from akpolicy.bundle import OfflineMode
+from akpolicy_sidecar.status import AGE_UNKNOWN_MS
 
 if TYPE_CHECKING:
     from akpolicy_sidecar.audit import AuditLog
     from akpolicy_sidecar.metrics import SidecarMetrics
     from akpolicy_sidecar.report import Reporter
+    from akpolicy_sidecar.status import Standing
     from akpolicy_sidecar.updater import Updater
     from akpolicy_sidecar.view import Viewer
 
@@ -29,24 +31,30 @@ class Health:
         self._metrics = metrics
         self._scopes: set[str] = set()
 
-    def is_ready(self) -> bool:
-        """Whether decisions can be made by policy now; a change is logged."""
+    def look(self) -> Standing:
+        """Return how policy stands now; a change is logged and counted."""
         standing = self._viewer.look().standing
         self._report.standing(standing)
-        return standing.ready
+        return standing
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Return whether decisions can be made by policy, and the details for people."""
         view = self._viewer.look()
         standing = view.standing
+        confirmed = view.snapshot.freshness.by_scope
         return standing.ready, {
             "mode": standing.mode.value,
             "source": standing.source.value,
+            "fresh": standing.fresh,
             "policy_age_ms": standing.age_ms,
+            "stalest": standing.stalest,
+            "confirmed_at": {scope: seen.issued_at for scope, seen in sorted(confirmed.items())},
             "reason": standing.denial.value if standing.denial else "",
             "message": standing.message,
+            "trouble": standing.error.code if standing.error else "",
             "scopes": {bundle.scope: bundle.version for bundle in view.snapshot.bundles},
             "missing": list(view.snapshot.missing),
+            "root_version": self._updater.root.version if self._updater.root else 0,
             **self._report.trouble,
             "audit": "ok" if self._audit.is_working else "failing",
         }
@@ -58,7 +66,7 @@ class Health:
 
     def _update_gauges(self) -> None:
         view, metrics = self._viewer.look(), self._metrics
-        link = view.link
+        freshness, standing = view.snapshot.freshness, view.standing
         for layer in view.snapshot.layers:
             metrics.bundle_version.labels(scope=layer.scope).set(layer.bundle.version)
             metrics.bundle_expiry.labels(scope=layer.scope).set(layer.expires_at)
@@ -67,8 +75,11 @@ class Health:
         for scope in gone:
             for gauge in (metrics.bundle_version, metrics.bundle_expiry, metrics.policies):
                 gauge.remove(scope)
-        metrics.last_contact.set(link.heard.wall if link.heard else 0)
-        metrics.policy_age.set(view.moment.since(link.heard) if link.heard else math.inf)
+        metrics.last_contact.set(freshness.whole.issued_at if freshness.whole else 0)
+        metrics.heartbeat_expiry.set(freshness.fresh_until)
+        metrics.fresh.set(standing.fresh)
+        metrics.evidence.set(self._updater.evidence_count)
+        metrics.policy_age.set(standing.age_ms / 1000 if standing.age_ms != AGE_UNKNOWN_MS else math.inf)
         for mode in OfflineMode:
             metrics.offline_mode.labels(mode=mode.value).set(mode is view.standing.mode)
         root = self._updater.root

@@ -33,6 +33,7 @@ class Reporter:
         """Count on `metrics`."""
         self._metrics = metrics
         self._denial: str | None = None
+        self._host_trouble = ""
         self._trouble = ""
         self._refusals: dict[str, str] = {}
         self._cache_trouble = ""
@@ -69,8 +70,18 @@ class Reporter:
                 "update refused; what was enforced stays enforced", subject=what, code=error.code, error=str(error)
             )
 
+    def dropped(self, what: str, error: AkpolicyError) -> None:
+        """Tell that something enforced had to be dropped, because a new root does not stand behind it."""
+        self._metrics.update_refusals.labels(code=error.code).inc()
+        log.error("enforced policy was dropped; everything is denied", subject=what, code=error.code, error=str(error))
+
+    def heartbeat(self) -> None:
+        """Count a heartbeat that was believed."""
+        self._metrics.heartbeats.inc()
+
     def standing(self, standing: Standing) -> None:
         """Tell that decisions begin or cease to be made by policy, or for another reason than before."""
+        self._note_trouble(standing)
         reason = standing.denial.value if standing.denial else ""
         if reason == self._denial:
             return
@@ -79,6 +90,17 @@ class Reporter:
             log.error("every request is denied", reason=reason, message=standing.message)
         else:
             log.info("requests are decided by policy", source=standing.source.value)
+
+    def _note_trouble(self, standing: Standing) -> None:
+        """Count what is wrong with the state of this host, once for each change."""
+        code = standing.error.code if standing.error else ""
+        if code == self._host_trouble:
+            return
+        self._host_trouble = code
+        if standing.error is not None:
+            self._metrics.policy_troubles.labels(code=code).inc()
+            if standing.ready:
+                log.warning("policy is not fresh; decisions go on", code=code, error=str(standing.error))
 
     @property
     def trouble(self) -> dict[str, Any]:

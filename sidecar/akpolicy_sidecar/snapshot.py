@@ -6,8 +6,10 @@ Rules:
   once and is judged by that snapshot alone. Reading takes no lock.
 - Layers are ordered broad to specific. A layer carries the facts of its manifest that matter for every decision: its
   revision, when it expires (the manifest or the root, whichever is first) and its signed offline floor.
-- `missing` names scopes whose bundle was accepted earlier and cannot be loaded now. Their forbids are unknown, so
-  nothing is decided by policy while there is one.
+- `missing` names scopes whose bundle was accepted earlier and cannot be enforced now (it cannot be loaded, or its keys
+  were revoked). Their forbids are unknown, so nothing is decided by policy while there is one.
+- How fresh the layers are and what time it is at least belong to the snapshot: one reference holds all that a decision
+  rests on, so that no decision sees half of an update.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from akpolicy.decision import BundleVersion
 from akpolicy.scope import specificity
+from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Freshness
 from akpolicy_sidecar.offline import OfflineRule, effective_rule
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from akpolicy.bundle import Manifest
     from akpolicy.engine.compile import CompiledLayer
+    from akpolicy.trusted_time import TimeProof
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Snapshot:
     layers: tuple[Layer, ...]
     rule: OfflineRule
     missing: tuple[str, ...] = ()
+    freshness: Freshness = NOTHING_CONFIRMED
+    proof: TimeProof | None = None
     compiled: tuple[CompiledLayer, ...] = field(init=False, repr=False)
     bundles: tuple[BundleVersion, ...] = field(init=False, repr=False)
     scopes: frozenset[str] = field(init=False, repr=False)
@@ -71,11 +77,19 @@ class Snapshot:
         object.__setattr__(self, "expires_at", min((layer.expires_at for layer in self.layers), default=None))
 
     @classmethod
-    def build(cls, layers: Iterable[Layer], *, local: OfflineRule, missing: Iterable[str] = ()) -> Snapshot:
+    def build(
+        cls,
+        layers: Iterable[Layer],
+        *,
+        local: OfflineRule,
+        missing: Iterable[str] = (),
+        freshness: Freshness = NOTHING_CONFIRMED,
+        proof: TimeProof | None = None,
+    ) -> Snapshot:
         """Order the layers and work out the offline rule that they and the host's configuration (`local`) demand."""
         ordered = tuple(sorted(layers, key=lambda layer: (specificity(layer.scope), layer.scope)))
         rule = effective_rule(local, [layer.floor for layer in ordered])
-        return cls(ordered, rule, tuple(sorted(missing)))
+        return cls(ordered, rule, tuple(sorted(missing)), freshness, proof)
 
     def layer(self, scope: str) -> Layer | None:
         """Return the layer of a scope, if there is one."""

@@ -1,7 +1,7 @@
 """One look at everything that a decision depends on besides the request.
 
 The order of reading matters, because the watcher replaces these meanwhile. It swaps the snapshot before it says that
-all is delivered, so the link is read before the snapshot: a link that says so is never seen beside an older snapshot.
+the stream counts, so the link is read before the snapshot: a link that says so is never seen beside an older snapshot.
 The clock is read last: nothing in the view is younger than its moment.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from akpolicy_sidecar.status import Moment, Standing, stand
+from akpolicy.clock import Moment
+from akpolicy_sidecar.status import Standing, stand
 
 if TYPE_CHECKING:
     from akpolicy.clock import Clock
+    from akpolicy_sidecar.link import Link, LinkHolder
     from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
-    from akpolicy_sidecar.status import Link, LinkHolder
 
 
 @dataclass(frozen=True, slots=True)

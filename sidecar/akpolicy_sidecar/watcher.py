@@ -3,8 +3,9 @@
 Rules:
 
 - It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
-  restarted server at once; a connection that had caught up begins again with the shortest wait.
+  restarted server at once; a connection that had a heartbeat begins again with the shortest wait.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
+- When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
 - Refused credentials do not drop what is enforced. They are logged once, and tried again.
 - An unexpected error in here is logged with its traceback and treated as a lost connection; nothing may end this thread
@@ -26,19 +27,20 @@ import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
 from akpolicy.client.channel import bearer, open_channel
-from akpolicy.errors import AkpolicyError, StreamProtocolError
+from akpolicy.clock import Moment
+from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
+from akpolicy_sidecar.link import SILENT_INTERVALS
 from akpolicy_sidecar.session import Session
-from akpolicy_sidecar.status import SILENT_INTERVALS, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from akpolicy.client.channel import ServerEndpoint
     from akpolicy.clock import Clock
+    from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
-    from akpolicy_sidecar.status import LinkHolder
     from akpolicy_sidecar.updater import Updater
 
 # Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
@@ -93,6 +95,23 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join(STOP_DEADLINE_S)
 
+    def tell(self, error: AkpolicyError | None) -> None:
+        """Tell the server what is wrong with this host, and ask it for the time if the clock jumped.
+
+        Call it every now and then, from any thread.
+        """
+        session = self._session
+        if session is None:
+            return
+        try:
+            session.tell(error)
+        except StreamProtocolError as stuck:
+            log.warning("connection is given up", reason=stuck.message)
+            self._cancel()
+        if isinstance(error, ClockJump) and session.proven:
+            log.warning("the clock jumped; asking the policy server for the time")
+            self._cancel()
+
     def check_silence(self) -> None:
         """Cancel a stream that has been silent for too long. Call it every now and then, from any thread."""
         session = self._session
@@ -117,17 +136,17 @@ class Watcher:
         while not self._stop.is_set():
             retrying = Retrying(
                 wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
-                retry=retry_if_result(lambda caught_up: not caught_up),
+                retry=retry_if_result(lambda proven: not proven),
                 stop=stop_when_event_set(self._stop),
                 sleep=sleep_using_event(self._stop),
                 retry_error_callback=lambda _: None,
             )
-            # Returns when a connection that had caught up is lost.
+            # Returns when a connection that had a heartbeat is lost.
             retrying(self._connect_once)
             self._stop.wait(jitter.uniform(0, FIRST_BACKOFF_S))
 
     def _connect_once(self) -> bool:
-        """Hold one connection until it ends; return whether it had caught up."""
+        """Hold one connection until it ends; return whether it had a heartbeat."""
         outgoing: queue.SimpleQueue[pb.SubscribeRequest | None] = queue.SimpleQueue()
         session = Session(
             org=self._org,
@@ -154,7 +173,7 @@ class Watcher:
         if not self._stop.is_set():
             self._report.lost(status, detail)
             self._report.retrying()
-        return session.caught_up
+        return session.proven
 
     def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
         with open_channel(self._endpoint, options=_CHANNEL_OPTIONS) as channel:

@@ -1,0 +1,143 @@
+"""Bundles and rollbacks from the server: judged, compiled, kept, enforced.
+
+A bundle takes effect in this order, and an error at any step leaves what is enforced as it was: (1) judge the manifest,
+(2) get the content, (3) judge the content, (4) compile, (5) write to disk, (6) swap the snapshot, (7) move the judge's
+mark. Only then is it reported as applied.
+
+This sidecar enforces `global` and its own org's scope. Other scopes are refused, even if they are signed well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from akpolicy.errors import Equivocation, RootMissing, ScopeMismatch
+from akpolicy.scope import GLOBAL, org_scope
+from akpolicy.wire import envelope_to_bytes
+from akpolicy_sidecar.freshness import confirm
+from akpolicy_sidecar.layers import ENGINE
+from akpolicy_sidecar.ledger import claimed_scope
+from akpolicy_sidecar.state import FreshnessState, ScopeState
+from akpolicy_sidecar.updates import Accepted, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from akpolicy.bundle import ContentReference
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.trust import VerifiedBundle, VerifiedManifest
+    from akpolicy_sidecar.freshness import Freshness
+    from akpolicy_sidecar.layers import Enforced, LayerBuilder
+    from akpolicy_sidecar.ledger import Ledger
+
+    # Returns the content that a believed manifest refers to.
+    ContentSource = Callable[[ContentReference], bytes]
+
+
+class BundleUpdates:
+    """Applies bundles and rollbacks."""
+
+    def __init__(self, ledger: Ledger, builder: LayerBuilder) -> None:
+        """Work on `ledger`."""
+        self._ledger = ledger
+        self._builder = builder
+        self._scopes = frozenset({GLOBAL, org_scope(ledger.org)})
+        self._blobs: set[str] = set()
+
+    @property
+    def held_blobs(self) -> frozenset[str]:
+        """The digests of content that is on disk and sound."""
+        named = {scope.blob for scope in self._ledger.directory.state.scopes.values()}
+        return frozenset(self._blobs & named)
+
+    def note_blob(self, digest: str) -> None:
+        """Note that this content is on disk and sound."""
+        self._blobs.add(digest)
+
+    def concerns(self, scope: str) -> bool:
+        """Whether the scope is one of those that this sidecar enforces."""
+        return scope in self._scopes
+
+    def apply(self, envelope: SignedEnvelope, original: SignedEnvelope | None, content: ContentSource) -> Accepted:
+        """Make a bundle take effect; `content` is asked once, for a believed manifest that has content.
+
+        Raises the `TrustError`, `PolicyError` or `CacheError` that says why not, and what `content` raises; what was
+        enforced is enforced still.
+        """
+        judge, enforcement = self._ledger.judge, self._ledger.enforcement
+        # (1) the manifest
+        verified = self._judged(envelope, original)
+        manifest = verified.manifest
+        current = enforcement.get(manifest.scope)
+        if not verified.fresh and current is not None:
+            return Accepted(Outcome.UNCHANGED, manifest.scope, manifest.version)
+        # (2) its content
+        blob = content(manifest.content) if manifest.content is not None else None
+        # (3) which is what the manifest says
+        bundle = judge.judge_content(verified, blob)
+        # (4) and can be enforced
+        entry = self._built(bundle, current)
+        # (5) survives a crash
+        freshness = self._freshness_with(entry)
+        self._persist(bundle, blob, freshness)
+        # (6) takes effect
+        enforcement.put(manifest.scope, entry)
+        enforcement.freshness = freshness
+        enforcement.swap()
+        # (7) and nothing older does any more
+        judge.advance(bundle)
+        return Accepted(Outcome.APPLIED, manifest.scope, manifest.version)
+
+    def _judged(self, envelope: SignedEnvelope, original: SignedEnvelope | None) -> VerifiedManifest:
+        self._ledger.require_newest_root()
+        now = self._ledger.time_at(self._ledger.moment())
+        try:
+            verified = self._ledger.judge.judge_manifest(envelope, now, original=original)
+        except Equivocation:
+            ours = self._ledger.enforcement.get(claimed_scope(envelope))
+            self._ledger.keep_evidence(envelope, ours.envelope if ours else None)
+            raise
+        scope = verified.manifest.scope
+        if scope not in self._scopes:
+            names = " and ".join(f"`{own}`" for own in sorted(self._scopes))
+            msg = f"bundle is for `{scope}`; this version enforces {names} only"
+            raise ScopeMismatch(msg)
+        return verified
+
+    def _built(self, bundle: VerifiedBundle, current: Enforced | None) -> Enforced:
+        root = self._ledger.judge.root
+        if root is None:
+            msg = "no root is trusted yet"
+            raise RootMissing(msg)
+        expires_at = root.document.expires_at
+        return self._builder.build(bundle, root_expires_at=expires_at, current=current, parsed_before=False)
+
+    def _freshness_with(self, entry: Enforced) -> Freshness:
+        """Return the freshness once `entry` is enforced: the last heartbeat may have named it before it came."""
+        enforcement, last = self._ledger.enforcement, self._ledger.last_heartbeat
+        if last is None:
+            return enforcement.freshness
+        digests = {**enforcement.digests, entry.bundle.scope: entry.bundle.digest}
+        return confirm(enforcement.freshness, last.document, last.index, digests)
+
+    def _persist(self, bundle: VerifiedBundle, blob: bytes | None, freshness: Freshness) -> None:
+        directory = self._ledger.directory
+        digest = directory.put_blob(blob) if blob is not None else None
+        original = directory.put_envelope(envelope_to_bytes(bundle.original)) if bundle.original else None
+        envelope = directory.put_envelope(envelope_to_bytes(bundle.envelope))
+        mark = self._ledger.judge.mark_after(bundle)
+        kept = ScopeState(
+            epoch=mark.epoch,
+            version=mark.version,
+            digest=mark.digest,
+            min_version=mark.min_version,
+            previous_digest=mark.previous_digest or None,
+            envelope=envelope,
+            original=original,
+            blob=digest,
+            engine=ENGINE,
+        )
+        scopes = {**directory.state.scopes, bundle.manifest.scope: kept}
+        self._ledger.commit(scopes=scopes, freshness=FreshnessState.of(freshness))
+        if digest is not None:
+            self._blobs.add(digest)

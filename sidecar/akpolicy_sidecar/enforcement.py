@@ -1,0 +1,74 @@
+"""The set of what is enforced, and the one place that swaps the snapshot.
+
+Rules:
+
+- `swap` makes everything that was changed before visible at once; nothing is visible before.
+- A scope whose revision was accepted and cannot be enforced any more is `missing`: everything is denied until it is put
+  again. It is not claimed towards the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Freshness
+from akpolicy_sidecar.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from akpolicy.decision import BundleVersion
+    from akpolicy.trusted_time import TimeProof
+    from akpolicy_sidecar.layers import Enforced
+    from akpolicy_sidecar.offline import OfflineRule
+    from akpolicy_sidecar.snapshot import SnapshotHolder
+
+
+class Enforcement:
+    """What is enforced now. One thread changes it; any thread reads the snapshot."""
+
+    def __init__(self, snapshots: SnapshotHolder, local: OfflineRule) -> None:
+        """Begin with nothing; `local` is the host's configured offline rule."""
+        self._snapshots = snapshots
+        self._local = local
+        self._enforced: dict[str, Enforced] = {}
+        self._missing: set[str] = set()
+        self._revisions: tuple[BundleVersion, ...] = ()
+        self.freshness: Freshness = NOTHING_CONFIRMED
+        self.proof: TimeProof | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Enforced]]:
+        """Yield every scope with what is enforced for it."""
+        return iter(sorted(self._enforced.items()))
+
+    def get(self, scope: str) -> Enforced | None:
+        """Return what is enforced for a scope."""
+        return self._enforced.get(scope)
+
+    def put(self, scope: str, entry: Enforced) -> None:
+        """Enforce this for a scope from the next swap on."""
+        self._enforced[scope] = entry
+        self._missing.discard(scope)
+
+    def drop(self, scope: str) -> None:
+        """Enforce nothing for a scope whose revision was accepted: it is missing from the next swap on."""
+        self._enforced.pop(scope, None)
+        self._missing.add(scope)
+
+    @property
+    def revisions(self) -> tuple[BundleVersion, ...]:
+        """Every revision that is enforced since the last swap, by scope. Safe to read from any thread."""
+        return self._revisions
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each enforced document, by scope."""
+        return {scope: entry.bundle.digest for scope, entry in self._enforced.items()}
+
+    def swap(self) -> None:
+        """Let every decision from now on see all that was changed."""
+        layers = [entry.layer for entry in self._enforced.values() if entry.layer is not None]
+        self._snapshots.current = Snapshot.build(
+            layers, local=self._local, missing=self._missing, freshness=self.freshness, proof=self.proof
+        )
+        self._revisions = tuple(entry.bundle for _, entry in self)

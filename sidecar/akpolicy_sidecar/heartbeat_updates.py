@@ -1,0 +1,76 @@
+"""Heartbeats from the server: what is current, and what time it is.
+
+Rules:
+
+- A heartbeat never changes what is enforced; it says for which of it the server vouches, and until when.
+- It is kept on disk, and believed even where it cannot be: after a restart, policy is then as old as it was before.
+- One that answers a nonce of ours is judged by the least time that it can be now, and so ends a jump of the clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from akpolicy.errors import CacheError, ClockJump, Equivocation
+from akpolicy.trusted_time import proven, time_of
+from akpolicy_sidecar.freshness import confirm
+from akpolicy_sidecar.state import FreshnessState, HeartbeatState, TimeState
+
+if TYPE_CHECKING:
+    from akpolicy.clock import Moment
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.trust import VerifiedHeartbeat
+    from akpolicy_sidecar.ledger import Ledger
+
+
+class HeartbeatUpdates:
+    """Applies heartbeats."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Work on `ledger`."""
+        self._ledger = ledger
+
+    def apply(self, envelope: SignedEnvelope, index: bytes | None, nonce: str | None) -> None:
+        """Judge a heartbeat, keep and believe what it says; `nonce` (hex) is the one that it must answer, if any.
+
+        Raises the `TrustError` that says why not.
+        """
+        enforcement = self._ledger.enforcement
+        moment = self._ledger.moment()
+        verified = self._judged(envelope, index, nonce, moment)
+        issued_at = verified.document.issued_at
+        proof = proven(enforcement.proof, issued_at, moment, fresh=nonce is not None)
+        freshness = confirm(enforcement.freshness, verified.document, verified.index, enforcement.digests)
+        kept = HeartbeatState(
+            epoch=verified.mark.epoch,
+            seq=verified.mark.seq,
+            issued_at=verified.mark.issued_at,
+            index_digest=verified.mark.index_digest,
+            keys=list(verified.keys),
+        )
+        try:
+            self._ledger.commit(heartbeat=kept, time=TimeState.of(proof), freshness=FreshnessState.of(freshness))
+        except CacheError as error:
+            self._ledger.watch.cache_failed(error)
+        self._ledger.judge.accept_heartbeat(verified)
+        self._ledger.last_heartbeat = verified
+        enforcement.proof, enforcement.freshness = proof, freshness
+        enforcement.swap()
+
+    def _judged(
+        self, envelope: SignedEnvelope, index: bytes | None, nonce: str | None, moment: Moment
+    ) -> VerifiedHeartbeat:
+        self._ledger.require_newest_root()
+        proof = self._ledger.enforcement.proof
+        try:
+            now = latest = time_of(proof, moment)
+        except ClockJump:
+            if nonce is None or proof is None:
+                raise
+            now, latest = proof.least(moment), moment.wall
+        try:
+            return self._ledger.judge.judge_heartbeat(envelope, index, now, nonce=nonce, latest=latest)
+        except Equivocation:
+            last = self._ledger.last_heartbeat
+            self._ledger.keep_evidence(envelope, last.envelope if last else None)
+            raise

@@ -1,0 +1,96 @@
+"""From verified bundles to layers that can be enforced.
+
+Rules:
+
+- Cedar text that this host has never parsed is parsed by a child process first (`fence`): what kills the child is
+  refused, and never seen by this process. What an earlier run with the same version of Cedar has enforced was parsed.
+- A bundle with the content that the scope's layer already has is not compiled again: a renewal costs a signature check.
+- A prefix without `grants` publishes forbids only; what its policies are is known once they are compiled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, Protocol
+
+from akpolicy.decision import BundleVersion
+from akpolicy.engine.compile import Effect, compile_layer
+from akpolicy.engine.source import PolicyText
+from akpolicy.trust import refuse_ungranted
+from akpolicy_sidecar.snapshot import layer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from akpolicy.engine.compile import CompiledLayer
+    from akpolicy.engine.schema import CedarSchema
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.trust import VerifiedBundle
+    from akpolicy_sidecar.snapshot import Layer
+
+ENGINE: Final = f"cedarpy {version('cedarpy')}"
+
+
+class ParseFence(Protocol):
+    """Parses Cedar text where a crash harms nobody."""
+
+    def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
+        """Raise the `PolicyError` that says why this text must not be parsed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """An accepted revision with its documents; `layer` is None if it deleted the scope."""
+
+    bundle: BundleVersion
+    envelope: SignedEnvelope
+    original: SignedEnvelope | None
+    content_digest: str
+    layer: Layer | None
+
+    @property
+    def permits(self) -> list[str]:
+        """The ids of its permits."""
+        return _permits(self.layer.compiled) if self.layer else []
+
+
+class LayerBuilder:
+    """Builds layers with one schema."""
+
+    def __init__(self, schema: CedarSchema, fence: ParseFence) -> None:
+        """`fence` takes what was never parsed before."""
+        self._schema = schema
+        self._fence = fence
+
+    def build(
+        self, bundle: VerifiedBundle, *, root_expires_at: int, current: Enforced | None, parsed_before: bool
+    ) -> Enforced:
+        """Return what `bundle` enforces; `current` is what its scope has now.
+
+        Raises the `PolicyError` that says why it cannot be enforced, or `KeyNotAuthorised` for an ungranted permit.
+        """
+        manifest = bundle.manifest
+        revision = BundleVersion(manifest.scope, manifest.epoch, manifest.version, bundle.digest)
+        if bundle.content is None:
+            return Enforced(revision, bundle.envelope, bundle.original, "", None)
+        digest = bundle.content.digest
+        if current is not None and current.layer is not None and current.content_digest == digest:
+            compiled = current.layer.compiled
+        else:
+            compiled = self._compile(bundle, parsed_before=parsed_before)
+        refuse_ungranted(bundle, _permits(compiled))
+        layer = layer_of(manifest, bundle.digest, compiled, root_expires_at=root_expires_at)
+        return Enforced(revision, bundle.envelope, bundle.original, digest, layer)
+
+    def _compile(self, bundle: VerifiedBundle, *, parsed_before: bool) -> CompiledLayer:
+        scope = bundle.manifest.scope
+        entries = bundle.content.content.policies if bundle.content else []
+        texts = [PolicyText(entry.id, entry.text, scope) for entry in entries]
+        if not parsed_before:
+            self._fence.prove(texts, self._schema)
+        return compile_layer(scope, texts, self._schema)
+
+
+def _permits(compiled: CompiledLayer) -> list[str]:
+    return [policy.id for policy in compiled.policies if policy.effect is Effect.ALLOW]

@@ -1,0 +1,142 @@
+"""Roots from the server: followed one by one, kept, and everything enforced judged anew by each.
+
+Rules:
+
+- A root is kept before it is believed; but it is believed even if it cannot be kept, because a revocation must not wait
+  for a disk. It is then asked for again.
+- What a believed root does not stand behind any more is dropped at once, in every offline mode: its scope is missing
+  and everything is denied until the server delivers it again. The mark stays.
+- A heartbeat that a key has signed which is revoked now vouches for nothing any more.
+- Roots that come before the first one that the anchors signed are passed over; if none is left, that is an error
+  (`end`). Only the newest root's expiry matters, so it is looked at when no more roots come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from akpolicy.errors import CacheError, Equivocation, RootRollback, RootUnanchored
+from akpolicy.trust import refuse_ungranted
+from akpolicy.wire import envelope_to_bytes
+from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
+from akpolicy_sidecar.state import FreshnessState, RootState
+from akpolicy_sidecar.updates import REFUSALS, AcceptedRoot, Outcome, Trouble
+
+if TYPE_CHECKING:
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.root import Root
+    from akpolicy.trust import TrustedRoot
+    from akpolicy_sidecar.layers import Enforced
+    from akpolicy_sidecar.ledger import Ledger
+    from akpolicy_sidecar.state import State
+
+
+class RootUpdates:
+    """Applies roots."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Work on `ledger`."""
+        self._ledger = ledger
+        self._unanchored: RootUnanchored | None = None
+
+    def begin(self) -> None:
+        """Let a connection's roots come."""
+        self._unanchored = None
+        self._ledger.judge.begin_walk()
+
+    def apply(self, envelope: SignedEnvelope) -> AcceptedRoot:
+        """Judge a root, keep it, believe it; raise the `TrustError` that says why not."""
+        judge = self._ledger.judge
+        before = judge.root
+        try:
+            root = judge.judge_root(envelope, self._ledger.time_at(self._ledger.moment()))
+            _check_kept_one(root, self._ledger.directory.state.root)
+        except RootUnanchored as error:
+            self._unanchored = error
+            return AcceptedRoot(Outcome.PASSED_OVER, 0)
+        except Equivocation:
+            self._ledger.keep_evidence(envelope, before.envelope if before else None)
+            raise
+        not_kept = self._keep(root)
+        if before is not None and root.digest == before.digest:
+            return AcceptedRoot(Outcome.UNCHANGED, root.document.version, not_kept=not_kept)
+        judge.accept_root(root)
+        dropped = () if self._ledger.is_behind else self._judge_anew(root)
+        return AcceptedRoot(Outcome.APPLIED, root.document.version, dropped, not_kept)
+
+    def end(self) -> None:
+        """Note that no more roots come.
+
+        Raises `RootUnanchored` if the anchors signed none of them, `RootRollback` if they did not lead to the root that
+        was trusted before, `RootExpired` if the newest one has expired.
+        """
+        unanchored, self._unanchored = self._unanchored, None
+        if self._ledger.judge.root is None and unanchored is not None:
+            raise unanchored
+        try:
+            self._ledger.require_newest_root()
+        except RootRollback:
+            self._ledger.forget_root()
+            raise
+        self._ledger.judge.check_root(self._ledger.latest_time())
+
+    def _keep(self, root: TrustedRoot) -> CacheError | None:
+        """Write the root, and what the state says of roots; return why that cannot be done."""
+        directory, version = self._ledger.directory, root.document.version
+        kept = directory.state.root
+        state = RootState(first=version, version=version, digest=root.digest)
+        if kept is not None:
+            newest = state if version >= kept.version else kept
+            state = RootState(first=min(kept.first, version), version=newest.version, digest=newest.digest)
+        try:
+            directory.put_root(version, envelope_to_bytes(root.envelope))
+            if state != kept:
+                self._ledger.commit(root=state)
+        except CacheError as error:
+            return error
+        return None
+
+    def _judge_anew(self, root: TrustedRoot) -> tuple[Trouble, ...]:
+        """Drop what the root does not stand behind; return it with the reasons."""
+        enforcement, now = self._ledger.enforcement, self._ledger.latest_time()
+        dropped = []
+        for scope, entry in enforcement:
+            try:
+                enforcement.put(scope, self._still_enforced(entry, root, now))
+            except REFUSALS as error:
+                enforcement.drop(scope)
+                dropped.append(Trouble(scope, error))
+        if signed_by_revoked(self._ledger.directory.state, root.document):
+            self._forget_heartbeat()
+        enforcement.swap()
+        return tuple(dropped)
+
+    def _still_enforced(self, entry: Enforced, root: TrustedRoot, now: float) -> Enforced:
+        verified = self._ledger.judge.judge_manifest(entry.envelope, now, held=True, original=entry.original)
+        refuse_ungranted(verified, entry.permits)
+        if entry.layer is None:
+            return entry
+        expires_at = min(verified.manifest.expires_at, root.document.expires_at)
+        return replace(entry, layer=replace(entry.layer, expires_at=expires_at))
+
+    def _forget_heartbeat(self) -> None:
+        self._ledger.enforcement.freshness = NOTHING_CONFIRMED
+        self._ledger.last_heartbeat = None
+        try:
+            self._ledger.commit(freshness=FreshnessState())
+        except CacheError as error:
+            # A restart comes to the same: `signed_by_revoked` is asked there too.
+            self._ledger.watch.cache_failed(error)
+
+
+def signed_by_revoked(state: State, root: Root) -> bool:
+    """Whether the last heartbeat was signed by a key that the root has revoked."""
+    return state.heartbeat is not None and not root.revoked.keys().isdisjoint(state.heartbeat.keys)
+
+
+def _check_kept_one(root: TrustedRoot, kept: RootState | None) -> None:
+    """Raise `Equivocation` for another root than the one that an earlier run trusted and that cannot be loaded."""
+    if kept is not None and root.document.version == kept.version and root.digest != kept.digest:
+        msg = f"another root with version {kept.version} than the one that this host trusted before"
+        raise Equivocation(msg)

@@ -1,0 +1,169 @@
+"""`state.json`: what is enforced on this host, and what must never be believed again.
+
+Rules:
+
+- The file is `{"sha256":"<digest>","state":<state>}`, and the digest is of the exact bytes of `<state>`: whatever
+  changes a byte of it by accident or by hand makes it `CacheCorrupt`. That is no signature: root on the host can write
+  a new one, and the server is told what is enforced for that reason.
+- Marks, times and confirmations are numbers of this host's own; documents are named by digest and are judged again
+  whenever they are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from akpolicy.clock import Moment
+from akpolicy.errors import CacheCorrupt, TrustError
+from akpolicy.fields import Counter, HexDigest, OrgName, ScopeText, Seconds
+from akpolicy.strict_json import Document, load
+from akpolicy.trust import HeartbeatMark, Mark
+from akpolicy.trusted_time import TimeProof
+from akpolicy_sidecar.freshness import Confirmation, Freshness
+
+_HEAD: Final = b'{"sha256":"%b","state":'
+_HEAD_BYTES: Final = len(_HEAD % (b"0" * 64))
+_TAIL: Final = b"}"
+_MILLISECONDS: Final = 1000
+
+
+class RootState(Document):
+    """The trusted root, its digest, and the first root of the chain that leads to it: all between are kept."""
+
+    first: Counter
+    version: Counter
+    digest: HexDigest
+
+
+class ScopeState(Document):
+    """What was accepted last for a scope: the mark, and the files. `blob` is None if the scope is deleted.
+
+    `engine` is the version of Cedar that has parsed the content.
+    """
+
+    epoch: Counter
+    version: Counter
+    digest: HexDigest
+    min_version: Counter
+    previous_digest: HexDigest | None = None
+    envelope: HexDigest
+    original: HexDigest | None = None
+    blob: HexDigest | None = None
+    engine: Annotated[str, Field(max_length=64)] = ""
+
+    @property
+    def mark(self) -> Mark:
+        """The judge's mark."""
+        return Mark(self.epoch, self.version, self.digest, self.min_version, self.previous_digest or "")
+
+
+class HeartbeatState(Document):
+    """The mark of the last heartbeat, and the ids of the keys that signed it."""
+
+    epoch: Counter
+    seq: Counter
+    issued_at: Seconds
+    index_digest: HexDigest
+    keys: list[HexDigest]
+
+    @property
+    def mark(self) -> HeartbeatMark:
+        """The judge's mark."""
+        return HeartbeatMark(self.epoch, self.seq, self.issued_at, self.index_digest)
+
+
+class TimeState(Document):
+    """What time it had become, and by which boot clock: epoch and boot milliseconds."""
+
+    signed_ms: Seconds
+    elapsed_ms: Seconds
+    boot_id: Annotated[str, Field(max_length=64)]
+    ahead_ms: Seconds = 0
+
+    @classmethod
+    def of(cls, proof: TimeProof) -> TimeState:
+        """Return the form for the disk."""
+        return cls(
+            signed_ms=int(proof.signed_at * _MILLISECONDS),
+            # Up: nothing more may seem to have passed than has.
+            elapsed_ms=math.ceil(proof.at.elapsed * _MILLISECONDS),
+            boot_id=proof.at.boot_id,
+            ahead_ms=int(proof.ahead * _MILLISECONDS),
+        )
+
+    @property
+    def proof(self) -> TimeProof:
+        """The proof of an earlier run, or of this one."""
+        signed_at = self.signed_ms / _MILLISECONDS
+        at = Moment(signed_at, self.elapsed_ms / _MILLISECONDS, self.boot_id)
+        return TimeProof(signed_at, at, self.ahead_ms / _MILLISECONDS)
+
+
+class ConfirmationState(Document):
+    """A heartbeat that vouched for something."""
+
+    issued_at: Seconds
+    expires_at: Seconds
+
+    @classmethod
+    def of(cls, seen: Confirmation) -> ConfirmationState:
+        """Return the form for the disk."""
+        return cls(issued_at=seen.issued_at, expires_at=seen.expires_at)
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """The confirmation."""
+        return Confirmation(self.issued_at, self.expires_at)
+
+
+class FreshnessState(Document):
+    """For which scopes heartbeats vouched, and for the whole."""
+
+    by_scope: dict[ScopeText, ConfirmationState] = Field(default_factory=dict)
+    whole: ConfirmationState | None = None
+
+    @classmethod
+    def of(cls, freshness: Freshness) -> FreshnessState:
+        """Return the form for the disk."""
+        by_scope = {scope: ConfirmationState.of(seen) for scope, seen in freshness.by_scope.items()}
+        return cls(by_scope=by_scope, whole=ConfirmationState.of(freshness.whole) if freshness.whole else None)
+
+    @property
+    def freshness(self) -> Freshness:
+        """The freshness."""
+        by_scope = {scope: seen.confirmation for scope, seen in self.by_scope.items()}
+        return Freshness(by_scope, self.whole.confirmation if self.whole else None)
+
+
+class State(Document):
+    """Everything that is enforced, with the marks."""
+
+    format: Literal[2]
+    org: OrgName
+    root: RootState | None = None
+    scopes: dict[ScopeText, ScopeState] = Field(default_factory=dict)
+    heartbeat: HeartbeatState | None = None
+    time: TimeState | None = None
+    freshness: FreshnessState = Field(default_factory=FreshnessState)
+
+
+def encode_state(state: State) -> bytes:
+    """Return the bytes of `state.json`."""
+    body = state.to_bytes()
+    return _HEAD % hashlib.sha256(body).hexdigest().encode("ascii") + body + _TAIL
+
+
+def decode_state(data: bytes) -> State:
+    """Read the bytes of `state.json`; raise `CacheCorrupt`."""
+    body = data[_HEAD_BYTES : -len(_TAIL)]
+    if data != _HEAD % hashlib.sha256(body).hexdigest().encode("ascii") + body + _TAIL:
+        msg = "it is not what was written: its digest does not fit"
+        raise CacheCorrupt(msg)
+    try:
+        return load(body, State)
+    except TrustError as error:
+        raise CacheCorrupt(error.message) from error
