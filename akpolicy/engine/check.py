@@ -111,7 +111,9 @@ def _count_problems(policy: PolicyText, outlines: Sequence[Piece]) -> list[Probl
     """Judge whether the text is exactly one policy; Cedar's positional ids hang on it."""
     real = [outline for outline in outlines if not outline.is_comment]
     if not real:
-        return [problem_of(policy, "EmptyPolicySet", "is only white space or comments")]
+        if not policy.text.strip():
+            return [problem_of(policy, "EmptyPolicySet", "is only white space")]
+        return [problem_of(policy, "PolicyCountMismatch", "must be one policy but is only comments")]
     if len(real) > 1:
         return [problem_of(policy, "PolicyCountMismatch", f"must be one policy but is {len(real)}")]
     if not real[0].ended:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from akpolicy.errors import (
     BundleExpired,
@@ -14,7 +14,6 @@ from akpolicy.errors import (
     LifetimeTooLong,
     NotYetValid,
     RollbackDetected,
-    SchemaUnsupported,
     ScopeMismatch,
     VersionJump,
 )
@@ -120,14 +119,12 @@ def check_times(manifest: Manifest, now: float, *, held: bool) -> None:
         raise BundleExpired(msg)
 
 
-def refuse_schema(manifest: Manifest) -> NoReturn:
-    """Raise the reason why this bundle may not bring a schema."""
-    org = org_of(manifest.scope)
-    if org is not None and manifest.scope != org_scope(org):
-        msg = f"bundle of `{manifest.scope}` brings a schema; only `global` and an org's own scope may"
+def check_may_bring_schema(scope: str) -> None:
+    """Raise `ScopeMismatch` if the layer is one below its org's."""
+    org = org_of(scope)
+    if org is not None and scope != org_scope(org):
+        msg = f"bundle of `{scope}` brings a schema; only `global` and an org's own scope may"
         raise ScopeMismatch(msg)
-    msg = "the bundle brings its own schema; this version of akpolicy only knows the default schema"
-    raise SchemaUnsupported(msg)
 
 
 def _check_jump(version: int, before: int) -> None:

@@ -224,7 +224,7 @@ class Judge:
         if manifest.content is not None and blob is not None:
             opened = open_content(blob, manifest.content)
             if opened.content.schema_text is not None:
-                bundles.refuse_schema(manifest)
+                bundles.check_may_bring_schema(manifest.scope)
         return VerifiedBundle(manifest, verified.digest, verified.envelope, opened, verified.grants, verified.original)
 
     def mark_after(self, bundle: VerifiedBundle | VerifiedManifest) -> Mark:

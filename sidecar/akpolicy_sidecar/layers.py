@@ -5,6 +5,7 @@ Rules:
 - Cedar text that this host has never parsed is parsed by a child process first (`fence`): what kills the child is
   refused, and never seen by this process. What an earlier run with the same version of Cedar has enforced was parsed.
 - A bundle with the content that the scope's layer already has is not compiled again: a renewal costs a signature check.
+- A schema in the content is refused: invalid, or not supported by this version.
 - A prefix without `grants` publishes forbids only; what its policies are is known once they are compiled.
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from akpolicy.decision import BundleVersion
 from akpolicy.engine.compile import Effect, compile_layer
 from akpolicy.engine.source import PolicyText
+from akpolicy.errors import SchemaUnsupported
 from akpolicy.trust import refuse_ungranted
 from akpolicy_sidecar.snapshot import layer_of
 
@@ -37,6 +39,9 @@ class ParseFence(Protocol):
 
     def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
         """Raise the `PolicyError` that says why this text must not be parsed here."""
+
+    def prove_schema(self, text: str) -> None:
+        """Raise `SchemaInvalid` or `PolicyCrashesEngine` unless the text is a schema that can be parsed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,13 @@ class LayerBuilder:
         return Enforced(revision, bundle.envelope, bundle.original, digest, layer)
 
     def _compile(self, bundle: VerifiedBundle, *, parsed_before: bool) -> CompiledLayer:
-        scope = bundle.manifest.scope
-        entries = bundle.content.content.policies if bundle.content else []
-        texts = [PolicyText(entry.id, entry.text, scope) for entry in entries]
+        scope, content = bundle.manifest.scope, bundle.content
+        if content is None:
+            raise RuntimeError("a deleted scope has nothing to compile")
+        if content.content.schema_text is not None:
+            self._fence.prove_schema(content.content.schema_text)
+            raise SchemaUnsupported("the bundle brings its own schema; this version only knows the default schema")
+        texts = [PolicyText(entry.id, entry.text, scope) for entry in content.content.policies]
         if not parsed_before:
             self._fence.prove(texts, self._schema)
         return compile_layer(scope, texts, self._schema)

@@ -14,7 +14,7 @@ from akpolicy.clock import Moment
 from akpolicy.engine.decide import Verdict, decide
 from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.request import AuthorizationRequest, Principal, Resource, build
-from akpolicy.engine.schema import load_default_schema
+from akpolicy.engine.schema import load_default_schema, parse_schema
 from akpolicy_sidecar.cache import StateDirectory
 from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.layers import LayerBuilder
@@ -57,6 +57,10 @@ class OpenGate:
 
     def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
         """Let it pass."""
+
+    def prove_schema(self, text: str) -> None:
+        """Parse it here."""
+        parse_schema(text)
 
 
 class HostSimulator:

@@ -111,7 +111,7 @@ def test_problems_of_every_kind_come_in_the_order_of_the_policies(schema: CedarS
         (3, "PolicyParseError"),
         (4, "PolicyIdInvalid"),
         (5, "PolicyCountMismatch"),
-        (6, "EmptyPolicySet"),
+        (6, "PolicyCountMismatch"),
         (7, "PolicyTemplate"),
         (8, "PolicyIdDuplicate"),
         (9, "PolicyIdInvalid"),

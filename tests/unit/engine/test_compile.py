@@ -39,7 +39,7 @@ def test_a_layer_knows_ids_and_effects_in_the_order_of_the_text(example_policies
     ("policies", "code"),
     [
         ([], "EmptyPolicySet"),
-        ([PolicyText("a", "// nothing")], "EmptyPolicySet"),
+        ([PolicyText("a", "// nothing")], "PolicyCountMismatch"),
         ([PolicyText("a", _ANY + _ANY), PolicyText("b", "// nothing")], "PolicyCountMismatch"),
         ([PolicyText("a", _ANY), PolicyText("a", _ANY)], "PolicyIdDuplicate"),
         ([PolicyText("", _ANY)], "PolicyIdInvalid"),

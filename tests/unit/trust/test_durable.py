@@ -1,4 +1,4 @@
-"""Our own files: written whole or not at all, never read if others may have touched them (A-132, A-136 to A-145)."""
+"""Our own files: written whole or not at all, never read if others may have touched them."""
 
 from __future__ import annotations
 
@@ -232,15 +232,15 @@ def _give_away(path: Path) -> None:
 
 
 BAD_FILES: list[tuple[str, type[CacheError], Callable[[Path], object]]] = [
-    ("A-132 oversize", CacheCorrupt, lambda p: p.write_bytes(bytes(10_001))),
-    ("A-136 missing", CacheMissing, lambda p: p.unlink()),
-    ("A-137 symlinked file", CacheSymlink, _symlink),
-    ("A-140 readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o640)),
-    ("A-140 writable by others", CacheWritableByOthers, lambda p: p.chmod(0o602)),
-    ("A-144 hard link", CacheHardlink, _hard_link),
-    ("A-145 FIFO", CacheNotRegular, _fifo),
-    ("A-145 directory", CacheNotRegular, _directory),
-    ("A-145 socket", CacheNotRegular, _socket),
+    ("oversize", CacheCorrupt, lambda p: p.write_bytes(bytes(10_001))),
+    ("missing", CacheMissing, lambda p: p.unlink()),
+    ("symlinked file", CacheSymlink, _symlink),
+    ("readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o640)),
+    ("writable by others", CacheWritableByOthers, lambda p: p.chmod(0o602)),
+    ("hard link", CacheHardlink, _hard_link),
+    ("FIFO", CacheNotRegular, _fifo),
+    ("directory", CacheNotRegular, _directory),
+    ("socket", CacheNotRegular, _socket),
 ]
 
 
@@ -259,7 +259,7 @@ def test_a_file_that_others_may_have_touched_is_not_read(
 
 
 @as_root
-def test_a_file_of_another_user_is_not_read_a_143(directory: Path) -> None:
+def test_a_file_of_another_user_is_not_read(directory: Path) -> None:
     target = directory / "state.json"
     write_atomic(target, OLD)
     _give_away(target)
@@ -319,13 +319,13 @@ def _file_above(path: Path) -> None:
 
 
 BAD_DIRECTORIES: list[tuple[str, type[CacheError], Callable[[Path], object]]] = [
-    ("A-138 symlinked directory", CacheSymlink, _symlink),
-    ("A-139 symlinked parent", CacheSymlink, lambda p: _symlink(p.parent)),
-    ("A-139 symlinked grandparent", CacheSymlink, lambda p: _symlink(p.parent.parent)),
-    ("A-141 readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o750)),
-    ("A-141 writable by others", CacheWritableByOthers, lambda p: p.chmod(0o777)),
-    ("A-142 ancestor writable by others", CacheWritableByOthers, lambda p: p.parent.parent.chmod(0o777)),
-    ("A-142 ancestor writable by the group", CacheWritableByOthers, lambda p: p.parent.chmod(0o770)),
+    ("symlinked directory", CacheSymlink, _symlink),
+    ("symlinked parent", CacheSymlink, lambda p: _symlink(p.parent)),
+    ("symlinked grandparent", CacheSymlink, lambda p: _symlink(p.parent.parent)),
+    ("readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o750)),
+    ("writable by others", CacheWritableByOthers, lambda p: p.chmod(0o777)),
+    ("ancestor writable by others", CacheWritableByOthers, lambda p: p.parent.parent.chmod(0o777)),
+    ("ancestor writable by the group", CacheWritableByOthers, lambda p: p.parent.chmod(0o770)),
     ("a file in its place", CacheNotRegular, _file_at),
     ("a file above it", CacheWriteFailed, _file_above),
 ]
@@ -345,7 +345,7 @@ def test_a_directory_that_others_could_replace_is_not_used(
 
 @as_root
 @pytest.mark.parametrize("level", [0, 1, 2], ids=["directory", "parent", "grandparent"])
-def test_a_directory_of_another_user_is_not_used_a_143(tmp_path: Path, level: int) -> None:
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path, level: int) -> None:
     path = tmp_path / "a" / "b" / "state"
     private_directory(path)
     _give_away([path, *path.parents][level])

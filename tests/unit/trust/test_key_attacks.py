@@ -1,4 +1,4 @@
-"""Attacks on keys: validity, revocation, and anchors as configured (A-30 to A-43)."""
+"""Attacks on keys: validity, revocation, and anchors as configured."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def with_bundle_key(scene: Scene, **entry: Any) -> Scene:
     return scene.with_root(keys=keys)
 
 
-def test_an_expired_key_is_refused_a_30(scene: Scene) -> None:
+def test_an_expired_key_is_refused(scene: Scene) -> None:
     now = int(scene.now)
     with_bundle_key(scene, valid_until=now)
     scene.refuses(KeyExpired, *scene.org.bundle_envelope(scene.org.scope, not_before=now - 10, expires_at=now))
 
 
-def test_a_key_expires_in_the_second_that_it_names_a_30(scene: Scene) -> None:
+def test_a_key_expires_in_the_second_that_it_names(scene: Scene) -> None:
     until = int(scene.now) + 10
     with_bundle_key(scene, valid_until=until)
     bundle = scene.org.bundle_envelope(scene.org.scope, expires_at=until)
@@ -56,7 +56,7 @@ def test_a_key_expires_in_the_second_that_it_names_a_30(scene: Scene) -> None:
     scene.refuses(KeyExpired, *bundle)
 
 
-def test_a_key_that_is_not_valid_yet_is_refused_a_31(scene: Scene) -> None:
+def test_a_key_that_is_not_valid_yet_is_refused(scene: Scene) -> None:
     with_bundle_key(scene, valid_from=int(scene.now) + CLOCK_SKEW_S + 1)
     bundle = scene.org.bundle_envelope(scene.org.scope)
     scene.refuses(KeyNotYetValid, *bundle)
@@ -72,12 +72,12 @@ def revoking_root(scene: Scene) -> dict[str, Any]:
     }
 
 
-def test_a_revoked_key_is_refused_a_32(scene: Scene) -> None:
+def test_a_revoked_key_is_refused(scene: Scene) -> None:
     scene.with_root(**revoking_root(scene))
     scene.refuses(KeyRevoked, *scene.org.bundle_envelope(scene.org.scope))
 
 
-def test_a_revoked_keys_signature_is_refused_beside_a_good_one_a_32(scene: Scene) -> None:
+def test_a_revoked_keys_signature_is_refused_beside_a_good_one(scene: Scene) -> None:
     scene.with_root(**revoking_root(scene))
     org = scene.org
     both = org.bundle_envelope(org.scope, signed_by=[org.platform_signer, org.bundle_signer])
@@ -85,21 +85,21 @@ def test_a_revoked_keys_signature_is_refused_beside_a_good_one_a_32(scene: Scene
     scene.accept(*org.bundle_envelope(org.scope, signed_by=[org.platform_signer]))
 
 
-def test_what_is_kept_is_dropped_when_its_key_is_revoked_a_33(scene: Scene) -> None:
+def test_what_is_kept_is_dropped_when_its_key_is_revoked(scene: Scene) -> None:
     restarted = Judge("acme", scene.org.anchors, marks=scene.judge.marks)
     scene.trust(restarted, **revoking_root(scene))
     with pytest.raises(KeyRevoked):
         restarted.judge_manifest(scene.first, scene.now, held=True)
 
 
-def test_a_bundle_that_outlives_its_key_is_refused_a_34(scene: Scene) -> None:
+def test_a_bundle_that_outlives_its_key_is_refused(scene: Scene) -> None:
     until = int(scene.now) + DAY
     with_bundle_key(scene, valid_until=until)
     scene.refuses(ExpiryExceedsKey, *scene.org.bundle_envelope(scene.org.scope, expires_at=until + 1))
     scene.accept(*scene.org.bundle_envelope(scene.org.scope, expires_at=until))
 
 
-def test_a_key_that_does_not_count_cannot_vouch_for_the_lifetime_a_34(scene: Scene) -> None:
+def test_a_key_that_does_not_count_cannot_vouch_for_the_lifetime(scene: Scene) -> None:
     # The only key that is valid ends tomorrow; one that becomes valid later must not stretch the bundle.
     org, later, now = scene.org, PrivateKeySigner.generate(), int(scene.now)
     keys = org.root_document(signers=[later])["keys"]
@@ -120,23 +120,23 @@ def anchor(raw: bytes) -> str:
 GOOD = PrivateKeySigner.generate().public_key
 
 ANCHORS: list[tuple[str, type[AkpolicyError], str]] = [
-    ("A-35 low order", WeakKey, anchor((2**255 - 20).to_bytes(32, "little"))),
-    ("A-36 all zero", WeakKey, anchor(bytes(32))),
-    ("A-37 non-canonical", WeakKey, anchor((2**255 - 1).to_bytes(32, "little"))),
-    ("A-38 age recipient", AnchorFormat, "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"),
-    ("A-38 age private key", AnchorFormat, "AGE-SECRET-KEY-1" + "Q" * 58),
-    ("A-39 31 bytes", AnchorFormat, anchor(GOOD.raw[:31])),
-    ("A-39 33 bytes", AnchorFormat, anchor(GOOD.raw + b"\x00")),
-    ("A-39 empty", AnchorFormat, "ed25519:"),
-    ("A-40 no prefix", AnchorFormat, base64.b64encode(GOOD.raw).decode()),
-    ("A-40 prefix in capitals", AnchorFormat, anchor(GOOD.raw).replace("ed25519", "ED25519")),
-    ("A-40 another algorithm", AnchorFormat, "ssh-ed25519 AAAAC3Nz"),
-    ("A-40 a whole PEM", AnchorFormat, PrivateKeySigner.generate().to_pem().decode()),
-    ("A-40 not base64", AnchorFormat, "ed25519:?" + "A" * 42),
-    ("A-40 one character too few", AnchorFormat, "ed25519:" + "A" * 41),
-    ("A-40 beyond ASCII", AnchorFormat, "ed25519:" + "\u00e4" * 43),
-    ("A-40 nothing", AnchorFormat, ""),
-    ("A-41 key id", AnchorFormat, GOOD.key_id),
+    ("low order", WeakKey, anchor((2**255 - 20).to_bytes(32, "little"))),
+    ("all zero", WeakKey, anchor(bytes(32))),
+    ("non-canonical", WeakKey, anchor((2**255 - 1).to_bytes(32, "little"))),
+    ("age recipient", AnchorFormat, "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"),
+    ("age private key", AnchorFormat, "AGE-SECRET-KEY-1" + "Q" * 58),
+    ("31 bytes", AnchorFormat, anchor(GOOD.raw[:31])),
+    ("33 bytes", AnchorFormat, anchor(GOOD.raw + b"\x00")),
+    ("empty", AnchorFormat, "ed25519:"),
+    ("no prefix", AnchorFormat, base64.b64encode(GOOD.raw).decode()),
+    ("prefix in capitals", AnchorFormat, anchor(GOOD.raw).replace("ed25519", "ED25519")),
+    ("another algorithm", AnchorFormat, "ssh-ed25519 AAAAC3Nz"),
+    ("a whole PEM", AnchorFormat, PrivateKeySigner.generate().to_pem().decode()),
+    ("not base64", AnchorFormat, "ed25519:?" + "A" * 42),
+    ("one character too few", AnchorFormat, "ed25519:" + "A" * 41),
+    ("beyond ASCII", AnchorFormat, "ed25519:" + "\u00e4" * 43),
+    ("nothing", AnchorFormat, ""),
+    ("key id", AnchorFormat, GOOD.key_id),
 ]
 
 
@@ -171,13 +171,13 @@ def test_an_anchor_has_several_spellings_of_one_key(spelling: Callable[[bytes], 
         AnchorSet.parse([ConfiguredAnchor(GOOD.anchor), ConfiguredAnchor(spelling(GOOD.raw))])
 
 
-def test_an_anchor_twice_is_refused_a_42() -> None:
+def test_an_anchor_twice_is_refused() -> None:
     with pytest.raises(DuplicateAnchor):
         AnchorSet.parse([ConfiguredAnchor(GOOD.anchor), ConfiguredAnchor(GOOD.anchor)], threshold=2)
 
 
 @pytest.mark.parametrize(("anchors", "threshold"), [(1, 2), (1, 0), (1, -1), (0, 0), (0, 1), (MAX_ANCHORS + 1, 1)])
-def test_a_threshold_beyond_the_anchors_is_refused_a_43(anchors: int, threshold: int) -> None:
+def test_a_threshold_beyond_the_anchors_is_refused(anchors: int, threshold: int) -> None:
     entries = [ConfiguredAnchor(PrivateKeySigner.generate().public_key.anchor) for _ in range(anchors)]
     with pytest.raises(AnchorFormat):
         AnchorSet.parse(entries, threshold)

@@ -1,4 +1,4 @@
-"""Attacks on thresholds and roles (A-18 to A-29, A-58)."""
+"""Attacks on thresholds and roles."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_both_of_two_keys_are_enough(two_of_two: Scene, second: PrivateKeySigner
     two_of_two.accept(*org.bundle_envelope(org.scope, signed_by=[org.bundle_signer, second]))
 
 
-def test_one_of_two_keys_is_not_enough_a_18(two_of_two: Scene) -> None:
+def test_one_of_two_keys_is_not_enough(two_of_two: Scene) -> None:
     two_of_two.refuses(ThresholdNotMet, *two_of_two.org.bundle_envelope(two_of_two.org.scope))
 
 
-def test_one_key_that_signs_twice_counts_once_a_19(two_of_two: Scene) -> None:
+def test_one_key_that_signs_twice_counts_once(two_of_two: Scene) -> None:
     org = two_of_two.org
     twice = org.bundle_envelope(org.scope, signed_by=[org.bundle_signer, org.bundle_signer])
     two_of_two.refuses(ThresholdNotMet, *twice)
 
 
-def test_one_key_under_two_ids_counts_once_a_20(two_of_two: Scene, second: PrivateKeySigner) -> None:
+def test_one_key_under_two_ids_counts_once(two_of_two: Scene, second: PrivateKeySigner) -> None:
     org = two_of_two.org
     envelope, blob = org.bundle_envelope(org.scope)
     signature = envelope.signatures[0].signature
@@ -71,7 +71,7 @@ def test_one_key_under_two_ids_counts_once_a_20(two_of_two: Scene, second: Priva
     two_of_two.refuses(SignatureInvalid, claimed, blob)
 
 
-def test_a_good_and_an_unknown_signature_are_not_two_a_21(two_of_two: Scene) -> None:
+def test_a_good_and_an_unknown_signature_are_not_two(two_of_two: Scene) -> None:
     org = two_of_two.org
     signers = [org.bundle_signer, PrivateKeySigner.generate()]
     two_of_two.refuses(ThresholdNotMet, *org.bundle_envelope(org.scope, signed_by=signers))
@@ -82,7 +82,7 @@ def test_a_key_of_another_role_does_not_count_towards_the_threshold(two_of_two: 
     two_of_two.refuses(ThresholdNotMet, *org.bundle_envelope(org.scope, signed_by=[org.bundle_signer, org.root_signer]))
 
 
-def test_a_key_listed_under_another_id_is_refused_a_22(scene: Scene) -> None:
+def test_a_key_listed_under_another_id_is_refused(scene: Scene) -> None:
     org = scene.org
     document = org.root_document()
     keys = document["keys"]
@@ -91,14 +91,14 @@ def test_a_key_listed_under_another_id_is_refused_a_22(scene: Scene) -> None:
     scene.refuses_root(KeyIdMismatch, org.root_envelope(keys=keys))
 
 
-def test_a_heartbeat_key_cannot_sign_a_bundle_a_23(scene: Scene, second: PrivateKeySigner) -> None:
+def test_a_heartbeat_key_cannot_sign_a_bundle(scene: Scene, second: PrivateKeySigner) -> None:
     org = scene.org
     roles = roles_with(org, delegation(org.scope, org.bundle_signer), heartbeat=role(second))
     scene.with_root(signers=[second], roles=roles)
     scene.refuses(KeyNotAuthorised, *org.bundle_envelope(org.scope, signed_by=[second]))
 
 
-def test_a_rollback_key_cannot_sign_a_bundle_a_24(scene: Scene, second: PrivateKeySigner) -> None:
+def test_a_rollback_key_cannot_sign_a_bundle(scene: Scene, second: PrivateKeySigner) -> None:
     org = scene.org
     roles = roles_with(org, delegation(org.scope, org.bundle_signer), rollback=[delegation(org.scope, second)])
     scene.with_root(signers=[second], roles=roles)
@@ -110,13 +110,13 @@ def test_the_root_key_cannot_sign_a_bundle(scene: Scene) -> None:
     scene.refuses(KeyNotAuthorised, *org.bundle_envelope(org.scope, signed_by=[org.root_signer]))
 
 
-def test_another_orgs_key_that_the_root_lists_for_nothing_is_refused_a_26(scene: Scene) -> None:
+def test_another_orgs_key_that_the_root_lists_for_nothing_is_refused(scene: Scene) -> None:
     other = OrgSimulator("globex", scene.clock)
     scene.with_root(signers=[other.bundle_signer])
     scene.refuses(KeyNotAuthorised, *scene.org.bundle_envelope(scene.org.scope, signed_by=[other.bundle_signer]))
 
 
-def test_another_orgs_key_that_the_root_does_not_list_is_unknown_a_26(scene: Scene) -> None:
+def test_another_orgs_key_that_the_root_does_not_list_is_unknown(scene: Scene) -> None:
     other = OrgSimulator("globex", scene.clock)
     scene.refuses(UnknownKey, *scene.org.bundle_envelope(scene.org.scope, signed_by=[other.bundle_signer]))
 
@@ -130,14 +130,14 @@ def test_a_key_signs_its_own_scopes_only(scene: Scene, key: str, scope: str) -> 
     scene.refuses(KeyNotAuthorised, *scene.org.bundle_envelope(scope, signed_by=[getattr(scene.org, key)]))
 
 
-def test_an_undelegated_scope_can_be_signed_by_nobody_a_27(scene: Scene) -> None:
+def test_an_undelegated_scope_can_be_signed_by_nobody(scene: Scene) -> None:
     org = scene.org
     scene.with_root(roles=roles_with(org, delegation(TEAM_A, org.bundle_signer)))
     scene.refuses(KeyNotAuthorised, *org.bundle_envelope(org.scope))
     scene.refuses(KeyNotAuthorised, *org.bundle_envelope("global", signed_by=[org.bundle_signer]))
 
 
-def test_a_prefix_ends_where_a_segment_ends_a_28(scene: Scene) -> None:
+def test_a_prefix_ends_where_a_segment_ends(scene: Scene) -> None:
     org = scene.org
     scene.with_root(roles=roles_with(org, delegation(TEAM_A, org.bundle_signer)))
     scene.accept(*org.bundle_envelope(TEAM_A))
@@ -153,14 +153,14 @@ def test_the_most_specific_prefix_alone_counts(scene: Scene, second: PrivateKeyS
     scene.accept(*org.bundle_envelope("org/acme/team/b", signed_by=[org.bundle_signer]))
 
 
-def test_a_team_lead_cannot_sign_the_orgs_layer_a_58(scene: Scene, second: PrivateKeySigner) -> None:
+def test_a_team_lead_cannot_sign_the_orgs_layer(scene: Scene, second: PrivateKeySigner) -> None:
     org = scene.org
     roles = roles_with(org, delegation(org.scope, org.bundle_signer), delegation(TEAM_A, second))
     scene.with_root(signers=[second], roles=roles)
     scene.refuses(KeyNotAuthorised, *org.bundle_envelope(org.scope, signed_by=[second]))
 
 
-def test_a_team_bundle_does_not_pass_for_the_orgs_a_58(scene: Scene) -> None:
+def test_a_team_bundle_does_not_pass_for_the_orgs(scene: Scene) -> None:
     envelope, _ = scene.org.bundle_envelope(TEAM_A)
     with pytest.raises(ScopeMismatch):
         scene.judge.judge_manifest(envelope, scene.now, expected_scope=scene.org.scope)
@@ -172,7 +172,7 @@ def test_a_bundle_of_another_org_is_refused(scene: Scene) -> None:
     scene.refuses(ScopeMismatch, *scene.org.bundle_envelope("org/acme2"))
 
 
-def test_a_permit_from_a_prefix_that_may_only_forbid_is_refused_a_29(scene: Scene) -> None:
+def test_a_permit_from_a_prefix_that_may_only_forbid_is_refused(scene: Scene) -> None:
     org = scene.org
     scene.with_root(roles=roles_with(org, delegation(org.scope, org.bundle_signer, grants=False)))
     bundle = scene.accept(*org.bundle_envelope(org.scope))
