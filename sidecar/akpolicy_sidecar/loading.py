@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from akpolicy.errors import CacheCorrupt, CacheMissing, RootRollback, RootUnanchored
+from akpolicy.errors import CacheCorrupt, CacheError, CacheMissing, RootRollback, RootUnanchored
 from akpolicy.wire import envelope_from_bytes
 from akpolicy_sidecar.layers import ENGINE
 
@@ -90,9 +90,7 @@ class Loader:
             return False
         try:
             self._directory.blob(kept.blob)
-        except CacheCorrupt:
-            return False
-        except CacheMissing:
+        except CacheError:
             return False
         return True
 
