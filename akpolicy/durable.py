@@ -7,6 +7,7 @@ Rules:
 - Read: O_NOFOLLOW and O_NONBLOCK (a FIFO must not hang us), then fstat: a regular file, ours, no access for group and
   others, one name, at most `max_bytes`.
 - Directories: ours, 0700. Every ancestor belongs to us or to root and is not writable by others, unless sticky (/tmp).
+  Each one that is made is durable before anything is put into it.
 - A write that fails leaves the target as it was and removes its temporary file. If only the last step fails, the target
   is the new file, but may be the old one again after a power loss; the error says so.
 
@@ -15,6 +16,7 @@ Errors are `CacheError`s; `OSError` comes through only from `write_new_file`, wh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -49,9 +51,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         try:
             _write_synced(temporary, data)
-            temporary.rename(path)
+            os.rename(temporary, path)  # noqa: PTH104 - every change of the disk goes through `os`
         except OSError:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
             raise
     except OSError as error:
         msg = f"cannot write `{path}`: {error.strerror}; nothing was changed"
@@ -65,6 +67,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise CacheWriteFailed(msg) from error
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it is there and can be removed; whether that is durable does not matter to whoever asks."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108 - every change of the disk goes through `os`
+
+
 def write_new_file(path: Path, data: bytes) -> None:
     """Create `path` (0600) with `data`, durably; raise `FileExistsError` if there is one, `OSError` otherwise."""
     try:
@@ -72,7 +80,7 @@ def write_new_file(path: Path, data: bytes) -> None:
     except FileExistsError:
         raise
     except OSError:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
     sync_directory(path.parent)
 
@@ -176,11 +184,14 @@ def private_directory(path: Path) -> None:
 
 
 def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=PRIVATE_DIR_MODE, parents=True)
-    except FileExistsError:
-        return
-    sync_directory(path.parent)
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, PRIVATE_DIR_MODE)  # noqa: PTH102 - every change of the disk goes through `os`
+        sync_directory(directory.parent)
 
 
 def _check_directory(path: Path) -> None:

@@ -22,14 +22,13 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.durable import PRIVATE_FILE_MODE, TEMP_PREFIX, private_directory, read_private_file, write_atomic
+from akpolicy.durable import PRIVATE_FILE_MODE, TEMP_PREFIX, private_directory, read_private_file, remove, write_atomic
 from akpolicy.errors import (
     CacheCorrupt,
     CacheError,
@@ -100,13 +99,14 @@ class StateDirectory:
     def load(self) -> State:
         """Read `state.json` and keep it as the current state.
 
-        A directory without any document is a new one and has an empty state. Raises `CacheStateMissing`,
-        `CacheCorrupt` or another `CacheError`; the current state is then the empty one. Raises `StateDirUnusable` if
-        the directory is another org's.
+        A directory without any document is a new one and gets an empty state, so that later no crash can leave
+        documents without a state. Raises `CacheStateMissing`, `CacheCorrupt` or another `CacheError`; the current state
+        is then the empty one. Raises `StateDirUnusable` if the directory is another org's.
         """
         self._sweep_temporary()
         state = read_state(self._path)
         if state is None:
+            self.commit(self._state)
             return self._state
         if state.org != self._org:
             msg = (
@@ -179,12 +179,13 @@ class StateDirectory:
 
     def _sweep(self, named: set[str]) -> None:
         for name in documents(self._path) - named:
-            _remove(self._path / name)
+            # A file too many is harmless, and is tried again with the next change.
+            remove(self._path / name)
 
     def _sweep_temporary(self) -> None:
         for name in ("", ROOTS, ENVELOPES, BLOBS, EVIDENCE):
             for left in (self._path / name).glob(f"{TEMP_PREFIX}*"):
-                _remove(left)
+                remove(left)
 
 
 # --- reading without the lock, as `akpolicy inspect` does -------------------------------------------------------------
@@ -246,12 +247,6 @@ def files_of(state: State) -> set[str]:
 def documents(path: Path) -> set[str]:
     """Return the documents that lie in a directory, relative to it."""
     return {f"{name}/{entry.name}" for name in (ROOTS, ENVELOPES, BLOBS) for entry in (path / name).iterdir()}
-
-
-def _remove(path: Path) -> None:
-    # A file too many is harmless, and is tried again with the next change.
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 def _take_lock(path: Path) -> int:
