@@ -135,6 +135,16 @@ SIDECAR_ROOT_EXPIRY: Final = MetricName(
     "akpolicy_sidecar_root_expiry_timestamp_seconds",
     "When the trusted root expires, in seconds since the epoch; 0 before there is one.",
 )
+SIDECAR_TLS_CERTIFICATE_EXPIRY: Final = MetricName(
+    "akpolicy_sidecar_tls_certificate_expiry_timestamp_seconds",
+    "When the TLS certificate in use expires, in seconds since the epoch, by use (listener, client); none without TLS.",
+    ("use",),
+)
+SIDECAR_CREDENTIAL_RELOAD_FAILURES: Final = MetricName(
+    "akpolicy_sidecar_credential_reload_failures_total",
+    "Changes of TLS files or of the API key file that cannot be used, by use (listener, client).",
+    ("use",),
+)
 SIDECAR_BUILD_INFO: Final = MetricName(
     "akpolicy_sidecar_build_info",
     "1 for the running version.",
@@ -193,6 +203,14 @@ SERVER_AUTHENTICATION_FAILURES: Final = MetricName(
 SERVER_EARLIEST_BUNDLE_EXPIRY: Final = MetricName(
     "akpolicy_server_earliest_bundle_expiry_timestamp_seconds",
     "When the first of the current bundles expires, in seconds since the epoch; 0 without bundles.",
+)
+SERVER_TLS_CERTIFICATE_EXPIRY: Final = MetricName(
+    "akpolicy_server_tls_certificate_expiry_timestamp_seconds",
+    "When the TLS certificate in use expires, in seconds since the epoch; 0 without TLS.",
+)
+SERVER_CREDENTIAL_RELOAD_FAILURES: Final = MetricName(
+    "akpolicy_server_credential_reload_failures_total",
+    "Changes of TLS files that cannot be used; what was read before stays in use.",
 )
 SERVER_BUILD_INFO: Final = MetricName(
     "akpolicy_server_build_info",

@@ -23,8 +23,8 @@ from akpolicy.client.answers import (
     failure,
     to_message,
 )
-from akpolicy.client.channel import ServerEndpoint, channel_credentials
-from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, sidecar_options, socket_target
+from akpolicy.client.channel import channel_credentials
+from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, SidecarTarget
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
 from akpolicy.errors import ClientError, SidecarUnreachable
 from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from akpolicy.decision import Decision
+    from akpolicy.tls_files import ClientTls
     from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceAsyncStub
 
 _NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
@@ -44,6 +45,7 @@ _Answer = TypeVar("_Answer")
 class _Connection:
     channel: grpc.aio.Channel
     stub: AuthorizationServiceAsyncStub
+    tls: ClientTls | None
 
 
 class AsyncPolicyClient:
@@ -58,7 +60,7 @@ class AsyncPolicyClient:
     def __init__(self, socket: SidecarAddress = DEFAULT_SOCKET, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self._at = socket
         self._timeout = timeout
-        self._open = _opener(socket)
+        self._sidecar = SidecarTarget(socket)
         self._connection: _Connection | None = None
         self._closed = False
         self._denials = DenialLog()
@@ -142,10 +144,18 @@ class AsyncPolicyClient:
     def _current(self) -> _Connection:
         if self._closed:
             raise RuntimeError("the client is closed; make a new one")
-        if self._connection is None:
-            channel = self._open()
-            self._connection = _Connection(channel, AuthorizationServiceStub(channel))
+        tls = self._sidecar.tls()
+        if self._connection is None or self._connection.tls is not tls:
+            # An old one is dropped, not closed: it closes when the last call that still holds it has ended.
+            channel = self._open(tls)
+            self._connection = _Connection(channel, AuthorizationServiceStub(channel), tls)
         return self._connection
+
+    def _open(self, tls: ClientTls | None) -> grpc.aio.Channel:
+        target, options = self._sidecar.target, self._sidecar.options
+        if tls is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, channel_credentials(tls), options=options)
 
     async def _call(self, ask: Callable[[AuthorizationServiceAsyncStub], Awaitable[_Answer]]) -> _Answer:
         connection = self._current()
@@ -157,19 +167,6 @@ class AsyncPolicyClient:
     def _failed(self, error: grpc.RpcError, connection: _Connection) -> ClientError:
         meaning = failure(error, self._at, self._timeout)
         if isinstance(meaning, SidecarUnreachable) and self._connection is connection:
-            # A channel that failed to connect waits before it tries again; a new one does not. The old one is dropped,
-            # not closed: it closes when the last call that still holds it has ended.
+            # A channel that failed to connect waits before it tries again; a new one does not.
             self._connection = None
         return meaning
-
-
-def _opener(at: SidecarAddress) -> Callable[[], grpc.aio.Channel]:
-    options = sidecar_options(at)
-    if not isinstance(at, ServerEndpoint):
-        target = socket_target(at)
-        return lambda: grpc.aio.insecure_channel(target, options=options)
-    endpoint = at
-    if not endpoint.tls:
-        return lambda: grpc.aio.insecure_channel(endpoint.target, options=options)
-    credentials = channel_credentials(endpoint)
-    return lambda: grpc.aio.secure_channel(endpoint.target, credentials, options=options)

@@ -23,8 +23,8 @@ from akpolicy.client.answers import (
     failure,
     to_message,
 )
-from akpolicy.client.channel import ServerEndpoint, channel_credentials
-from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, sidecar_options, socket_target
+from akpolicy.client.channel import channel_credentials
+from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, SidecarTarget
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
 from akpolicy.errors import ClientError, SidecarUnreachable
 from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from akpolicy.decision import Decision
+    from akpolicy.tls_files import ClientTls
 
 _NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
 _Answer = TypeVar("_Answer")
@@ -43,6 +44,7 @@ _Answer = TypeVar("_Answer")
 class _Connection:
     channel: grpc.Channel
     stub: AuthorizationServiceStub
+    tls: ClientTls | None
 
 
 class PolicyClient:
@@ -57,7 +59,7 @@ class PolicyClient:
     def __init__(self, socket: SidecarAddress = DEFAULT_SOCKET, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self._at = socket
         self._timeout = timeout
-        self._open = _opener(socket)
+        self._sidecar = SidecarTarget(socket)
         self._lock = threading.Lock()
         self._connection: _Connection | None = self._connect()
         self._denials = DenialLog()
@@ -138,14 +140,28 @@ class PolicyClient:
         self.close()
 
     def _connect(self) -> _Connection:
-        channel = self._open()
-        return _Connection(channel, AuthorizationServiceStub(channel))
+        sidecar, tls = self._sidecar, self._sidecar.tls()
+        if tls is None:
+            channel = grpc.insecure_channel(sidecar.target, options=sidecar.options)
+        else:
+            channel = grpc.secure_channel(sidecar.target, channel_credentials(tls), options=sidecar.options)
+        return _Connection(channel, AuthorizationServiceStub(channel), tls)
 
     def _current(self) -> _Connection:
         connection = self._connection
+        if connection is not None and connection.tls is not self._sidecar.tls():
+            connection = self._replace(connection)
         if connection is None:
             raise RuntimeError("the client is closed; make a new one")
         return connection
+
+    def _replace(self, connection: _Connection) -> _Connection | None:
+        """Open a new connection in place of this one, unless another thread did, and return the one of now."""
+        # The old one is dropped, not closed: calls of other threads may still end well on it.
+        with self._lock:
+            if self._connection is connection:
+                self._connection = self._connect()
+            return self._connection
 
     def _call(self, ask: Callable[[AuthorizationServiceStub], _Answer]) -> _Answer:
         connection = self._current()
@@ -157,21 +173,6 @@ class PolicyClient:
     def _failed(self, error: grpc.RpcError, connection: _Connection) -> ClientError:
         meaning = failure(error, self._at, self._timeout)
         if isinstance(meaning, SidecarUnreachable):
-            # A channel that failed to connect waits before it tries again; a new one does not. The old one is dropped,
-            # not closed: calls of other threads may still end well on it.
-            with self._lock:
-                if self._connection is connection:
-                    self._connection = self._connect()
+            # A channel that failed to connect waits before it tries again; a new one does not.
+            self._replace(connection)
         return meaning
-
-
-def _opener(at: SidecarAddress) -> Callable[[], grpc.Channel]:
-    options = sidecar_options(at)
-    if not isinstance(at, ServerEndpoint):
-        target = socket_target(at)
-        return lambda: grpc.insecure_channel(target, options=options)
-    endpoint = at
-    if not endpoint.tls:
-        return lambda: grpc.insecure_channel(endpoint.target, options=options)
-    credentials = channel_credentials(endpoint)
-    return lambda: grpc.secure_channel(endpoint.target, credentials, options=options)

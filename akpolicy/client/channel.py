@@ -3,7 +3,8 @@
 Rules:
 
 - TLS is the rule. Plaintext `http://` reaches only this machine, unless the caller says `allow_plaintext`.
-- Certificates are read and looked at here, so that a wrong file is an error with a name and not a failed handshake.
+- Certificates are read and checked (`akpolicy.tls_files`) before a channel is opened, so that a wrong file is an error
+  with a name and not a failed handshake. A channel keeps what it was opened with: who follows changes opens another.
 - Keepalive pings must find a dead path and must never earn a GOAWAY `too_many_pings`: a gRPC server with default
   settings counts a ping as abuse when less than 5 minutes of silence lie before it (gRFC A8, `grpc.http2.
   min_ping_interval_without_data_ms`). 330 s is above that, and below the 350 s after which common load balancers drop
@@ -13,17 +14,16 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import grpc
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509 import load_pem_x509_certificates
 
 from akpolicy.addresses import SecretValueError, ServerUrl, is_loopback
+from akpolicy.api_key_file import check_api_key
 from akpolicy.errors import ConfigError
-from akpolicy.limits import KIB, MAX_MESSAGE_BYTES
+from akpolicy.limits import MAX_MESSAGE_BYTES
+from akpolicy.tls_files import ClientTls, ClientTlsFiles, read_client_tls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +37,6 @@ KEEPALIVE_TIMEOUT_MS: Final = 20_000
 INITIAL_BACKOFF_MS: Final = 100
 MIN_BACKOFF_MS: Final = 100
 MAX_BACKOFF_MS: Final = 5_000
-MAX_PEM_BYTES: Final = 1024 * KIB
-
-_API_KEY = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +52,11 @@ class ServerEndpoint:
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
+
+    @property
+    def tls_files(self) -> ClientTlsFiles:
+        """The files as what `akpolicy.tls_files` reads."""
+        return ClientTlsFiles(self.ca_file, self.client_cert_file, self.client_key_file)
 
 
 def parse_server_url(
@@ -78,16 +80,19 @@ def parse_server_url(
     return ServerEndpoint(parsed.target, parsed.secure, *files)
 
 
-def open_channel(endpoint: ServerEndpoint, *, options: Sequence[Option] = ()) -> grpc.Channel:
+def open_channel(
+    endpoint: ServerEndpoint, *, options: Sequence[Option] = (), tls: ClientTls | None = None
+) -> grpc.Channel:
     """Open a channel to the server; it connects with the first call.
 
-    `options` are gRPC channel arguments that come on top of `channel_options`. Raises `ConfigError` for certificate
-    files that cannot be used.
+    `options` are gRPC channel arguments that come on top of `channel_options`. `tls` is what the endpoint's files hold
+    (None: they are read). Raises `ConfigError` for certificate files that cannot be used.
     """
     arguments = channel_options(endpoint, options)
     if not endpoint.tls:
         return grpc.insecure_channel(endpoint.target, options=arguments)
-    return grpc.secure_channel(endpoint.target, channel_credentials(endpoint), options=arguments)
+    credentials = channel_credentials(tls or read_client_tls(endpoint.tls_files))
+    return grpc.secure_channel(endpoint.target, credentials, options=arguments)
 
 
 def channel_options(endpoint: ServerEndpoint, extra: Sequence[Option] = ()) -> list[Option]:
@@ -106,54 +111,18 @@ def channel_options(endpoint: ServerEndpoint, extra: Sequence[Option] = ()) -> l
     return [*options, *extra]
 
 
-def channel_credentials(endpoint: ServerEndpoint) -> grpc.ChannelCredentials:
-    """Return TLS credentials from the endpoint's files; raise `ConfigError` naming the file that cannot be used."""
-    certificate, key = endpoint.client_cert_file, endpoint.client_key_file
-    if (certificate is None) != (key is None):
-        raise ConfigError("a client certificate needs its key: give both files or neither")
-    roots = _read_certificates(endpoint.ca_file, "CA file") if endpoint.ca_file else None
-    if certificate is None or key is None:
-        return grpc.ssl_channel_credentials(root_certificates=roots)
-    chain = _read_certificates(certificate, "client certificate")
-    return grpc.ssl_channel_credentials(roots, _read_private_key(key), chain)
+def channel_credentials(tls: ClientTls) -> grpc.ChannelCredentials:
+    """Return TLS credentials of what was read."""
+    if tls.identity is None:
+        return grpc.ssl_channel_credentials(tls.roots)
+    return grpc.ssl_channel_credentials(tls.roots, tls.identity.key, tls.identity.chain)
 
 
 def bearer(api_key: str) -> tuple[tuple[str, str], ...]:
     """Return the metadata that carries an API key; raise `ConfigError` (without the key) if it cannot be one."""
-    if not _API_KEY.fullmatch(api_key):
-        raise ConfigError("the API key is empty or has spaces or control characters; copy it as it was printed")
-    return (("authorization", f"Bearer {api_key}"),)
+    return (("authorization", f"Bearer {check_api_key(api_key)}"),)
 
 
 def connect_failure(details: str) -> str:
     """Return the cause in gRPC's account of a failed connection, which repeats the address up to three times."""
     return details.rpartition("last error: ")[2].rpartition(" error: ")[2]
-
-
-def _read_certificates(path: Path, what: str) -> bytes:
-    pem = _read_pem(path, what)
-    try:
-        load_pem_x509_certificates(pem)
-    except ValueError:
-        raise ConfigError(f"{what} `{path}` has no readable certificate in PEM") from None
-    return pem
-
-
-def _read_private_key(path: Path) -> bytes:
-    pem = _read_pem(path, "client key")
-    try:
-        load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError):
-        raise ConfigError(f"client key `{path}` is no unencrypted private key in PEM") from None
-    return pem
-
-
-def _read_pem(path: Path, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            pem = file.read(MAX_PEM_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the {what} `{path}`: {error.strerror}") from error
-    if len(pem) > MAX_PEM_BYTES:
-        raise ConfigError(f"{what} `{path}` has more than {MAX_PEM_BYTES} bytes; name a PEM file")
-    return pem

@@ -15,6 +15,7 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -26,6 +27,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import StartupError, StoreUnavailable
 from akpolicy.exposition import HttpEndpoint
+from akpolicy.tls_files import ListenerTls
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
 from akpolicy_server.api.call import Calls
 from akpolicy_server.api.distribution import DistributionServicer
@@ -35,7 +37,7 @@ from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
 from akpolicy_server.fanout import Fanout
 from akpolicy_server.history import History
-from akpolicy_server.listener import GRPC_OPTIONS, check_free, load_certificates
+from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.orgs import DAY_S, Orgs, require_platform_key
 from akpolicy_server.publisher import Publisher
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
     from akpolicy.addresses import HostPort
     from akpolicy.clock import Clock
+    from akpolicy.errors import AkpolicyError
+    from akpolicy.tls_files import ServerTls
     from akpolicy_server.settings import ServerSettings
 
 SERVICES: Final = tuple(
@@ -142,7 +146,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         services = Services(catalog, reports, metrics, section.keep_alive_seconds)
         background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run()))
         metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, database, metrics, fanout))
-        grpc_server, listen = _bind(settings)
+        grpc_server, listen = _bind(settings, metrics, clock)
         publishing_pb2_grpc.add_PublishingServiceServicer_to_server(publishing, grpc_server)
         distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
             DistributionServicer(calls, fanout, services), grpc_server
@@ -233,7 +237,7 @@ def _ready(database: Database, fanout: Fanout) -> Callable[[], tuple[bool, dict[
     return ready
 
 
-def _bind(settings: ServerSettings) -> tuple[grpc.aio.Server, HostPort]:
+def _bind(settings: ServerSettings, metrics: ServerMetrics, clock: Clock) -> tuple[grpc.aio.Server, HostPort]:
     section = settings.server
     server = grpc.aio.server(options=GRPC_OPTIONS)
     check_free(section.listen)
@@ -241,16 +245,34 @@ def _bind(settings: ServerSettings) -> tuple[grpc.aio.Server, HostPort]:
         if section.tls is None:
             port = server.add_insecure_port(str(section.listen))
         else:
-            certificates = load_certificates(section.tls)
-            credentials = grpc.ssl_server_credentials(
-                [(certificates.key, certificates.chain)],
-                root_certificates=certificates.client_ca,
-                require_client_auth=certificates.client_ca is not None,
-            )
-            port = server.add_secure_port(str(section.listen), credentials)
+            tls = ListenerTls(section.tls, clock=clock, failed=partial(_not_reloaded, metrics))
+            metrics.tls_certificate_expiry.set_function(tls.expires_at)
+            port = server.add_secure_port(str(section.listen), _credentials(tls))
     except RuntimeError as error:
         raise StartupError(f"cannot listen on `{section.listen}`: {error}") from error
     return server, replace(section.listen, port=port)
+
+
+def _credentials(tls: ListenerTls) -> grpc.ServerCredentials:
+    """Return credentials that follow the files: gRPC asks at each handshake, on threads of its own."""
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        latest = tls.renewed()
+        return _configuration(latest) if latest else None
+
+    must_present = tls.initial.client_ca is not None
+    first = _configuration(tls.initial)
+    # The stubs do not know that None means: as before.
+    return grpc.dynamic_ssl_server_credentials(first, renewed, must_present)  # type: ignore[arg-type]
+
+
+def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)
+
+
+def _not_reloaded(metrics: ServerMetrics, error: AkpolicyError) -> None:
+    metrics.credential_reload_failures.inc()
+    log.error("TLS files cannot be used; what was read before stays in use", error=error.message)
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
-"""Where the server listens: address, certificates, and how patient a connection is.
+"""Where the server listens: address, and how patient a connection is.
 
 Rules:
 
-- What is wrong with an address or a certificate is said before anything is served, and as what it is.
+- What is wrong with an address is said before anything is served, and as what it is.
 - A port that somebody else listens on is refused, never shared.
 - No gRPC here: `app` hands these values to it.
 """
@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.errors import AddressInUse, ConfigError, StartupError
+from akpolicy.errors import AddressInUse, StartupError
 from akpolicy.limits import MIB
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from akpolicy.addresses import HostPort
-    from akpolicy.settings_types import TlsFiles
 
 # A message is received before its sender is known to have a key. The largest legal one is a chunk (256 KiB) or a host's
 # Hello; this bounds what strangers can make the server hold. A client needs few streams at once.
@@ -43,38 +38,6 @@ GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Certificates:
-    """What TLS needs, as PEM; with `client_ca`, clients must present a certificate that it verifies."""
-
-    chain: bytes
-    key: bytes = field(repr=False)
-    client_ca: bytes | None
-
-
-def load_certificates(files: TlsFiles) -> Certificates:
-    """Read and check the files; raise `ConfigError`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # An encrypted key must fail here, and not ask on a terminal.
-        context.load_cert_chain(files.cert_file, files.key_file, password="")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"`{files.cert_file}` and `{files.key_file}` are no certificate and its unencrypted key ({error})"
-        ) from None
-    if files.client_ca_file is not None:
-        _check_ca(context, files.client_ca_file)
-    client_ca = files.client_ca_file.read_bytes() if files.client_ca_file else None
-    return Certificates(files.cert_file.read_bytes(), files.key_file.read_bytes(), client_ca)
-
-
-def _check_ca(context: ssl.SSLContext, path: Path) -> None:
-    try:
-        context.load_verify_locations(path)
-    except OSError as error:
-        raise ConfigError(f"`{path}` holds no certificates ({error})") from None
 
 
 def check_free(address: HostPort) -> None:

@@ -34,6 +34,8 @@ class ServerMetrics(MetricsRegistry):
         self.rpc_duration = self.histogram(names.SERVER_RPC_DURATION)
         self.authentication_failures = self.counter(names.SERVER_AUTHENTICATION_FAILURES)
         self.earliest_bundle_expiry = self.gauge(names.SERVER_EARLIEST_BUNDLE_EXPIRY)
+        self.tls_certificate_expiry = self.gauge(names.SERVER_TLS_CERTIFICATE_EXPIRY)
+        self.credential_reload_failures = self.counter(names.SERVER_CREDENTIAL_RELOAD_FAILURES)
         self.build_info = self.gauge(names.SERVER_BUILD_INFO)
         self.build_info.labels(version=__version__).set(1)
         for outcome in PUBLISH_OUTCOMES:

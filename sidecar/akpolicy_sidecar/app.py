@@ -6,7 +6,7 @@ Rules:
   file. Whatever fails raises a `StartupError` or `CacheError`, and what was started is stopped again.
 - What the cache holds is enforced before the first call can come.
 - Signals are blocked in every thread and taken by the main one: SIGTERM and SIGINT stop, SIGHUP reopens the audit log.
-  Between signals the main thread looks at silence and health.
+  Between signals the main thread looks at silence, credentials and health.
 - Stop: the ready file is removed, health says NOT_SERVING, calls in flight end, our socket is removed, the stream is
   closed, the audit log is made durable.
 """
@@ -17,6 +17,7 @@ import json
 import os
 import signal
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
@@ -30,16 +31,18 @@ from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import CacheWriteFailed, StartupError
 from akpolicy.exposition import HttpEndpoint
+from akpolicy.tls_files import ListenerTls
 from akpolicy_sidecar.api.authorization import AuthorizationServicer
 from akpolicy_sidecar.audit import AuditLog
 from akpolicy_sidecar.authorizer import Authorizer
 from akpolicy_sidecar.cache import StateDirectory
+from akpolicy_sidecar.credentials import Credentials, CredentialSource
 from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.health import Health
 from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
-from akpolicy_sidecar.listener import Listener, TlsAddress, UnixAddress
-from akpolicy_sidecar.metrics import SidecarMetrics
+from akpolicy_sidecar.listener import Listener, UnixAddress
+from akpolicy_sidecar.metrics import CLIENT, LISTENER, SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
@@ -50,6 +53,7 @@ from akpolicy_sidecar.watcher import Watcher
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from akpolicy.client.channel import ServerEndpoint
     from akpolicy.engine.schema import CedarSchema
     from akpolicy_sidecar.settings import SidecarSettings
 
@@ -173,11 +177,26 @@ class Sidecar:
         return Watcher(
             org=self._org,
             endpoint=endpoint,
-            api_key=_required(enterprise.api_key_env).reveal,
+            credentials=self._build_credentials(endpoint),
             updater=self._updater,
             links=self._links,
             clock=self._clock,
             report=self._report,
+        )
+
+    def _build_credentials(self, endpoint: ServerEndpoint) -> CredentialSource:
+        enterprise, expiry = self._settings.enterprise, self._metrics.tls_certificate_expiry
+
+        def loaded(credentials: Credentials) -> None:
+            if credentials.tls.identity is not None:
+                expiry.labels(use=CLIENT).set(credentials.tls.identity.expires_at)
+
+        return CredentialSource(
+            enterprise.api_key_file or _required(enterprise.api_key_env),
+            endpoint.tls_files,
+            clock=self._clock,
+            failed=partial(self._report.not_reloaded, CLIENT),
+            loaded=loaded,
         )
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -199,8 +218,9 @@ class Sidecar:
         sidecar, tcp = self._settings.sidecar, self._settings.sidecar.tcp
         self._listener.bind_socket(UnixAddress(sidecar.socket, sidecar.socket_mode, sidecar.socket_group))
         if tcp is not None:
-            address = TlsAddress(tcp.listen, tcp.cert_file, tcp.key_file, tcp.client_ca_file)
-            self._tcp = self._listener.bind_tcp(address)
+            tls = ListenerTls(tcp, clock=self._clock, failed=partial(self._report.not_reloaded, LISTENER))
+            self._metrics.tls_certificate_expiry.labels(use=LISTENER).set_function(tls.expires_at)
+            self._tcp = self._listener.bind_tcp(tcp.listen, tls)
 
     def addresses(self) -> dict[str, str | None]:
         """Return where this sidecar can be reached."""
@@ -227,6 +247,7 @@ class Sidecar:
         standing = self._health.look()
         self._watcher.tell(standing.error)
         self._watcher.check_silence()
+        self._watcher.check_credentials()
         self._listener.set_serving(serving=standing.ready)
 
 

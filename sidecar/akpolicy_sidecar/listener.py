@@ -8,7 +8,7 @@ Rules:
   refused and never removed. On shutdown our own socket is removed, and no other.
 - A path that does not fit into `sockaddr_un` is refused before anything is tried (unix(7): 108 bytes with the final
   zero).
-- The TCP port is not shared with another process (`so_reuseport` off).
+- The TCP port is not shared with another process (`so_reuseport` off). Its handshakes use what the TLS files hold then.
 - A call that has begun without its message holds a thread, so there are more threads than may decide at once; what
   comes on top of `MAX_PENDING_CALLS` is refused at once, not left waiting.
 - Health tells the truth: SERVING while decisions can be made by policy, for the server as a whole and for the service.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from akpolicy.addresses import HostPort
+    from akpolicy.tls_files import ListenerTls, ServerTls
 
 SERVICE: Final = authorization_pb2.DESCRIPTOR.services_by_name["AuthorizationService"].full_name
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -56,16 +57,6 @@ class UnixAddress:
     path: Path
     mode: int
     group: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsAddress:
-    """A TCP address with its certificate and key; with `client_ca_file`, clients must present a certificate."""
-
-    address: HostPort
-    cert_file: Path
-    key_file: Path
-    client_ca_file: Path | None = None
 
 
 class Listener:
@@ -116,23 +107,18 @@ class Listener:
             msg = f"cannot give the socket `{path}` the group `{address.group}`: {error.strerror}"
             raise SocketNotWritable(msg) from error
 
-    def bind_tcp(self, tls: TlsAddress) -> HostPort:
+    def bind_tcp(self, address: HostPort, tls: ListenerTls) -> HostPort:
         """Bind a TCP port with TLS and return the address with the port that it got.
 
         Raises `AddressInUse` or `StartupError`.
         """
-        _probe_port(tls.address)
-        credentials = grpc.ssl_server_credentials(
-            [(_read(tls.key_file), _read(tls.cert_file))],
-            root_certificates=_read(tls.client_ca_file) if tls.client_ca_file else None,
-            require_client_auth=tls.client_ca_file is not None,
-        )
+        _probe_port(address)
         try:
-            port = self._server.add_secure_port(str(tls.address), credentials)
+            port = self._server.add_secure_port(str(address), _credentials(tls))
         except RuntimeError as error:
-            msg = f"cannot listen on `{tls.address}` with TLS; check the address, the certificate and its key"
+            msg = f"cannot listen on `{address}` with TLS; check the address, the certificate and its key"
             raise StartupError(msg) from error
-        return type(tls.address)(tls.address.host, port)
+        return type(address)(address.host, port)
 
     def start(self) -> None:
         """Answer calls from now on."""
@@ -247,9 +233,18 @@ def _probe_port(address: HostPort) -> None:
         raise StartupError(msg) from error
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"cannot read `{path}`: {error.strerror}"
-        raise StartupError(msg) from error
+def _credentials(tls: ListenerTls) -> grpc.ServerCredentials:
+    """Return credentials that follow the files: gRPC asks at each handshake, on threads of its own."""
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        latest = tls.renewed()
+        return _configuration(latest) if latest else None
+
+    must_present = tls.initial.client_ca is not None
+    first = _configuration(tls.initial)
+    # The stubs do not know that None means: as before.
+    return grpc.dynamic_ssl_server_credentials(first, renewed, must_present)  # type: ignore[arg-type]
+
+
+def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)

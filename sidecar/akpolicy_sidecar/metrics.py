@@ -9,6 +9,9 @@ from akpolicy import metrics_names as names
 from akpolicy.metrics_registry import MetricsRegistry
 
 UPDATE_OUTCOMES: Final = ("applied", "refused", "unchanged")
+# What TLS files and API keys are for: answering runtimes, and reaching the server.
+LISTENER: Final = "listener"
+CLIENT: Final = "client"
 
 
 class SidecarMetrics(MetricsRegistry):
@@ -42,7 +45,11 @@ class SidecarMetrics(MetricsRegistry):
         self.audit_errors = self.counter(names.SIDECAR_AUDIT_ERRORS)
         self.root_version = self.gauge(names.SIDECAR_ROOT_VERSION)
         self.root_expiry = self.gauge(names.SIDECAR_ROOT_EXPIRY)
+        self.tls_certificate_expiry = self.gauge(names.SIDECAR_TLS_CERTIFICATE_EXPIRY)
+        self.credential_reload_failures = self.counter(names.SIDECAR_CREDENTIAL_RELOAD_FAILURES)
         self.build_info = self.gauge(names.SIDECAR_BUILD_INFO)
         self.build_info.labels(version=__version__).set(1)
         for outcome in UPDATE_OUTCOMES:
             self.updates.labels(outcome=outcome)
+        for use in (LISTENER, CLIENT):
+            self.credential_reload_failures.labels(use=use)

@@ -129,6 +129,13 @@ class Reporter:
             self._cache_trouble = ""
             log.info("state directory works again")
 
+    # --- credentials --------------------------------------------------------------------------------------------------
+
+    def not_reloaded(self, use: str, error: AkpolicyError) -> None:
+        """Tell that files for `use` (listener, client) changed and cannot be used; what is in use stays so."""
+        self._metrics.credential_reload_failures.labels(use=use).inc()
+        log.error("TLS or API key files cannot be used", use=use, code=error.code, error=error.message)
+
     # --- stream -------------------------------------------------------------------------------------------------------
 
     def retrying(self) -> None:

@@ -146,7 +146,9 @@ class Session:
 
     def _heard(self) -> None:
         self.waiting_since = None
-        self._links.heard(Moment.read(self._clock))
+        if self.proven:
+            # Before that, nothing that comes may keep alive what an earlier connection has proven.
+            self._links.heard(Moment.read(self._clock))
 
     # --- roots --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What the sidecar can be told, in TOML.
 
 - `[enterprise]` has the keys that agentkernel hosts have today, under the names they have there; `trust_anchors.keys`
-  holds keys, not ids. An unknown `offline_mode` is a mistake, never a silent default.
+  holds keys, not ids. An unknown `offline_mode` is a mistake, never a silent default. `api_key_file` is our own.
 - With `enabled = false` nothing else is needed, and what is given must still be right.
 - `[sidecar]`, `[sidecar.tcp]` and `[log]` are this program's own. Paths that are left out are resolved when the file
   is read (`default_paths`), so every path in the loaded settings is the one to use.
@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, StrictBool, StrictI
 from pydantic.dataclasses import dataclass
 
 from akpolicy.addresses import HostPort
-from akpolicy.errors import TrustError
+from akpolicy.api_key_file import read_api_key_file
+from akpolicy.errors import ConfigError, TrustError
 from akpolicy.keys import MAX_ANCHORS, AnchorSet
 from akpolicy.limits import MAX_JSON_INT
 from akpolicy.settings import Mistake, load_settings
@@ -34,6 +35,7 @@ from akpolicy.settings_types import (
     OrgName,
     PolicyServerUrl,
     PositiveSeconds,
+    ResolvedPath,
     TlsFiles,
     load_context,
     resolve_path,
@@ -143,6 +145,7 @@ class EnterpriseSection:
     policy_server: PolicyServerUrl | None = None
     org_id: OrgName | None = None
     api_key_env: EnvSecret | None = None
+    api_key_file: ResolvedPath | None = None
     offline_mode: OfflineMode = "cached_with_expiry"
     cache_max_age_hours: Annotated[StrictInt, Field(ge=1, le=MAX_CACHE_AGE_HOURS)] = 24
     default_roles: Annotated[tuple[Role, ...], Field(max_length=MAX_DEFAULT_ROLES)] = ()
@@ -151,12 +154,9 @@ class EnterpriseSection:
 
     def mistakes(self) -> Iterator[Mistake]:
         """Return what is wrong between these keys."""
-        secret = self.api_key_env
-        if secret is not None and self.enabled and not secret.is_set:
-            yield Mistake(
-                "enterprise.api_key_env", f"environment variable `{secret.name}` is not set; put the API key there"
-            )
-        for name, value in (("policy_server", self.policy_server), ("org_id", self.org_id), ("api_key_env", secret)):
+        if self.enabled:
+            yield from self._api_key_mistakes()
+        for name, value in (("policy_server", self.policy_server), ("org_id", self.org_id)):
             if self.enabled and value is None:
                 yield Mistake(f"enterprise.{name}", "is missing; `enabled = true` needs it", ("enterprise.enabled",))
         if self.enabled or self.trust_anchors.keys:
@@ -164,6 +164,24 @@ class EnterpriseSection:
                 self.trust_anchors.parse()
             except TrustError as error:
                 yield Mistake("enterprise.trust_anchors.keys", error.message, ("enterprise.trust_anchors.threshold",))
+
+    def _api_key_mistakes(self) -> Iterator[Mistake]:
+        secret, file = self.api_key_env, self.api_key_file
+        if secret is None and file is None:
+            both = ("enterprise.enabled", "enterprise.api_key_file")
+            yield Mistake("enterprise.api_key_env", "is missing; `enabled = true` needs it, or api_key_file", both)
+        elif secret is not None and file is not None:
+            env = ("enterprise.api_key_env",)
+            yield Mistake("enterprise.api_key_file", "stands beside api_key_env; keep one of the two", env)
+        elif secret is not None and not secret.is_set:
+            yield Mistake(
+                "enterprise.api_key_env", f"environment variable `{secret.name}` is not set; put the API key there"
+            )
+        elif file is not None:
+            try:
+                read_api_key_file(file)
+            except ConfigError as error:
+                yield Mistake("enterprise.api_key_file", error.message)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,6 +8,8 @@ Rules:
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
 - Refused credentials do not drop what is enforced. They are logged once, and tried again.
+- New credentials on disk are used at once: they end a wait, and a stream that was opened with others. Such a change
+  loses no contact: the next connection follows, and policy stays as fresh as it is until that one fails or is silent.
 - An unexpected error in here is logged with its traceback and treated as a lost connection; nothing may end this thread
   but `stop`.
 
@@ -35,10 +37,11 @@ from akpolicy_sidecar.link import SILENT_INTERVALS
 from akpolicy_sidecar.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from akpolicy.client.channel import ServerEndpoint
     from akpolicy.clock import Clock
+    from akpolicy_sidecar.credentials import CredentialSource
     from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
     from akpolicy_sidecar.updater import Updater
@@ -49,6 +52,8 @@ MAX_BACKOFF_S: Final = 30.0
 STOP_DEADLINE_S: Final = 5.0
 MAX_UNSENT: Final = 64
 MAX_DETAIL_CHARS: Final = 300
+
+_CANCELLED = grpc.StatusCode.CANCELLED.name
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -64,21 +69,23 @@ class Watcher:
         *,
         org: str,
         endpoint: ServerEndpoint,
-        api_key: Callable[[], str],
+        credentials: CredentialSource,
         updater: Updater,
         links: LinkHolder,
         clock: Clock,
         report: Reporter,
     ) -> None:
-        """`api_key` is asked anew for every connection."""
+        """`credentials` are loaded anew for every connection."""
         self._org = org
         self._endpoint = endpoint
-        self._api_key = api_key
+        self._credentials = credentials
         self._updater = updater
         self._links = links
         self._clock = clock
         self._report = report
         self._stop = threading.Event()
+        # Ends a wait between attempts: at `stop`, and when there are new credentials.
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         # The connection of the moment; replaced by the watcher's thread, looked at by others.
         self._session: Session | None = None
@@ -91,6 +98,7 @@ class Watcher:
     def stop(self) -> None:
         """End the stream and the thread. What is being applied is finished first, within a deadline."""
         self._stop.set()
+        self._wake.set()
         self._cancel()
         if self._thread.is_alive():
             self._thread.join(STOP_DEADLINE_S)
@@ -124,6 +132,13 @@ class Watcher:
             log.warning("stream is silent; opening it anew", seconds=round(silence, 1))
             self._cancel()
 
+    def check_credentials(self) -> None:
+        """Connect anew, and soon, if the credentials on disk are others. Call it every now and then, as above."""
+        if not self._wake.is_set() and self._credentials.has_others():
+            log.info("credentials changed on disk; connecting with the new ones")
+            self._wake.set()
+            self._cancel()
+
     def _cancel(self) -> None:
         call = self._call
         if call is not None:
@@ -138,7 +153,7 @@ class Watcher:
                 wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
                 retry=retry_if_result(lambda proven: not proven),
                 stop=stop_when_event_set(self._stop),
-                sleep=sleep_using_event(self._stop),
+                sleep=sleep_using_event(self._wake),
                 retry_error_callback=lambda _: None,
             )
             # Returns when a connection that had a heartbeat is lost.
@@ -156,6 +171,7 @@ class Watcher:
             report=self._report,
             send=partial(_enqueue, outgoing),
         )
+        self._wake.clear()
         status, detail = "OK", "the server ended the stream"
         try:
             self._converse(session, outgoing)
@@ -169,19 +185,22 @@ class Watcher:
         finally:
             outgoing.put(None)
             self._call = self._session = None
-            self._links.lost()
-        if not self._stop.is_set():
+            renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
+            if not renewing:
+                self._links.lost()
+        if not (renewing or self._stop.is_set()):
             self._report.lost(status, detail)
             self._report.retrying()
         return session.proven
 
     def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
-        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS) as channel:
+        credentials = self._credentials.load()
+        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
             outgoing.put(session.hello())
-            call = stub.Subscribe(_messages(outgoing), metadata=bearer(self._api_key()))
+            call = stub.Subscribe(_messages(outgoing), metadata=bearer(credentials.api_key))
             self._call, self._session = call, session
-            if self._stop.is_set():
+            if self._stop.is_set() or self._wake.is_set():
                 call.cancel()
             session.run(iter(call))
 

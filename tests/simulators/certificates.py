@@ -1,9 +1,11 @@
-"""Certificates for tests: an authority, and what it signs for servers and clients of 127.0.0.1."""
+"""Certificates for tests: an authority, what it signs for servers and clients of 127.0.0.1, and who shows what."""
 
 from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import socket
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DAY = dt.timedelta(days=1)
+_HANDSHAKE_DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,31 @@ class Identity:
 
     certificate: Path
     key: Path
+
+    @property
+    def serial(self) -> int:
+        """The certificate's serial number, which tells one from all others."""
+        return x509.load_pem_x509_certificate(self.certificate.read_bytes()).serial_number
+
+    def move_to(self, place: Identity) -> Identity:
+        """Take the place of another identity's files, by renames, and return what is there now."""
+        self.certificate.rename(place.certificate)
+        self.key.rename(place.key)
+        return place
+
+
+def shown_serial(address: str, trusting: AuthoritySimulator) -> int:
+    """Shake hands with `host:port` and return the serial number of the certificate that is shown there."""
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context(cafile=str(trusting.ca_file))
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((host, int(port)), timeout=_HANDSHAKE_DEADLINE_S) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        certificate = secure.getpeercert(binary_form=True)
+    assert certificate is not None
+    return x509.load_der_x509_certificate(certificate).serial_number
 
 
 class AuthoritySimulator:
@@ -39,13 +67,13 @@ class AuthoritySimulator:
         self.ca_file = directory / f"{name.replace(' ', '-')}.pem"
         self.ca_file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
-    def issue(self, name: str) -> Identity:
-        """Sign a certificate for 127.0.0.1 and `localhost` and write it with its key."""
+    def issue(self, name: str, *, days: int = 1) -> Identity:
+        """Sign a certificate for 127.0.0.1 and `localhost`, valid for `days`, and write it with its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
             [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         )
-        builder = _builder(_name(name), self._name, key).add_extension(names, critical=False)
+        builder = _builder(_name(name), self._name, key, days=days).add_extension(names, critical=False)
         identity = Identity(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         identity.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         identity.key.write_bytes(
@@ -56,7 +84,9 @@ class AuthoritySimulator:
         return identity
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int = 1
+) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -65,7 +95,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now + days * _DAY)
     )
 
 

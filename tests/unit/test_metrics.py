@@ -60,7 +60,8 @@ def test_every_name_belongs_to_a_program() -> None:
 
 def test_no_label_is_one_that_a_caller_fills() -> None:
     labels = {label for metric in ALL_NAMES for label in metric.labels}
-    assert labels <= {"code", "effect", "method", "mode", "outcome", "reason", "scope", "source", "status", "version"}
+    known = {"code", "effect", "method", "mode", "outcome", "reason", "scope", "source", "status", "use", "version"}
+    assert labels <= known
 
 
 def test_two_registries_do_not_disturb_each_other() -> None:

@@ -98,6 +98,59 @@ def test_a_missing_api_key_names_its_variable(tmp_path: Path, env: dict[str, str
     assert problem.startswith("5: enterprise.api_key_env: environment variable `ACME_KEY` is not set")
 
 
+KEY_FILE = ENTERPRISE.replace('api_key_env = "ACME_KEY"', 'api_key_file = "host.key"')
+
+
+def key_file(tmp_path: Path, content: bytes = b"akp_hunter2\n", mode: int = 0o600) -> Path:
+    path = tmp_path / "host.key"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+def test_an_api_key_may_be_in_a_private_file_beside_the_settings(tmp_path: Path) -> None:
+    path = key_file(tmp_path)
+    enterprise = load(tmp_path, KEY_FILE + ANCHORS, {"HOME": "/h"}).enterprise
+    assert (enterprise.api_key_env, enterprise.api_key_file) == (None, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (b"akp_hunter2", 0o640, "mode 0640"),
+        (b"", 0o600, "holds no API key"),
+        (b"two hunter2", 0o600, "holds no API key"),
+        (b"hunter2\xff", 0o600, "holds no API key"),
+        (b"hunter2" * 1000, 0o600, "more than 4096"),
+    ],
+    ids=["readable by others", "empty", "two words", "no text", "too long"],
+)
+def test_a_file_that_holds_no_private_api_key_is_refused_with_its_line(
+    tmp_path: Path, content: bytes, mode: int, said: str
+) -> None:
+    key_file(tmp_path, content, mode)
+    (problem,) = problems_of(tmp_path, KEY_FILE + ANCHORS)
+    assert problem.startswith("5: enterprise.api_key_file: ")
+    assert said in problem
+
+
+def test_a_missing_api_key_file_and_a_link_to_one_are_refused(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, KEY_FILE + ANCHORS)
+    assert problem.startswith(f"5: enterprise.api_key_file: the API key file cannot be used: `{tmp_path}/host.key` is")
+    key_file(tmp_path).rename(tmp_path / "elsewhere")
+    (tmp_path / "host.key").symlink_to("elsewhere")
+    (problem,) = problems_of(tmp_path, KEY_FILE + ANCHORS)
+    assert "is a symbolic link" in problem
+
+
+def test_an_api_key_is_in_the_environment_or_in_a_file_and_not_in_both(tmp_path: Path) -> None:
+    key_file(tmp_path)
+    (problem,) = problems_of(tmp_path, ENTERPRISE + 'api_key_file = "host.key"\n' + ANCHORS)
+    assert problem == "6: enterprise.api_key_file: stands beside api_key_env; keep one of the two"
+    (problem,) = problems_of(tmp_path, ENTERPRISE.replace('api_key_env = "ACME_KEY"\n', "") + ANCHORS)
+    assert problem.endswith("enterprise.api_key_env: is missing; `enabled = true` needs it, or api_key_file")
+
+
 def test_an_unknown_offline_mode_is_no_silent_default(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, ENTERPRISE + 'offline_mode = "fail_open"\n' + ANCHORS)
     assert problem.startswith("6: enterprise.offline_mode: must be one of `fail_closed`, ")

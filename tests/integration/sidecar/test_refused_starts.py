@@ -122,6 +122,23 @@ def test_a_tcp_port_in_use(sidecar: Sidecar, tmp_path: Path) -> None:
         refused(sidecar, STARTUP, "is in use")
 
 
+def test_a_key_that_is_not_that_of_the_listeners_certificate(sidecar: Sidecar, tmp_path: Path) -> None:
+    authority = AuthoritySimulator(tmp_path)
+    host, other = authority.issue("host"), authority.issue("other")
+    other.key.rename(host.key)
+    sidecar.serve_tcp(host)
+    refused(sidecar, CONFIGURATION, f"key `{host.key}` is not the key of certificate `{host.certificate}`")
+
+
+def test_an_api_key_file_that_others_can_read(sidecar: Sidecar, tmp_path: Path) -> None:
+    key = tmp_path / "api.key"
+    key.write_text("a-key")
+    key.chmod(0o644)
+    del sidecar.enterprise["api_key_env"]
+    sidecar.enterprise["api_key_file"] = str(key)
+    refused(sidecar, CONFIGURATION, "enterprise.api_key_file", "mode 0644", "chmod 600")
+
+
 def test_a_state_directory_of_another_sidecar(sidecar: Sidecar, tmp_path: Path) -> None:
     sidecar.start()
     second = Sidecar(tmp_path / "second", sidecar.enterprise["policy_server"], sidecar.anchors["keys"][0])

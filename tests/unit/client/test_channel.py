@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.simulators.certificates import Identity
     from tests.unit.client.conftest import Connect
 
 # What a gRPC server with default settings tolerates (`grpc.http2.min_ping_interval_without_data_ms`).
@@ -153,6 +154,61 @@ def test_unusable_files_are_named(authority: AuthoritySimulator, tmp_path: Path)
         }.items():
             with pytest.raises(ConfigError, match=f"{what} `{path}`"):
                 open_channel(broken)
+
+
+class RotatingServer:
+    """gRPC credentials that can be swapped, and how many handshakes asked for them."""
+
+    def __init__(self, authority: AuthoritySimulator, identity: Identity) -> None:
+        self.handshakes = 0
+        self.authority, self.identity = authority, identity
+        self.credentials = grpc.dynamic_ssl_server_credentials(self.fetch(), self.fetch, True)
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration:
+        self.handshakes += 1
+        pair = (self.identity.key.read_bytes(), self.identity.certificate.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], self.authority.ca_file.read_bytes())
+
+
+def test_a_client_uses_changed_files_from_its_next_call_on_and_no_call_fails(
+    connect: Connect, authority: AuthoritySimulator, socket: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RotatingServer(authority, authority.issue("server"))
+    mine, ca_file = authority.issue("mine"), tmp_path / "roots.pem"
+    ca_file.write_bytes(authority.ca_file.read_bytes())
+    with SidecarSimulator(socket, credentials=server.credentials) as sidecar:
+        endpoint = ServerEndpoint(f"127.0.0.1:{sidecar.port}", True, ca_file, mine.certificate, mine.key)
+        with connect(endpoint, timeout=20.0) as client:
+            assert client.authorize(**ALLOWED).allowed
+            before = server.handshakes
+            assert client.authorize(**ALLOWED).allowed
+            assert server.handshakes == before
+
+            # Everything is of another authority now, on both ends.
+            other = AuthoritySimulator(tmp_path, "another authority")
+            server.authority, server.identity = other, other.issue("other server")
+            other.issue("other client").move_to(mine)
+            ca_file.write_bytes(other.ca_file.read_bytes())
+            assert client.authorize(**ALLOWED).allowed
+            assert server.handshakes == before + 1
+
+            # What cannot be used changes nothing, and is said once.
+            ca_file.write_bytes(b"")
+            for _ in range(3):
+                assert client.authorize(**ALLOWED).allowed
+            assert client.ready()
+            assert server.handshakes == before + 1
+    said = [record.getMessage() for record in caplog.records if record.name == "akpolicy.client"]
+    assert len(said) == 1
+    assert f"CA file `{ca_file}` has no readable certificate" in said[0]
+
+
+def test_a_client_over_tls_begins_with_files_that_can_be_used(
+    connect: Connect, authority: AuthoritySimulator, tmp_path: Path
+) -> None:
+    first, second = authority.issue("first"), authority.issue("second")
+    with pytest.raises(ConfigError, match="is not the key of"):
+        connect(ServerEndpoint("127.0.0.1:1", True, authority.ca_file, first.certificate, second.key))
 
 
 # --- the sidecar's socket ---------------------------------------------------------------------------------------------

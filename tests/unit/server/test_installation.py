@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.addresses import HostPort
-from akpolicy.errors import AddressInUse, ConfigError, StartupError, StateDirUnusable, UsageError
-from akpolicy.settings_types import TlsFiles
+from akpolicy.errors import AddressInUse, StartupError, StateDirUnusable, UsageError
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.installation import install
-from akpolicy_server.listener import check_free, load_certificates
+from akpolicy_server.listener import check_free
 from akpolicy_server.ready_file import ready_file
 from akpolicy_server.settings import ServerSettings
 from akpolicy_server.store.engine import Database
-from tests.simulators.certificates import AuthoritySimulator
 from tests.simulators.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -104,24 +102,6 @@ def test_a_taken_port_is_said() -> None:
 def test_an_address_of_another_machine_is_said(host: str) -> None:
     with pytest.raises(StartupError, match=f"`{host}:0`"):
         check_free(HostPort(host, 0))
-
-
-def test_a_certificate_and_its_key_are_read(tmp_path: Path) -> None:
-    authority = AuthoritySimulator(tmp_path)
-    identity = authority.issue("server")
-    loaded = load_certificates(TlsFiles(identity.certificate, identity.key, authority.ca_file))
-    assert loaded.chain == identity.certificate.read_bytes()
-    assert loaded.client_ca == authority.ca_file.read_bytes()
-    assert b"PRIVATE" not in repr(loaded).encode()
-
-
-def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
-    authority = AuthoritySimulator(tmp_path)
-    first, second = authority.issue("first"), authority.issue("second")
-    with pytest.raises(ConfigError, match="no certificate and its unencrypted key"):
-        load_certificates(TlsFiles(first.certificate, second.key))
-    with pytest.raises(ConfigError, match="holds no certificates"):
-        load_certificates(TlsFiles(first.certificate, first.key, first.key))
 
 
 def test_the_ready_file_is_there_only_while_the_program_serves(tmp_path: Path) -> None:
