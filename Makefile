@@ -19,7 +19,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 RELEASED_PROTOS := tests/testdata/proto/released.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check lint types imports protos-check package-check proto lock clean
+.PHONY: help demo test bench bench-trust check lint types imports protos-check package-check proto lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ test: $(VENV)/.test ## Set up and run every test (PYTEST_ARGS="-k name" for some
 check: lint types imports protos-check package-check ## Check style, types, import rules, messages and the package
 
 bench: $(VENV)/.test ## Measure the whole path on this machine, with targets
-	$(BIN)/python bench/spine.py
+	$(BIN)/python -m bench.spine
+
+bench-trust: $(VENV)/.test ## Measure what trust costs on this machine, with targets
+	$(BIN)/python -m bench.trust
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

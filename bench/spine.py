@@ -8,16 +8,11 @@ leaves the machine.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +26,7 @@ from akpolicy.client.channel import parse_server_url
 from akpolicy.client.publishing import PublishingClient
 from akpolicy.v1 import authorization_pb2, authorization_pb2_grpc
 from akpolicy.wire_authorization import request_to_proto
+from bench.table import Line, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,39 +43,9 @@ MAX_RSS_MB = 90.0
 MAX_COLD_START_S = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of the table; `target` is the greatest value allowed, None if there is none."""
-
-    what: str
-    value: float
-    unit: str
-    target: float | None = None
-
-    def text(self) -> str:
-        """Return the row."""
-        verdict = "" if self.target is None else f"target <= {self.target:g}: {'holds' if self.holds else 'MISSED'}"
-        return f"{self.what:<58} {self.value:>10.3f} {self.unit:<3} {verdict}"
-
-    @property
-    def holds(self) -> bool:
-        """Whether the target is met."""
-        return self.target is None or self.value <= self.target
-
-
 def main() -> int:
     """Measure, print the table, write it down; return 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
-    lines = _measure()
-    print(f"# {platform.machine()}, Python {platform.python_version()}, grpcio {version('grpcio')}")
-    for line in lines:
-        print(line.text())
-    if arguments.json:
-        figures = [{"what": x.what, "value": x.value, "unit": x.unit, "target": x.target} for x in lines]
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(line.holds for line in lines) else 1
+    return report(__doc__ or "", _measure)
 
 
 def _measure() -> list[Line]:

@@ -1,6 +1,6 @@
 """Random bytes in every document and file: never believed, never anything but a typed error.
 
-`CASES` mutations of each kind of document, as it travels and as it lies on disk, seeded; a mutation that leaves what was
+`CASES` mutations of each kind of document, as it travels and as it lies on disk, seeded; one that leaves what was
 signed as it was (protobuf and JSON have several spellings of one message) may be believed, and then is the very same
 document. Whole state directories are damaged and started on, fewer times.
 """
@@ -35,8 +35,9 @@ SEEDS = range(2)
 DIRECTORIES = 150
 
 TOKENS = (
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud800", b"\x00", b"1e9", b"-", b"null", b"\xff", b"9" * 40, b" ", b"\n",
-)  # fmt: skip
+    *(b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"-", b" ", b"\n"),
+    *(b"\\ud800", b"\x00", b"1e9", b"null", b"\xff", b"9" * 40),
+)
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
