@@ -67,7 +67,7 @@ def inspect(
     policies: Sequence[PolicyText], schema: CedarSchema
 ) -> tuple[tuple[Problem, ...], cedarpy.PolicySet | None]:
     """Return the problems and, if there are none, the parsed set: policy `i` of it is `policies[i]`."""
-    if problem := _set_problem(policies):
+    if problem := set_problem(policies):
         return (problem,), None
     found = _outline_problems(policies)
     outlined = {position for position, _ in found}
@@ -88,7 +88,8 @@ def inspect(
     return problems, None if problems else parsed
 
 
-def _set_problem(policies: Sequence[PolicyText]) -> Problem | None:
+def set_problem(policies: Sequence[PolicyText]) -> Problem | None:
+    """Judge a set by its size alone: the problem that keeps everything else from being looked at, if it has it."""
     if not policies:
         return Problem("EmptyPolicySet", "no policy")
     if len(policies) > MAX_POLICIES:
