@@ -67,7 +67,7 @@ def inspect(
     policies: Sequence[PolicyText], schema: CedarSchema
 ) -> tuple[tuple[Problem, ...], cedarpy.PolicySet | None]:
     """Return the problems and, if there are none, the parsed set: policy `i` of it is `policies[i]`."""
-    if problem := _set_problem(policies):
+    if problem := set_problem(policies):
         return (problem,), None
     found = _outline_problems(policies)
     outlined = {position for position, _ in found}
@@ -88,7 +88,8 @@ def inspect(
     return problems, None if problems else parsed
 
 
-def _set_problem(policies: Sequence[PolicyText]) -> Problem | None:
+def set_problem(policies: Sequence[PolicyText]) -> Problem | None:
+    """Judge a set by its size alone: the problem that keeps everything else from being looked at, if it has it."""
     if not policies:
         return Problem("EmptyPolicySet", "no policy")
     if len(policies) > MAX_POLICIES:
@@ -194,8 +195,13 @@ def _validate_batch(policies: Sequence[PolicyText], batch: Sequence[int], schema
         messages.setdefault(position, set()).add(_SUBJECT.sub("", error.error))
     # Cedar said no; a batch without a message must not pass for valid.
     messages = messages or {batch[0]: {"Cedar refuses the policy without a reason"}}
-    shown = sorted(messages)[:MAX_PROBLEMS]
-    return [(at, problem) for at in shown for problem in _explain(policies[at], messages[at], schema)]
+    found: list[_Found] = []
+    for at in sorted(messages):
+        found += [(at, problem) for problem in _explain(policies[at], messages[at], schema)]
+        # Finding a line takes Cedar's help and milliseconds, and what follows comes later in the report anyway.
+        if len(found) >= MAX_PROBLEMS:
+            break
+    return found
 
 
 def _explain(policy: PolicyText, messages: set[str], schema: CedarSchema) -> list[Problem]:

@@ -32,6 +32,7 @@ Rules:
     ├── PolicyError                  policies that cannot be enforced (policy id, source, line)
     │   ├── EmptyPolicySet  PolicyCountMismatch  PolicyIdDuplicate  PolicyIdInvalid  PolicyIdMissing
     │   ├── PolicyTooLarge  PolicyTooDeep  TooManyPolicies  PolicyNotUtf8  PolicyCrashesEngine
+    │   ├── EngineUnavailable
     │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  SchemaInvalid  SchemaUnsupported
     │   └── PolicySetInvalid         carries several of the above
     ├── RequestInvalid               an authorization request that cannot be judged (field)
@@ -101,6 +102,7 @@ from akpolicy.errors.operation import (
 )
 from akpolicy.errors.policy import (
     EmptyPolicySet,
+    EngineUnavailable,
     PolicyCountMismatch,
     PolicyCrashesEngine,
     PolicyError,
@@ -209,6 +211,7 @@ __all__ = [
     "DuplicateField",
     "EmptyPolicySet",
     "EncodingNotAllowed",
+    "EngineUnavailable",
     "EnvelopeMalformed",
     "EnvelopeTooLarge",
     "EpochMismatch",

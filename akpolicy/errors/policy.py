@@ -93,6 +93,10 @@ class PolicyCrashesEngine(PolicyError):
     """Policies on which a process that parses them dies or does not come to an end."""
 
 
+class EngineUnavailable(PolicyError):
+    """Policies that could not be checked, because the process that parses them first is not there: the host's fault."""
+
+
 class SchemaInvalid(PolicyError):
     """A schema that Cedar cannot parse."""
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from akpolicy.engine import locate
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.decide import Reason, decide
@@ -147,6 +148,25 @@ def test_problems_are_limited_in_number(bad: str, schema: CedarSchema) -> None:
     policies = [PolicyText(f"p{i}", bad, "s", i + 1) for i in range(MAX_PROBLEMS + 50)]
 
     assert len(check_policies(policies, schema)) == MAX_PROBLEMS
+
+
+def test_no_line_is_looked_for_of_a_mistake_that_is_not_shown(
+    schema: CedarSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for: list[str] = []
+
+    def line(policy: PolicyText, message: str, schema: CedarSchema) -> int:
+        looked_for.append(policy.id)
+        return locate.validation_error_line(policy, message, schema)
+
+    monkeypatch.setattr("akpolicy.engine.check.validation_error_line", line)
+    condition = " || ".join(f"principal.nope{i}" for i in range(MAX_PROBLEMS - 1))
+    text = f"permit (principal, action, resource) when {{ {condition} }};"
+
+    problems = check_policies([PolicyText(f"p{i}", text, "s", i + 1) for i in range(4)], schema)
+
+    assert [problem.policy_id for problem in problems] == ["p0"] * (MAX_PROBLEMS - 1) + ["p1"]
+    assert set(looked_for) == {"p0", "p1"}
 
 
 _WORDS = st.sampled_from(
