@@ -4,9 +4,9 @@ Rules:
 
 - It is the weaker one. It has three quarters of the stack that a thread of its parent has, bounded memory and no core
   file, and is the first that the kernel ends when the host runs out of memory.
-- It lives as long as its parent's end of the pipe: it ends when it reads the end of its input, and the kernel ends it
-  (SIGIO) if the other end closes during a job, whatever Cedar is doing at that moment. Signals that stop its parent
-  mean nothing to it, so that a stop of the whole group or Ctrl-C does not look like a crash.
+- It lives as long as its parent's ends of the pipes: it ends when it reads the end of its input, and the kernel ends
+  it (SIGIO) if the end for its answers closes during a job, whatever Cedar is doing at that moment. Signals that stop
+  its parent mean nothing to it, so that a stop of the whole group or Ctrl-C does not look like a crash.
 - Only frames go to the pipe. Descriptors 0, 1 and 2 are no place for them: what a library prints goes nowhere.
 - It keeps the parsed schema, and nothing else, from job to job; memory goes back to the system after each.
 - An error that it does not know is no answer: it ends with a status that is not 0.
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.schema import parse_schema
+from akpolicy.errors import SchemaInvalid
 from akpolicy.fence.protocol import (
     EXIT_OUT_OF_MEMORY,
     HEADER_BYTES,
@@ -108,7 +109,7 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _serve(source: BinaryIO, sink: BinaryIO, check: Check) -> None:
-    schema: CedarSchema | None = None
+    schema: CedarSchema | SchemaInvalid | None = None
     trim = _trimmer()
     _say(sink, encode_frame(HELLO, ()))
     while header := source.read(HEADER_BYTES):
@@ -116,12 +117,12 @@ def _serve(source: BinaryIO, sink: BinaryIO, check: Check) -> None:
         body = source.read(size)
         if kind == SCHEMA:
             (text,) = decode_body(body)
-            schema = parse_schema(text)
+            schema = _schema(text, sink)
         elif kind == JOB and schema is not None:
             number, policies = decode_job(body)
-            _die_with_parent(source, dies=True)
-            answer = encode_answer(number, check(policies, schema))
-            _die_with_parent(source, dies=False)
+            _die_with_parent(sink, dies=True)
+            answer = encode_answer(number, _problems(policies, schema, check))
+            _die_with_parent(sink, dies=False)
             _say(sink, answer)
             del policies, answer
         else:
@@ -130,21 +131,43 @@ def _serve(source: BinaryIO, sink: BinaryIO, check: Check) -> None:
         trim()
 
 
+def _schema(text: str, sink: BinaryIO) -> CedarSchema | SchemaInvalid:
+    """Return the schema, or what is wrong with it, which is then the answer to each job."""
+    _die_with_parent(sink, dies=True)
+    try:
+        return parse_schema(text)
+    except SchemaInvalid as error:
+        return error
+    finally:
+        _die_with_parent(sink, dies=False)
+
+
+def _problems(policies: Sequence[PolicyText], schema: CedarSchema | SchemaInvalid, check: Check) -> tuple[Problem, ...]:
+    if isinstance(schema, SchemaInvalid):
+        return schema.problems
+    # Without policies, the schema was what is asked about.
+    return check(policies, schema) if policies else ()
+
+
 def _say(sink: BinaryIO, frame: bytes) -> None:
     sink.write(frame)
     sink.flush()
 
 
-def _die_with_parent(source: BinaryIO, *, dies: bool) -> None:
-    """Let the kernel end this process when the parent's end of the pipe closes, or let it live."""
-    number = source.fileno()
+def _die_with_parent(sink: BinaryIO, *, dies: bool) -> None:
+    """Let the kernel end this process when the parent's end of the pipe closes, or let it live.
+
+    The pipe is the one to the parent: nothing happens there during a job. The other one may still be about to announce
+    the last of the job's own bytes, which is the same signal.
+    """
+    number = sink.fileno()
     fcntl.fcntl(number, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(number, fcntl.F_GETFL)
     fcntl.fcntl(number, fcntl.F_SETFL, flags | os.O_ASYNC if dies else flags & ~os.O_ASYNC)
     # It may have closed before.
     poller = select.poll()
     poller.register(number, 0)
-    if any(event & select.POLLHUP for _, event in poller.poll(0)):
+    if any(event & select.POLLERR for _, event in poller.poll(0)):
         raise BrokenPipeError
 
 

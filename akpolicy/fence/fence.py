@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from akpolicy.engine.check import set_problem
-from akpolicy.errors import EngineUnavailable, PolicyCrashesEngine, PolicySetInvalid
+from akpolicy.errors import EngineUnavailable, PolicyCrashesEngine, PolicySetInvalid, SchemaInvalid
 from akpolicy.fence.process import ChildLost, ChildProcess, child_command
 from akpolicy.fence.protocol import SCHEMA, decode_answer, encode_frame, encode_job
 from akpolicy.limits import MIB
@@ -58,10 +58,13 @@ _Key = tuple[bytes, str]
 
 
 class Prover(Protocol):
-    """What proves that policies can be parsed and fit the schema: `Fence`."""
+    """What proves that Cedar text can be parsed where a crash would harm: `Fence`."""
 
     def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
-        """Return if they can; raise the `PolicyError` that says why not."""
+        """Return if these policies can be parsed and fit the schema; raise the `PolicyError` that says why not."""
+
+    def prove_schema(self, text: str) -> None:
+        """Return if the text is a schema; raise the `PolicyError` that says why not."""
 
 
 @dataclass(slots=True)
@@ -78,7 +81,13 @@ class _Job:
 
     number: str
     policies: Sequence[PolicyText]
-    schema: CedarSchema
+    schema_text: str
+
+    @property
+    def key(self) -> _Key:
+        """What makes two jobs the same question."""
+        schema_digest = hashlib.sha256(self.schema_text.encode("utf-8", "surrogatepass")).digest()
+        return schema_digest, content_digest(self.policies)
 
 
 class Fence:
@@ -136,15 +145,28 @@ class Fence:
         if problems := self.check(policies, schema):
             raise PolicySetInvalid(problems)
 
+    def prove_schema(self, text: str) -> None:
+        """Return if a child could parse this schema.
+
+        Raises:
+            SchemaInvalid: Cedar cannot read it.
+            PolicyCrashesEngine: a child died of it, now or before.
+            EngineUnavailable: there is no child to ask.
+
+        """
+        for problem in self._ask((), text):
+            raise SchemaInvalid(problem.message)
+
     def check(self, policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[Problem, ...]:
         """Return what `check_policies` says of these policies; raise `PolicyCrashesEngine` or `EngineUnavailable`."""
         # What is too much to be looked at need not travel.
         if problem := set_problem(policies):
             return (problem,)
-        schema_digest = hashlib.sha256(schema.text.encode()).digest()
-        key = (schema_digest, content_digest(policies))
-        job = _Job(str(next(self._numbers)), policies, schema)
-        frame = encode_job(job.number, policies)
+        return self._ask(policies, schema.text)
+
+    def _ask(self, policies: Sequence[PolicyText], schema_text: str) -> tuple[Problem, ...]:
+        job = _Job(str(next(self._numbers)), policies, schema_text)
+        key, frame = job.key, encode_job(job.number, policies)
         with self._lock:
             try:
                 return self._check(key, job, frame)
@@ -180,7 +202,7 @@ class Fence:
         self._refuse_crashed(key)
         child = self._warm_child()
         if child.schema != key[0]:
-            frame = encode_frame(SCHEMA, [job.schema.text]) + frame
+            frame = encode_frame(SCHEMA, [job.schema_text]) + frame
         try:
             body = child.ask(frame, self._deadline_s(len(frame)))
             problems = _decoded(child, body, job)

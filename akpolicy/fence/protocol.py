@@ -5,7 +5,7 @@ Rules:
 - A frame is its kind (one byte), the length of its body (eight bytes), and the body: how many strings, the length of
   each, then all of them as UTF-8. Lone surrogates pass: what is wrong with a text is for the check to say.
 - The program says SCHEMA (its text), which has no answer, and JOB (its number, then ids, sources, lines and texts of
-  the policies).
+  the policies). The answer to a job without policies says what is wrong with the schema.
 - The child says HELLO once, when it is warm, and ANSWER (the job's number, then every problem) to each job; nothing
   else, and never unasked.
 - An answer is believed to be one only if it is well-formed in all: number, ids and sources of that job, known codes, at
@@ -92,7 +92,7 @@ def decode_job(body: bytes) -> tuple[str, list[PolicyText]]:
     """Return the number and the policies of a job."""
     number, *strings = decode_body(body)
     count = len(strings) // _COLUMNS
-    ids, sources, lines, texts = (strings[at : at + count] for at in range(0, _COLUMNS * count, count))
+    ids, sources, lines, texts = (strings[count * at : count * (at + 1)] for at in range(_COLUMNS))
     return number, [
         PolicyText(policy_id, text, source, int(line))
         for policy_id, source, line, text in zip(ids, sources, lines, texts, strict=True)

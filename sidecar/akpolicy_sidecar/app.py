@@ -2,13 +2,14 @@
 
 Rules:
 
-- Start: state directory (lock), policies from the cache, audit log, HTTP endpoint, listeners, stream client, ready
-  file. Whatever fails raises a `StartupError` or `CacheError`, and what was started is stopped again.
+- Start: the fence's child (it warms up meanwhile), state directory (lock), policies from the cache, audit log, HTTP
+  endpoint, listeners, stream client, ready file. Whatever fails raises a `StartupError` or `CacheError`, and what was
+  started is stopped again.
 - What the cache holds is enforced before the first call can come.
 - Signals are blocked in every thread and taken by the main one: SIGTERM and SIGINT stop, SIGHUP reopens the audit log.
   Between signals the main thread looks at silence, credentials and health.
 - Stop: the ready file is removed, health says NOT_SERVING, calls in flight end, our socket is removed, the stream is
-  closed, the audit log is made durable.
+  closed, the audit log is made durable, the fence's child ends.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from akpolicy.clock import SystemClock
 from akpolicy.durable import write_atomic
 from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.schema import load_default_schema
-from akpolicy.errors import CacheWriteFailed, StartupError
+from akpolicy.errors import CacheWriteFailed, EngineUnavailable, StartupError
 from akpolicy.exposition import HttpEndpoint
+from akpolicy.fence.fence import Fence
 from akpolicy.tls_files import ListenerTls
 from akpolicy_sidecar.api.authorization import AuthorizationServicer
 from akpolicy_sidecar.audit import AuditLog
@@ -96,6 +98,7 @@ class Sidecar:
         self._clock = SystemClock()
         self._metrics = SidecarMetrics()
         self._report = Reporter(self._metrics)
+        self._fence = _start_fence(stack)
         self._schema = load_default_schema()
         self._snapshots, self._updater = self._build_updater(self._schema)
         self._load_cache()
@@ -249,6 +252,15 @@ class Sidecar:
         self._watcher.check_silence()
         self._watcher.check_credentials()
         self._listener.set_serving(serving=standing.ready)
+
+
+def _start_fence(stack: ExitStack) -> Fence:
+    fence = stack.enter_context(Fence())
+    try:
+        fence.start()
+    except EngineUnavailable as error:
+        raise StartupError(error.message) from error
+    return fence
 
 
 def _required(value: T | None) -> T:

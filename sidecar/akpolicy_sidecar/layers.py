@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from akpolicy.decision import BundleVersion
 from akpolicy.engine.compile import Effect, compile_layer
@@ -23,25 +23,14 @@ from akpolicy.trust import refuse_ungranted
 from akpolicy_sidecar.snapshot import layer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from akpolicy.engine.compile import CompiledLayer
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.fence.fence import Prover
     from akpolicy.trust import VerifiedBundle
     from akpolicy_sidecar.snapshot import Layer
 
 ENGINE: Final = f"cedarpy {version('cedarpy')}"
-
-
-class ParseFence(Protocol):
-    """Parses Cedar text where a crash harms nobody."""
-
-    def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
-        """Raise the `PolicyError` that says why this text must not be parsed here."""
-
-    def prove_schema(self, text: str) -> None:
-        """Raise `SchemaInvalid` or `PolicyCrashesEngine` unless the text is a schema that can be parsed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +52,7 @@ class Enforced:
 class LayerBuilder:
     """Builds layers with one schema."""
 
-    def __init__(self, schema: CedarSchema, fence: ParseFence) -> None:
+    def __init__(self, schema: CedarSchema, fence: Prover) -> None:
         """`fence` takes what was never parsed before."""
         self._schema = schema
         self._fence = fence

@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Final
 
 from akpolicy import __version__
 from akpolicy.clock import Moment
-from akpolicy.errors import CacheError, ClockJump, ClockRollback, DistributionError, PolicyError, StreamProtocolError
+from akpolicy.errors import (
+    CacheError,
+    ClockJump,
+    ClockRollback,
+    DistributionError,
+    EngineUnavailable,
+    PolicyError,
+    StreamProtocolError,
+)
 from akpolicy.fields import NONCE_BYTES
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
@@ -276,7 +284,7 @@ class Session:
 
 def _pause_after(subject: str, error: AkpolicyError) -> float:
     """Return after how many seconds it is worth while to ask again."""
-    if isinstance(error, (CacheError, DistributionError)):
+    if isinstance(error, (CacheError, DistributionError, EngineUnavailable)):
         return PASSING_PAUSE_S
     if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):
         return CLOCK_PAUSE_S

@@ -14,6 +14,7 @@ from akpolicy.errors import (
     EmptyPolicySet,
     EncodingNotAllowed,
     PolicyCountMismatch,
+    PolicyCrashesEngine,
     PolicyIdDuplicate,
     PolicyIdInvalid,
     PolicyParseError,
@@ -21,7 +22,8 @@ from akpolicy.errors import (
     PolicyValidationError,
     SchemaInvalid,
 )
-from akpolicy.limits import MAX_CONTENT_BYTES
+from akpolicy.fence.fence import Fence
+from akpolicy.limits import MAX_CONTENT_BYTES, MIB
 from tests.attacks.stage import FORBID, ORG, REGISTER, Attack, Stage, bundle_of
 from tests.simulators.org import content_reference
 
@@ -118,3 +120,26 @@ def unfit() -> str:
 def test_signed_content_that_cannot_be_enforced_is_refused(stage: Stage, attack: Attack) -> None:
     blob, count = attack.act()
     stage.refuses(attack, bundle_of(*stage.org.bundle_envelope(ORG, blob, policy_count=count)))
+
+
+# Within every limit, and yet Cedar needs more memory than this for them: parsed, they are about 500 times their size.
+CHILD_BYTES = 192 * MIB
+NUMBERS = f"forbid (principal, action, resource) when {{ [{'1,' * 7000}1].isEmpty() }};"
+GLUTTONS = 20
+
+
+@REGISTER.single(128, "content that a process which parses it dies of is refused", PolicyCrashesEngine)
+def test_content_that_the_parser_dies_of_is_refused(stage: Stage, attack: Attack) -> None:
+    blob = blob_of(*(entry(f"p{number}", NUMBERS) for number in range(GLUTTONS)))
+    with Fence(memory_bytes=CHILD_BYTES) as fence:
+        stage.host = stage.host.restart(fence=fence)
+        stage.host.connect()
+        stage.refuses(attack, bundle_of(*stage.org.bundle_envelope(ORG, blob, policy_count=GLUTTONS)))
+        assert fence.crashes == 1
+        # The next child parses what is sound.
+        stage.host.connect()
+        stage.host.update(
+            {**FORBID, "sound": '@id("sound") forbid (principal, action, resource) when { false };'}, scope=ORG
+        )
+        assert fence.starts >= 2
+        assert stage.host.versions[ORG] == 3

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
+    from akpolicy.fence.fence import Prover
     from akpolicy.keys import AnchorSet
     from akpolicy.v1 import distribution_pb2 as pb
-    from akpolicy_sidecar.layers import ParseFence
     from akpolicy_sidecar.status import Standing
     from akpolicy_sidecar.updates import Trouble
 
@@ -74,7 +74,7 @@ class HostSimulator:
         clock: ManualClock | None = None,
         anchors: AnchorSet | None = None,
         local: OfflineRule = LAX,
-        fence: ParseFence | None = None,
+        fence: Prover | None = None,
         office: Office | None = None,
     ) -> None:
         """Start on the state directory `place`, which may hold an earlier run's state."""

@@ -6,8 +6,10 @@ argument it is no child of ours at all, but something that answers what that arg
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +66,30 @@ def _print() -> None:
     sys.stdout.flush()
 
 
+def _announce() -> None:
+    """Let the kernel announce input during a job, as it may if the job's own bytes are announced late."""
+    (source,) = filter(_is_input, (int(entry.name) for entry in Path("/proc/self/fd").iterdir()))
+    again = os.open(f"/proc/self/fd/{source}", os.O_RDWR | os.O_NONBLOCK)
+    os.write(again, b"x")
+    os.read(again, 1)
+    os.close(again)
+
+
+def _is_input(number: int) -> bool:
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
+        return is_pipe and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    except OSError:  # the one that read the directory
+        return False
+
+
 _DEEDS: dict[str, Callable[[], None]] = {
     "crash": _crash,
     "hang": _hang,
     "grow": _grow,
     "fail": _fail,
     "print": _print,
+    "announce": _announce,
     "abort": os.abort,
 }
 

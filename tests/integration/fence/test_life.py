@@ -161,6 +161,15 @@ def test_what_stops_the_program_does_not_look_like_a_crash(
     assert (fence.pid, fence.starts) == (pid, starts)
 
 
+def test_input_that_is_announced_late_does_not_end_a_job(scene: Scene, schema: CedarSchema) -> None:
+    fence = scene.fence()
+
+    fence.prove(deed("announce"), schema)
+    fence.prove(GOOD, schema)
+
+    assert (fence.starts, fence.crashes) == (1, 0)
+
+
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_a_child_does_not_outlive_a_killed_program(state: str, scene: Scene) -> None:
     with subprocess.Popen(

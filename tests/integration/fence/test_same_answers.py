@@ -15,9 +15,9 @@ from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.schema import parse_schema
 from akpolicy.engine.source import PolicyText, split_policies
-from akpolicy.errors import PolicySetInvalid
+from akpolicy.errors import PolicySetInvalid, SchemaInvalid
 from akpolicy.fence.fence import content_digest
-from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES
+from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
 from tests.integration.fence.conftest import ANY, GOOD, Attempt, deed
 
 if TYPE_CHECKING:
@@ -145,3 +145,18 @@ def test_the_digest_is_the_one_by_which_a_manifest_names_the_content() -> None:
     blob = encode_content([(policy.id, policy.text) for policy in policies])
 
     assert content_digest(policies) == describe_content(blob, len(policies)).digest
+
+
+@pytest.mark.parametrize("text", ["entity {", "entity A in [B];", "\udc80", "x" * (MAX_SCHEMA_BYTES + 1), "<" * 100])
+def test_a_schema_is_refused_in_the_same_words(text: str, fence: Fence) -> None:
+    with pytest.raises(SchemaInvalid) as here:
+        parse_schema(text)
+    with pytest.raises(SchemaInvalid) as there:
+        fence.prove_schema(text)
+
+    assert there.value.message == here.value.message
+
+
+def test_a_schema_that_is_one_passes_and_changes_nothing_for_policies(fence: Fence, schema: CedarSchema) -> None:
+    fence.prove_schema("entity Nothing; action nothing appliesTo { principal: Nothing, resource: Nothing };")
+    fence.prove((PolicyText("p", 'permit (principal, action == AgentKernel::Action::"Run", resource);'),), schema)
