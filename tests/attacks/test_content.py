@@ -142,4 +142,4 @@ def test_content_that_the_parser_dies_of_is_refused(stage: Stage, attack: Attack
             {**FORBID, "sound": '@id("sound") forbid (principal, action, resource) when { false };'}, scope=ORG
         )
         assert fence.starts >= 2
-        assert stage.host.versions[ORG] == 3
+        assert stage.host.versions[ORG] == 4
