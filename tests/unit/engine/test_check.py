@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cedarpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.decide import Reason, decide
 from akpolicy.engine.limits import MAX_OPERATORS, MAX_PROBLEMS
 from akpolicy.engine.source import PolicyText, split_policies
-from akpolicy.limits import MAX_POLICIES
+from akpolicy.limits import KIB, MAX_POLICIES
 
 if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
@@ -167,6 +168,24 @@ def test_no_line_is_looked_for_of_a_mistake_that_is_not_shown(
 
     assert [problem.policy_id for problem in problems] == ["p0"] * (MAX_PROBLEMS - 1) + ["p1"]
     assert set(looked_for) == {"p0", "p1"}
+
+
+def test_cedar_never_validates_much_at_once(schema: CedarSchema, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[str] = []
+    validate = cedarpy.validate_policies
+
+    def recording(text: str, *args: Any, **options: Any) -> cedarpy.ValidationResult:
+        batches.append(text)
+        return validate(text, *args, **options)
+
+    monkeypatch.setattr("cedarpy.validate_policies", recording)
+    sizes = [0] * 600 + [15_000] * 10 + [0] + [15_000] * 3
+    policies = [PolicyText(f"p{i}", f"{_ANY}// {i} {'x' * size}") for i, size in enumerate(sizes)]
+
+    assert check_policies(policies, schema) == ()
+    assert "\n".join(batches) == "\n".join(policy.text for policy in policies)
+    assert max(map(len, batches)) < 64 * KIB
+    assert max(batch.count("\n") + 1 for batch in batches) == 256
 
 
 _WORDS = st.sampled_from(
