@@ -1,37 +1,30 @@
-"""The stream of the policy server simulator: what the protocol says, plus the faults that its state asks for."""
+"""The stream of the policy server simulator: what the protocol says, plus the faults that its state asks for.
+
+What is sent comes from `Office`. A stream begins with what the host lacks, a heartbeat that answers the nonce of its
+Hello, and KeepAlive. Then each change is sent as it comes, with a heartbeat and KeepAlive behind it; further heartbeats
+and KeepAlives come at their intervals.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from akpolicy.limits import MAX_CHUNK_BYTES
-from akpolicy.v1 import bundle_pb2, distribution_pb2, distribution_pb2_grpc
-from akpolicy.wire import envelope_to_proto
+from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc
+from tests.simulators.office import NONCE_BYTES, keep_alive
 
 if TYPE_CHECKING:
-    from akpolicy.envelope import SignedEnvelope
+    from tests.simulators.office import Office
 
 Request = distribution_pb2.SubscribeRequest
 Response = distribution_pb2.SubscribeResponse
 Tamper = Callable[[Response], Sequence[Response]]
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A document as it is served; `generation` rises with each change."""
-
-    scope: str
-    envelope: SignedEnvelope
-    blob: bytes | None
-    generation: int
 
 
 @dataclass(frozen=True)
@@ -45,21 +38,21 @@ class Received:
 
 @dataclass
 class ServerState:
-    """What the streams share; every access holds `changed`."""
+    """What the streams share; every access holds `changed`. Intervals are in seconds."""
 
+    office: Office
+    interval_s: float = 1.0
+    heartbeat_s: float = 1.0
+    api_key: str | None = None
+    refusal: tuple[grpc.StatusCode, str] | None = None
+    silent: bool = False
+    heartbeats_withheld: bool = False
+    tamper: Tamper | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
-    roots: dict[int, SignedEnvelope] = field(default_factory=dict)
-    offers: dict[str, Offer] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     open_streams: set[int] = field(default_factory=set)
     streams_begun: int = 0
     dropped_up_to: int = 0
-    generation: int = 0
-    interval_s: float = 1.0
-    api_key: str | None = None
-    refusal: tuple[grpc.StatusCode, str] | None = None
-    silent: bool = False
-    tamper: Tamper | None = None
 
 
 class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
@@ -84,6 +77,8 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
         if not isinstance(first, Request) or first.WhichOneof("message") != "hello":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be Hello")
             return
+        if len(first.hello.nonce) != NONCE_BYTES:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a nonce has {NONCE_BYTES} bytes")
         stream = _Stream(self._state, token, first)
         if not context.add_callback(stream.end):
             stream.end()
@@ -106,7 +101,12 @@ class _Stream:
         self._state = state
         self._token = token
         self._hello = hello.hello
-        self._seen = 0
+        # What was sent: roots and documents up to here, the index, the last heartbeat, and when the next is due.
+        self._roots = 0
+        self._seq = 0
+        self._index = self._hello.index_digest
+        self._beaten: tuple[int, int] | None = None
+        self._heartbeat_due = self._keep_alive_due = time.monotonic()
         with state.changed:
             state.streams_begun += 1
             self._number = state.streams_begun
@@ -129,7 +129,6 @@ class _Stream:
 
     def responses(self) -> Iterator[Response]:
         """Yield what is sent, until the stream ends."""
-        yield from self._tampered(self._first_answer())
         while (batch := self._next_batch()) is not None:
             yield from self._tampered(batch)
 
@@ -141,81 +140,59 @@ class _Stream:
     def _ended(self) -> bool:
         return self._number <= self._state.dropped_up_to or self._number not in self._state.open_streams
 
-    def _first_answer(self) -> list[Response]:
-        enforced = {r.scope: r.digest for r in self._hello.enforced}
-        with self._state.changed:
-            self._state.changed.wait_for(lambda: self._ended() or not self._state.silent)
-            if self._ended():
-                return []
-            roots = {v: e for v, e in self._state.roots.items() if v > self._hello.root_version}
-            offers = [o for o in self._state.offers.values() if o.envelope.digest() != enforced.get(o.scope)]
-            self._seen = self._state.generation
-        return [*(_root_update(v, roots[v]) for v in sorted(roots)), *self._updates(offers), self._keep_alive()]
-
     def _next_batch(self) -> list[Response] | None:
-        """Wait for news, or for the next KeepAlive to be due; None ends the stream."""
+        """Wait for news, or until something is due; None ends the stream."""
         with self._state.changed:
-            self._state.changed.wait_for(
-                lambda: self._ended() or (not self._state.silent and self._state.generation > self._seen),
-                timeout=self._state.interval_s,
-            )
+            self._state.changed.wait_for(lambda: self._ended() or self._has_something(), timeout=self._patience())
             if self._ended():
                 return None
             if self._state.silent:
                 return []
-            offers = [o for o in self._state.offers.values() if o.generation > self._seen]
-            self._seen = self._state.generation
-        return [*self._updates(offers), self._keep_alive()]
+            messages = [*self._documents(), *self._heartbeats()]
+            now = time.monotonic()
+            if messages or now >= self._keep_alive_due:
+                messages.append(keep_alive(self._state.interval_s))
+                self._keep_alive_due = now + self._state.interval_s
+            return messages
 
-    def _updates(self, offers: list[Offer]) -> Iterator[Response]:
-        held = set(self._hello.held_blobs)
-        for offer in sorted(offers, key=lambda o: o.generation):
-            yield from _bundle_messages(offer, held)
+    def _patience(self) -> float | None:
+        """Return for how many seconds nothing is due; None where only a change of the state can bring something."""
+        return None if self._state.silent else max(0.0, self._due() - time.monotonic())
 
-    def _keep_alive(self) -> Response:
-        return Response(keep_alive=distribution_pb2.KeepAlive(interval_ms=int(self._state.interval_s * 1000)))
+    def _due(self) -> float:
+        if self._state.heartbeats_withheld:
+            return self._keep_alive_due
+        return min(self._keep_alive_due, self._heartbeat_due)
+
+    def _has_something(self) -> bool:
+        return not self._state.silent and (self._state.office.seq > self._seq or self._due() <= time.monotonic())
+
+    def _documents(self) -> list[Response]:
+        """Return roots and bundles that this host was not sent yet."""
+        office = self._state.office
+        messages = office.since(self._seq, self._roots) if self._seq else office.missing(self._hello)
+        self._roots, self._seq = len(office.roots), office.seq
+        return messages
+
+    def _heartbeats(self) -> list[Response]:
+        """Return the heartbeat that is due, if any: a host takes none that is not later than the last."""
+        office, now = self._state.office, time.monotonic()
+        current = (office.seq, int(office.org.clock.now()))
+        has_changed = self._beaten is None or office.seq > self._beaten[0]
+        if self._state.heartbeats_withheld or not (has_changed or now >= self._heartbeat_due):
+            return []
+        self._heartbeat_due = now + self._state.heartbeat_s
+        if self._beaten is not None and current <= self._beaten:
+            return []
+        nonce = {"nonce": self._hello.nonce.hex()} if self._beaten is None else {}
+        message = office.heartbeat(known_index=self._index, **nonce)
+        self._beaten = current
+        if message.heartbeat.index:
+            self._index = hashlib.sha256(message.heartbeat.index).digest()
+        return [message]
 
     def _tampered(self, responses: list[Response]) -> Iterator[Response]:
         for response in responses:
             with self._state.changed:
                 change = self._state.tamper
             yield from [response] if change is None else change(response)
-
-
-def _root_update(version: int, envelope: SignedEnvelope) -> Response:
-    return Response(root=distribution_pb2.RootUpdate(version=version, envelope=envelope_to_proto(envelope)))
-
-
-def _bundle_messages(offer: Offer, held: set[bytes]) -> Iterator[Response]:
-    manifest = _claims(offer.envelope)
-    blob = offer.blob or b""
-    # As a server that lies would: chunks carry the digest that the manifest names, whatever the bytes are.
-    named = manifest.get("content", {}).get("digest", "")
-    digest = bytes.fromhex(named) if named else hashlib.sha256(blob).digest()
-    sent = b"" if digest in held else blob
-    revision = bundle_pb2.Revision(
-        scope=offer.scope,
-        epoch=manifest.get("epoch", 0),
-        version=manifest.get("version", 0),
-        digest=offer.envelope.digest(),
-    )
-    yield Response(
-        bundle=distribution_pb2.BundleUpdate(
-            nonce=secrets.token_bytes(16),
-            revision=revision,
-            envelope=envelope_to_proto(offer.envelope),
-            content_size=len(sent),
-        )
-    )
-    for offset in range(0, len(sent), MAX_CHUNK_BYTES):
-        data = sent[offset : offset + MAX_CHUNK_BYTES]
-        yield Response(chunk=distribution_pb2.BlobChunk(digest=digest, offset=offset, data=data))
-
-
-def _claims(envelope: SignedEnvelope) -> dict[str, Any]:
-    """Return what a payload says of itself; nothing if it is broken, as a test may want it."""
-    try:
-        value = json.loads(envelope.payload)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

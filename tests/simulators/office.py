@@ -1,4 +1,7 @@
-"""What a policy server holds for one org, and the messages that it would send: honest, unless a test asks otherwise."""
+"""What a policy server holds for one org, and the messages that it would send: honest, unless a test asks otherwise.
+
+`HostSimulator` hears these messages directly, `PolicyServerSimulator` sends them on a socket.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from akpolicy.scope import GLOBAL
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_to_proto
+from tests.simulators.org import HEARTBEAT_LIFETIME_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,11 +28,15 @@ NONCE_BYTES = 16
 
 
 class Held(NamedTuple):
-    """The current document of a scope; `blob` is None if it is deleted, `original` is set for a rollback."""
+    """The current document of a scope; `blob` is None if it is deleted, `original` is set for a rollback.
+
+    `since` is the office's `seq` that it came with.
+    """
 
     envelope: SignedEnvelope
     blob: bytes | None
     original: SignedEnvelope | None = None
+    since: int = 0
 
 
 class Office:
@@ -40,6 +48,7 @@ class Office:
         self.roots: list[SignedEnvelope] = [org.root_envelope()]
         self.current: dict[str, Held] = {}
         self.seq = 1
+        self.heartbeat_lifetime_s = HEARTBEAT_LIFETIME_S
 
     @property
     def root(self) -> SignedEnvelope:
@@ -58,9 +67,20 @@ class Office:
         self, scope: str, envelope: SignedEnvelope, blob: bytes | None, original: SignedEnvelope | None = None
     ) -> Held:
         """Hold any document as the current one of a scope."""
-        self.current[scope] = Held(envelope, blob, original)
         self.seq += 1
+        self.current[scope] = Held(envelope, blob, original, self.seq)
         return self.current[scope]
+
+    def delete(self, scope: str, **overrides: Any) -> Held:
+        """Sign the deletion of a scope and hold it as current."""
+        return self.hold(scope, self.org.deletion_envelope(scope, **overrides), None)
+
+    def roll_back(self, original: Held, **overrides: Any) -> Held:
+        """Sign the return to what was held earlier, and hold it as current."""
+        scope = str(claims(original.envelope)["scope"])
+        return self.hold(
+            scope, self.org.rollback_envelope(original.envelope, **overrides), original.blob, original.envelope
+        )
 
     def add_root(self, envelope: SignedEnvelope) -> SignedEnvelope:
         """Hold the next root."""
@@ -68,16 +88,33 @@ class Office:
         self.seq += 1
         return envelope
 
+    def rotate(self, **overrides: Any) -> SignedEnvelope:
+        """Sign the root after the newest one and hold it."""
+        return self.add_root(self.org.root_envelope(**{"version": claims(self.root)["version"] + 1, **overrides}))
+
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def greeting(self, hello: pb.Hello, **heartbeat: Any) -> list[Response]:
         """Return everything that a host lacks, as a server answers a Hello."""
+        messages = self.missing(hello)
+        return [*messages, self.heartbeat(nonce=hello.nonce.hex(), **heartbeat), keep_alive()]
+
+    def missing(self, hello: pb.Hello) -> list[Response]:
+        """Return the roots and bundles that a host lacks."""
         enforced = {r.scope: r.digest for r in hello.enforced}
-        messages = [root_message(root) for root in self.roots if claims(root)["version"] > hello.root_version]
+        messages = [root_message(root) for root in self.roots if claims(root).get("version", 0) > hello.root_version]
         for scope, held in self.current.items():
             if held.envelope.digest() != enforced.get(scope):
                 messages += self.bundle(scope, held_blobs=hello.held_blobs)
-        return [*messages, self.heartbeat(nonce=hello.nonce.hex(), **heartbeat), keep_alive()]
+        return messages
+
+    def since(self, seq: int, roots: int) -> list[Response]:
+        """Return what came after `seq`, and all roots but the first `roots`."""
+        messages = [root_message(root) for root in self.roots[roots:]]
+        for scope, held in sorted(self.current.items(), key=lambda item: item[1].since):
+            if held.since > seq:
+                messages += self.bundle(scope)
+        return messages
 
     def bundle(self, scope: str = GLOBAL, *, held_blobs: Iterable[bytes] = ()) -> list[Response]:
         """Return the current document of a scope, with its content."""
@@ -85,13 +122,19 @@ class Office:
         return bundle_messages(held.envelope, held.blob, original=held.original, held_blobs=held_blobs)
 
     def heartbeat(self, **overrides: Any) -> Response:
-        """Return a heartbeat about all that is current; without a `nonce` it is one of those that all hosts share."""
-        fields = {"seq": self.seq, **overrides}
+        """Return a heartbeat about all that is current; without a `nonce` it is one of those that all hosts share.
+
+        `known_index` is the digest of the index that the host has: that one is named and not sent again.
+        """
+        expires_at = int(self.org.clock.now()) + self.heartbeat_lifetime_s
+        fields = {"seq": self.seq, "expires_at": expires_at, **overrides}
         signed_by = fields.pop("signed_by", None)
         root = fields.pop("about_root", self.root)
+        known_index = fields.pop("known_index", b"")
         current = fields.pop("about", [held.envelope for held in self.current.values()])
         envelope, index = self.org.heartbeat_envelope(root, current, signed_by=signed_by, **fields)
-        return heartbeat_message(envelope, index)
+        is_known = hashlib.sha256(index).digest() == known_index
+        return heartbeat_message(envelope, b"" if is_known else index)
 
 
 def claims(envelope: SignedEnvelope) -> dict[str, Any]:

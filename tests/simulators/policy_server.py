@@ -1,13 +1,17 @@
 """A policy server for tests: the real protocol on a real socket, and every way to misbehave.
 
 It serves what a test gave it, verified or not: `publish` makes an honest bundle, `offer` serves any envelope and blob.
-`tamper` sees every message before it leaves and returns what is sent in its place. Everything that hosts say is
-recorded; `wait_for` waits until the record fulfils a condition.
+Streams that are open get each change at once, and a signed heartbeat behind it. `tamper` sees every message before it
+leaves and returns what is sent in its place. Everything that hosts say is recorded; `wait_for` waits until the record
+fulfils a condition.
+
+What it holds is an `Office`, which has more ways to make documents; change it under `holding`.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -16,11 +20,13 @@ from akpolicy.bundle import Manifest
 from akpolicy.scope import GLOBAL
 from akpolicy.strict_json import load
 from akpolicy.v1 import distribution_pb2_grpc
-from tests.simulators.distribution import Distribution, Offer, Received, ServerState, Tamper
+from tests.simulators.distribution import Distribution, Received, ServerState, Tamper
+from tests.simulators.office import Held, Office
+from tests.simulators.org import HEARTBEAT_LIFETIME_S
 from tests.simulators.waiting import DEFAULT_DEADLINE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.v1 import distribution_pb2
@@ -38,16 +44,23 @@ class PolicyServerSimulator:
         org: OrgSimulator,
         *,
         keep_alive_s: float = 1.0,
+        heartbeat_s: float = 1.0,
+        heartbeat_lifetime_s: int = HEARTBEAT_LIFETIME_S,
         api_key: str | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        """Serve the org's root and nothing else yet; `api_key` is what hosts must send, None takes any."""
+        """Serve the org's root and nothing else yet; `api_key` is what hosts must send, None takes any.
+
+        Heartbeats come every `heartbeat_s` seconds as far as the org's clock moves on: one of the same second as the
+        last would be a replay.
+        """
         self.org = org
-        self._state = ServerState(interval_s=keep_alive_s, api_key=api_key)
+        office = Office(org)
+        office.heartbeat_lifetime_s = heartbeat_lifetime_s
+        self._state = ServerState(office, interval_s=keep_alive_s, heartbeat_s=heartbeat_s, api_key=api_key)
         self._credentials = credentials
         self._server: grpc.Server | None = None
         self._port = 0
-        self.offer_root(org.root_envelope(), version=1)
 
     def __enter__(self) -> Self:
         self.start()
@@ -90,29 +103,52 @@ class PolicyServerSimulator:
 
     # --- what is served -----------------------------------------------------------------------------------------------
 
-    def offer_root(self, envelope: SignedEnvelope, *, version: int) -> None:
-        """Serve a root to hosts that trust an older one, from their next stream on; it replaces one of its version."""
+    @contextmanager
+    def holding(self) -> Iterator[Office]:
+        """Change what is held; streams that are open get it at the end of the block."""
         with self._state.changed:
-            self._state.roots[version] = envelope
+            yield self._state.office
+            self._state.changed.notify_all()
+
+    def offer_root(self, *envelopes: SignedEnvelope) -> None:
+        """Serve the next roots, oldest first."""
+        with self.holding() as office:
+            for envelope in envelopes:
+                office.add_root(envelope)
 
     def publish(
         self, policies: Mapping[str, str] | bytes | None = None, *, scope: str = GLOBAL, **overrides: Any
     ) -> Manifest:
         """Sign the next version of a scope, as `OrgSimulator.bundle_envelope` does, and serve it."""
-        envelope, blob = self.org.bundle_envelope(scope, policies, **overrides)
-        self.offer(envelope, blob, scope=scope)
-        return load(envelope.payload, Manifest)
+        with self.holding() as office:
+            return load(office.publish(policies, scope=scope, **overrides).envelope.payload, Manifest)
 
     def delete(self, scope: str, **overrides: Any) -> None:
         """Sign and serve the deletion of a scope."""
-        self.offer(self.org.deletion_envelope(scope, **overrides), None, scope=scope)
+        with self.holding() as office:
+            office.delete(scope, **overrides)
 
-    def offer(self, envelope: SignedEnvelope, blob: bytes | None, *, scope: str = GLOBAL) -> None:
-        """Serve any envelope and blob as the current state of a scope; streams that are open get it at once."""
-        with self._state.changed:
-            self._state.generation += 1
-            self._state.offers[scope] = Offer(scope, envelope, blob, self._state.generation)
-            self._state.changed.notify_all()
+    def roll_back(self, original: Held, **overrides: Any) -> None:
+        """Sign and serve the return to what was `current` earlier."""
+        with self.holding() as office:
+            office.roll_back(original, **overrides)
+
+    def offer(
+        self,
+        envelope: SignedEnvelope,
+        blob: bytes | None,
+        *,
+        scope: str = GLOBAL,
+        original: SignedEnvelope | None = None,
+    ) -> None:
+        """Serve any envelope and blob as the current state of a scope."""
+        with self.holding() as office:
+            office.hold(scope, envelope, blob, original)
+
+    def current(self, scope: str = GLOBAL) -> Held:
+        """Return what is served for a scope."""
+        with self.holding() as office:
+            return office.current[scope]
 
     # --- misbehaving --------------------------------------------------------------------------------------------------
 
@@ -127,6 +163,17 @@ class PolicyServerSimulator:
     def speak(self) -> None:
         """End the silence; what was withheld is sent."""
         self._set(silent=False)
+
+    def withhold_heartbeats(self) -> None:
+        """Send no heartbeats, not even the answer to a Hello; everything else goes on."""
+        self._set(heartbeats_withheld=True)
+
+    def deliver_heartbeats(self, *, lifetime_s: int | None = None) -> None:
+        """Send heartbeats again; those that are signed from now on live for `lifetime_s`, if it is given."""
+        if lifetime_s is not None:
+            with self.holding() as office:
+                office.heartbeat_lifetime_s = lifetime_s
+        self._set(heartbeats_withheld=False)
 
     def refuse(self, code: grpc.StatusCode = grpc.StatusCode.UNAUTHENTICATED, detail: str = "no such key") -> None:
         """Refuse new streams, and end those that are open."""
