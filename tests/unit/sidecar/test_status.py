@@ -10,19 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akpolicy.bundle import OfflineMode
+from akpolicy.clock import Moment
 from akpolicy.decision import BundleVersion, PolicySource, Reason
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import PolicyText
+from akpolicy.errors import AkpolicyError, BundleExpired, ClockJump, ClockRollback, HeartbeatStale, PolicyStale
+from akpolicy.trusted_time import TimeProof
+from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Confirmation, Freshness
+from akpolicy_sidecar.link import Link
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.snapshot import Layer, Snapshot
-from akpolicy_sidecar.status import MAX_KEEP_ALIVE_S, Link, LinkHolder, Moment, Standing, bounded_interval, stand
+from akpolicy_sidecar.status import AGE_UNKNOWN_MS, Standing, stand
 
-DAY = 86_400.0
-NOW = Moment(wall=1_800_000_000.0, elapsed=50_000.0, boot_id="this-boot")
-IN_A_MONTH = 1_800_000_000 + 30 * 86_400
+DAY = 86_400
+START = 1_800_000_000
+NOW = Moment(wall=float(START), elapsed=50_000.0, boot_id="this-boot")
+PROOF = TimeProof(float(START), NOW)
+LIFE = 300
+IN_A_MONTH = START + 30 * DAY
 LAX = OfflineRule(OfflineMode.CACHED_INDEFINITE, math.inf)
 COMPILED = compile_layer("global", [PolicyText("p", "permit (principal, action, resource);")], load_default_schema())
+MODES = list(OfflineMode)
 
 
 def layer(
@@ -31,214 +40,425 @@ def layer(
     return Layer(COMPILED, BundleVersion(scope, 1, 1, "0" * 64), expires_at, OfflineRule(OfflineMode(mode), max_age_s))
 
 
-def snapshot(*layers: Layer, local: OfflineRule = LAX, missing: tuple[str, ...] = ()) -> Snapshot:
-    return Snapshot.build(layers or (layer(),), local=local, missing=missing)
+def confirmed(issued_at: int = START, life: int = LIFE, **earlier: int) -> Freshness:
+    """Return that a heartbeat vouched for `global` and for the whole; `earlier` names orgs and how long before."""
+    now = Confirmation(issued_at, issued_at + life)
+    older = {f"org/{org}": Confirmation(issued_at - by, issued_at - by + life) for org, by in earlier.items()}
+    return Freshness({"global": now, **older}, now)
 
 
-def after(seconds: float, start: Moment = NOW) -> Moment:
-    return replace(start, wall=start.wall + seconds, elapsed=start.elapsed + seconds)
+def snapshot(
+    *layers: Layer,
+    local: OfflineRule = LAX,
+    missing: tuple[str, ...] = (),
+    freshness: Freshness | None = None,
+    proof: TimeProof | None = PROOF,
+) -> Snapshot:
+    """Return a snapshot that a heartbeat vouched for at `NOW`, unless the arguments say otherwise."""
+    return Snapshot.build(
+        layers or (layer(),),
+        local=local,
+        missing=missing,
+        freshness=confirmed() if freshness is None else freshness,
+        proof=proof,
+    )
 
 
-def live(interval_s: float = 10.0, heard: Moment = NOW) -> Link:
-    return Link(heard=heard, complete=True, caught_up=True, interval_s=interval_s)
+def under(mode: OfflineMode, max_age_s: float = DAY) -> Snapshot:
+    """Return a snapshot for which host and bundle say the same mode."""
+    return snapshot(layer(mode.value, max_age_s), local=OfflineRule(mode, max_age_s))
 
 
-def offline(heard: Moment = NOW) -> Link:
-    return Link(heard=heard, complete=True)
+def after(seconds: float, *, wall_off: float = 0.0) -> Moment:
+    return replace(NOW, wall=NOW.wall + seconds + wall_off, elapsed=NOW.elapsed + seconds)
 
 
-def test_without_a_layer_there_is_no_policy() -> None:
-    standing = stand(Snapshot.build((), local=LAX), live(), NOW)
-
-    assert standing.denial is Reason.NO_POLICY
-    assert standing.source is PolicySource.NONE
+def up(moment: Moment) -> Link:
+    """Return a stream that counts and was heard at this moment."""
+    return Link(heard=moment, proven=True, interval_s=10.0)
 
 
-def test_a_layer_that_cannot_be_loaded_denies_although_others_are_there() -> None:
-    standing = stand(snapshot(layer(), missing=("org/acme",)), live(), NOW)
+AWAY = Link(heard=NOW, proven=False)
+EVERY_MODE = pytest.mark.parametrize("mode", MODES)
+UP_OR_AWAY = pytest.mark.parametrize("is_up", [True, False], ids=["up", "away"])
 
-    assert standing.denial is Reason.NO_POLICY
+
+def denied(standing: Standing, reason: Reason, error: type[AkpolicyError] | None) -> None:
+    """Assert a denial, and what is wrong."""
+    assert standing.denial is reason
+    assert not standing.ready
+    assert type(standing.error) is (error or type(None))
+    assert standing.message.startswith("denied: ")
+
+
+# --- (1) there is verified policy, and all of it ----------------------------------------------------------------------
+
+
+@EVERY_MODE
+@UP_OR_AWAY
+def test_without_a_layer_there_is_no_policy(mode: OfflineMode, is_up: bool) -> None:
+    nothing = Snapshot.build((), local=OfflineRule(mode, DAY), freshness=confirmed(), proof=PROOF)
+
+    standing = stand(nothing, up(NOW) if is_up else AWAY, NOW)
+
+    denied(standing, Reason.NO_POLICY, None)
+    assert (standing.source, standing.age_ms, standing.fresh) == (PolicySource.NONE, AGE_UNKNOWN_MS, False)
+
+
+@EVERY_MODE
+@UP_OR_AWAY
+def test_a_layer_that_cannot_be_enforced_denies_although_others_are_there(mode: OfflineMode, is_up: bool) -> None:
+    part = snapshot(layer(mode.value), local=OfflineRule(mode, DAY), missing=("org/acme",))
+
+    standing = stand(part, up(NOW) if is_up else AWAY, NOW)
+
+    denied(standing, Reason.NO_POLICY, None)
     assert "`org/acme`" in standing.message
 
 
-def test_nothing_is_decided_before_the_server_has_delivered_everything_once() -> None:
-    assert stand(snapshot(), Link(heard=NOW), NOW).denial is Reason.NO_POLICY
+@EVERY_MODE
+@UP_OR_AWAY
+def test_nothing_is_decided_before_the_server_has_vouched_for_the_whole(mode: OfflineMode, is_up: bool) -> None:
+    part = Freshness({"global": Confirmation(START, START + LIFE)}, None)
+    unvouched = snapshot(layer(mode.value), local=OfflineRule(mode, DAY), freshness=part)
+
+    standing = stand(unvouched, up(NOW) if is_up else AWAY, NOW)
+
+    denied(standing, Reason.NO_POLICY, HeartbeatStale)
+    assert standing.source is PolicySource.NONE
 
 
-def test_a_live_stream_decides_in_every_mode() -> None:
-    for mode in OfflineMode:
-        standing = stand(snapshot(layer(mode.value, 0.0)), live(), after(5))
+def test_no_policy_comes_before_an_untrusted_clock_and_an_expired_layer() -> None:
+    expired = snapshot(layer(expires_at=START), missing=("org/acme",))
 
-        assert (standing.denial, standing.source) == (None, PolicySource.LIVE)
+    for off in (0.0, -DAY, DAY):
+        assert stand(expired, AWAY, after(0, wall_off=off)).denial is Reason.NO_POLICY
 
 
-def test_a_bundle_denies_from_its_expiry_on_in_every_mode_even_on_a_live_stream() -> None:
-    for mode in OfflineMode:
-        expiring = snapshot(layer(mode.value, DAY, expires_at=int(NOW.wall) + 5))
+# --- (2) it is known what time it is ----------------------------------------------------------------------------------
 
-        assert stand(expiring, live(), after(4.9)).denial is None
-        assert stand(expiring, live(), after(5)).denial is Reason.BUNDLE_EXPIRED
+
+@EVERY_MODE
+@UP_OR_AWAY
+@pytest.mark.parametrize(("off", "error"), [(-60.001, ClockRollback), (60.001, ClockJump)])
+def test_a_clock_that_contradicts_what_is_proven_denies(
+    mode: OfflineMode, is_up: bool, off: float, error: type[AkpolicyError]
+) -> None:
+    moment = after(10, wall_off=off)
+
+    standing = stand(under(mode), up(moment) if is_up else AWAY, moment)
+
+    denied(standing, Reason.CLOCK_UNTRUSTED, error)
+    assert (standing.age_ms, standing.source, standing.mode) == (AGE_UNKNOWN_MS, PolicySource.CACHE, mode)
+
+
+@EVERY_MODE
+@pytest.mark.parametrize("off", [-60, 60])
+def test_a_clock_that_is_off_by_the_skew_still_decides(mode: OfflineMode, off: int) -> None:
+    moment = after(10, wall_off=off)
+
+    assert stand(under(mode), up(moment), moment).denial is None
+
+
+def test_a_clock_that_was_set_back_does_not_revive_an_expired_bundle() -> None:
+    kept = snapshot(layer("cached_indefinite", expires_at=START + 100))
+
+    assert stand(kept, AWAY, after(100, wall_off=-30)).denial is Reason.BUNDLE_EXPIRED
+    assert stand(kept, AWAY, after(100, wall_off=-5 * DAY)).denial is Reason.CLOCK_UNTRUSTED
+
+
+def test_a_clock_that_was_set_back_does_not_make_policy_young() -> None:
+    standing = stand(snapshot(), AWAY, after(2 * LIFE, wall_off=-60))
+
+    assert (standing.fresh, standing.age_ms) == (False, 2 * LIFE * 1000)
+
+
+def test_where_nothing_is_proven_the_wall_clock_is_believed() -> None:
+    unproven = snapshot(proof=None)
+
+    assert stand(unproven, up(after(0)), after(0)).denial is None
+    assert stand(unproven, AWAY, after(0, wall_off=40 * DAY)).denial is Reason.BUNDLE_EXPIRED
+
+
+def test_after_a_reboot_the_age_goes_on_by_the_wall_clock() -> None:
+    rebooted = Moment(NOW.wall + 900, 3.0, "next-boot")
+
+    standing = stand(snapshot(), AWAY, rebooted)
+
+    assert (standing.denial, standing.age_ms) == (None, 900_000)
+
+
+# --- (3) none of it has expired ---------------------------------------------------------------------------------------
+
+
+@EVERY_MODE
+@UP_OR_AWAY
+def test_a_bundle_denies_from_its_expiry_on(mode: OfflineMode, is_up: bool) -> None:
+    expiring = snapshot(layer(mode.value, expires_at=START + 5), local=OfflineRule(mode, DAY))
+    before, then = after(4.999), after(5)
+
+    standing = stand(expiring, up(then) if is_up else AWAY, then)
+
+    denied(standing, Reason.BUNDLE_EXPIRED, BundleExpired)
+    assert stand(expiring, up(before), before).denial is None
 
 
 def test_one_expired_layer_is_not_skipped() -> None:
-    both = snapshot(layer(), layer(scope="org/acme", expires_at=int(NOW.wall)))
+    both = snapshot(layer(), layer(scope="org/acme", expires_at=START))
 
-    standing = stand(both, live(), NOW)
+    standing = stand(both, up(NOW), NOW)
 
     assert standing.denial is Reason.BUNDLE_EXPIRED
     assert "`org/acme`" in standing.message
     assert "`global`" not in standing.message
 
 
-def test_fail_closed_denies_once_the_connection_is_lost() -> None:
-    strict = snapshot(layer("fail_closed", 0.0))
+def test_the_default_policy_does_not_revive_an_expired_bundle() -> None:
+    expired = snapshot(
+        layer("default_policy", 60.0, expires_at=START + 61), local=OfflineRule(OfflineMode.DEFAULT_POLICY, DAY)
+    )
 
-    assert stand(strict, live(), after(1)).denial is None
-    assert stand(strict, offline(), after(1)).denial is Reason.POLICY_STALE
+    assert stand(expired, AWAY, after(61)).denial is Reason.BUNDLE_EXPIRED
+
+
+# --- (4) it is fresh, and the stream is up ----------------------------------------------------------------------------
+
+
+@EVERY_MODE
+def test_live_policy_decides_whatever_its_age(mode: OfflineMode) -> None:
+    moment = after(LIFE - 1)
+
+    standing = stand(under(mode, max_age_s=0.0), up(moment), moment)
+
+    assert (standing.denial, standing.source, standing.fresh) == (None, PolicySource.LIVE, True)
+    assert (standing.error, standing.message) == (None, "")
+    assert standing.age_ms == (LIFE - 1) * 1000
+
+
+def test_policy_is_fresh_until_the_second_at_which_the_heartbeat_expires() -> None:
+    last, first = after(LIFE - 0.001), after(LIFE)
+
+    assert stand(snapshot(), up(last), last).source is PolicySource.LIVE
+    standing = stand(snapshot(), up(first), first)
+    assert (standing.source, standing.fresh) == (PolicySource.CACHE, False)
+    assert isinstance(standing.error, HeartbeatStale)
+
+
+def test_a_stream_that_is_up_does_not_make_up_for_heartbeats_that_do_not_come() -> None:
+    moment = after(LIFE)
+
+    standing = stand(under(OfflineMode.FAIL_CLOSED), up(moment), moment)
+
+    denied(standing, Reason.POLICY_STALE, PolicyStale)
+    assert "no heartbeat" in standing.message
+
+
+def test_the_stalest_layer_counts() -> None:
+    one_is_old = snapshot(layer(), layer(scope="org/acme"), freshness=confirmed(acme=200))
+
+    standing = stand(one_is_old, up(NOW), NOW)
+    assert (standing.source, standing.stalest, standing.age_ms) == (PolicySource.LIVE, "org/acme", 200_000)
+
+    moment = after(100)
+    standing = stand(one_is_old, up(moment), moment)
+    assert (standing.source, standing.stalest, standing.age_ms) == (PolicySource.CACHE, "org/acme", 300_000)
+    assert "`org/acme` expired 0 seconds ago" in str(standing.error)
+
+
+def test_a_heartbeat_from_a_server_that_is_a_little_ahead_makes_no_negative_age() -> None:
+    ahead = snapshot(freshness=confirmed(START + 30))
+
+    assert stand(ahead, up(NOW), NOW).age_ms == 0
+
+
+# --- (5) or the offline mode lets it --------------------------------------------------------------------------------
+
+
+def test_fail_closed_denies_once_the_stream_is_gone_although_policy_is_fresh() -> None:
+    standing = stand(under(OfflineMode.FAIL_CLOSED), AWAY, after(1))
+
+    denied(standing, Reason.POLICY_STALE, PolicyStale)
+    assert standing.fresh
+    assert "the policy server is away" in standing.message
 
 
 def test_fail_closed_denies_after_three_silent_intervals() -> None:
-    strict = snapshot(layer("fail_closed", 0.0))
+    strict = under(OfflineMode.FAIL_CLOSED)
 
-    assert stand(strict, live(interval_s=10), after(30)).denial is None
-    assert stand(strict, live(interval_s=10), after(30.1)).denial is Reason.POLICY_STALE
+    assert stand(strict, up(NOW), after(30)).denial is None
+    assert stand(strict, up(NOW), after(30.1)).denial is Reason.POLICY_STALE
 
 
 def test_cached_policy_is_used_for_exactly_its_maximum_age() -> None:
-    cached = snapshot(layer("cached_with_expiry", DAY))
+    cached = under(OfflineMode.CACHED_WITH_EXPIRY, max_age_s=1000)
 
-    assert stand(cached, offline(), after(DAY)).denial is None
-    assert stand(cached, offline(), after(DAY)).source is PolicySource.CACHE
-    assert stand(cached, offline(), after(DAY + 1)).denial is Reason.POLICY_STALE
+    standing = stand(cached, AWAY, after(1000))
+    assert (standing.denial, standing.source, standing.age_ms) == (None, PolicySource.CACHE, 1_000_000)
+
+    standing = stand(cached, AWAY, after(1000.001))
+    denied(standing, Reason.POLICY_STALE, PolicyStale)
+    assert "1000 seconds ago, more than the allowed 1000" in standing.message
+
+
+def test_while_cached_policy_is_used_it_is_said_what_is_wrong() -> None:
+    cached = under(OfflineMode.CACHED_WITH_EXPIRY)
+
+    assert stand(cached, AWAY, after(LIFE - 1)).error is None
+    standing = stand(cached, AWAY, after(LIFE + 7))
+    assert standing.ready
+    assert isinstance(standing.error, HeartbeatStale)
+    assert "`global` expired 7 seconds ago" in standing.error.message
 
 
 def test_indefinite_policy_is_used_until_the_bundle_expires() -> None:
-    kept = snapshot(layer("cached_indefinite"))
+    kept = under(OfflineMode.CACHED_INDEFINITE)
 
-    assert stand(kept, offline(), after(29 * DAY)).denial is None
-    assert stand(kept, offline(), after(30 * DAY)).denial is Reason.BUNDLE_EXPIRED
+    standing = stand(kept, AWAY, after(30 * DAY - 1))
+    assert (standing.denial, standing.source, standing.fresh) == (None, PolicySource.CACHE, False)
+    assert isinstance(standing.error, HeartbeatStale)
+    assert stand(kept, AWAY, after(30 * DAY)).denial is Reason.BUNDLE_EXPIRED
 
 
 def test_the_default_policy_takes_over_past_the_maximum_age() -> None:
     local = OfflineRule(OfflineMode.DEFAULT_POLICY, DAY)
-    allowed = snapshot(layer("default_policy", 60.0), local=local)
+    allowed = snapshot(layer("default_policy", 600.0), local=local)
 
-    assert not stand(allowed, offline(), after(60)).by_default
-    standing = stand(allowed, offline(), after(61))
+    assert not stand(allowed, AWAY, after(600)).by_default
+    standing = stand(allowed, AWAY, after(601))
     assert (standing.denial, standing.by_default, standing.source) == (None, True, PolicySource.DEFAULT)
+    assert isinstance(standing.error, HeartbeatStale)
 
 
-def test_the_default_policy_does_not_revive_an_expired_bundle() -> None:
-    local = OfflineRule(OfflineMode.DEFAULT_POLICY, DAY)
-    expired = snapshot(layer("default_policy", 60.0, expires_at=int(NOW.wall) + 61), local=local)
+def test_a_scope_that_is_withheld_makes_the_whole_stale_although_the_rest_is_confirmed() -> None:
+    withheld = snapshot(
+        layer("cached_with_expiry", 1000),
+        layer("cached_with_expiry", 1000, scope="org/acme"),
+        freshness=confirmed(START, acme=1001),
+    )
 
-    assert stand(expired, offline(), after(61)).denial is Reason.BUNDLE_EXPIRED
+    standing = stand(withheld, up(NOW), NOW)
 
-
-# --- clocks -----------------------------------------------------------------------------------------------------------
-
-
-def test_within_a_boot_the_age_does_not_depend_on_the_wall_clock() -> None:
-    for wall in (0.0, NOW.wall, NOW.wall + 900 * DAY):
-        assert replace(after(7), wall=wall).since(NOW) == pytest.approx(7)
+    denied(standing, Reason.POLICY_STALE, PolicyStale)
+    assert (standing.stalest, standing.age_ms) == ("org/acme", 1_001_000)
 
 
-def test_across_boots_the_wall_clock_counts() -> None:
-    assert replace(after(90), elapsed=3.0, boot_id="next-boot").since(NOW) == pytest.approx(90)
+def test_policy_of_which_no_layer_was_ever_confirmed_alone_has_the_age_of_the_whole() -> None:
+    whole = Freshness({}, Confirmation(START, START + LIFE))
 
+    standing = stand(snapshot(freshness=whole), AWAY, after(50))
 
-def test_a_wall_clock_that_went_back_across_boots_makes_the_age_infinite() -> None:
-    rebooted = Moment(wall=NOW.wall - 1, elapsed=3.0, boot_id="next-boot")
-
-    assert rebooted.since(NOW) == math.inf
-    standing = stand(snapshot(), offline(), rebooted)
-    assert (standing.denial, standing.age_ms) == (Reason.POLICY_STALE, -1)
-
-
-def test_setting_the_clock_back_does_not_revive_an_expired_bundle() -> None:
-    kept = snapshot(layer("cached_indefinite", expires_at=int(NOW.wall) + 100))
-    set_back = replace(after(100), wall=NOW.wall - 5 * DAY)
-
-    assert stand(kept, offline(), set_back).denial is Reason.BUNDLE_EXPIRED
-
-
-def test_an_unknown_boot_is_never_taken_for_the_same_boot() -> None:
-    earlier = replace(NOW, boot_id="")
-
-    assert replace(earlier, wall=NOW.wall + 50, elapsed=NOW.elapsed + 1).since(earlier) == pytest.approx(50)
+    assert (standing.denial, standing.age_ms, standing.stalest) == (None, 50_000, "")
 
 
 # --- rules over everything --------------------------------------------------------------------------------------------
 
+RULES = st.builds(OfflineRule, st.sampled_from(OfflineMode), st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]))
 LAYERS = st.lists(
     st.builds(
         layer,
         st.sampled_from([mode.value for mode in OfflineMode]),
-        st.sampled_from([0.0, 60.0, DAY]),
-        expires_at=st.sampled_from([int(NOW.wall) + 30, int(NOW.wall) + 7200, IN_A_MONTH]),
+        st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]),
+        scope=st.sampled_from(["global", "org/acme"]),
+        expires_at=st.sampled_from([START + 30, START + 7200, IN_A_MONTH]),
     ),
     min_size=1,
     max_size=3,
 )
-LOCAL = st.builds(OfflineRule, st.sampled_from(OfflineMode), st.sampled_from([60.0, DAY]))
-PASSED = st.sampled_from([0.0, 29.0, 31.0, 61.0, 7000.0, 2 * DAY, 40 * DAY])
-LINKS = st.sampled_from([Link(), Link(heard=NOW), offline(), live()])
+CONFIRMATIONS = st.builds(
+    lambda issued_at, life: Confirmation(START - issued_at, START - issued_at + life),
+    st.sampled_from([0, 100, 5000]),
+    st.sampled_from([60, 300, 3600]),
+)
+FRESHNESS = st.builds(
+    Freshness,
+    st.dictionaries(st.sampled_from(["global", "org/acme"]), CONFIRMATIONS),
+    st.one_of(st.none(), CONFIRMATIONS),
+)
+SNAPSHOTS = st.fixed_dictionaries(
+    {
+        "freshness": st.one_of(FRESHNESS, st.just(NOTHING_CONFIRMED)),
+        "proof": st.sampled_from([PROOF, PROOF, PROOF, None]),
+        "missing": st.sampled_from([(), (), (), ("org/other",)]),
+    }
+)
+MOMENTS = st.builds(
+    lambda passed, off: after(passed, wall_off=off),
+    st.sampled_from([0.0, 29.0, 31.0, 61.0, 299.0, 300.0, 1001.0, 7200.0, 2.0 * DAY, 40.0 * DAY]),
+    st.sampled_from([0.0, 0.0, 60.0, -60.0, 61.0, -61.0]),
+)
+LINKS = st.sampled_from([Link(), AWAY, up(NOW), Link(heard=NOW, proven=True, interval_s=300.0)])
+STRICTNESS = [
+    OfflineMode.FAIL_CLOSED,
+    OfflineMode.CACHED_WITH_EXPIRY,
+    OfflineMode.CACHED_INDEFINITE,
+]
 
 
-@given(layers=LAYERS, local=LOCAL, link=LINKS, passed=PASSED)
+@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
 def test_all_layers_together_are_never_laxer_than_one_alone(
-    layers: list[Layer], local: OfflineRule, link: Link, passed: float
+    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
 ) -> None:
-    together = stand(snapshot(*layers, local=local), link, after(passed))
+    together = stand(snapshot(*layers, local=local, **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
 
     if together.ready:
         for one in layers:
-            alone = snapshot(one, local=local)
-            assert stand(alone, link, after(passed)).ready
+            alone = snapshot(one, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
+            assert stand(alone, link, moment).ready
             # The shortest age decides when it takes over; that it may, every layer must have signed.
             assert alone.rule.mode is OfflineMode.DEFAULT_POLICY or not together.by_default
 
 
-@given(layers=LAYERS, local=LOCAL, link=LINKS, passed=PASSED)
-def test_growing_older_never_makes_policy_usable_again(
-    layers: list[Layer], local: OfflineRule, link: Link, passed: float
+@given(
+    parts=SNAPSHOTS,
+    link=LINKS,
+    moment=MOMENTS,
+    modes=st.lists(st.sampled_from(STRICTNESS), min_size=2, max_size=2),
+    ages=st.lists(st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]), min_size=2, max_size=2),
+)
+def test_a_stricter_rule_never_allows_what_a_laxer_one_denies(
+    parts: dict[str, object], link: Link, moment: Moment, modes: list[OfflineMode], ages: list[float]
 ) -> None:
-    enforced = snapshot(*layers, local=local)
+    strict, lax = sorted(modes, key=STRICTNESS.index)
+    indefinite = layer("cached_indefinite", math.inf)
+    strict_standing, lax_standing = (
+        stand(snapshot(indefinite, local=OfflineRule(mode, age), **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
+        for mode, age in ((strict, min(ages)), (lax, max(ages)))
+    )
+
+    assert lax_standing.ready or not strict_standing.ready
+
+
+@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, passed=st.sampled_from([0.0, 31.0, 300.0, 7200.0]), local=RULES)
+def test_growing_older_never_makes_policy_usable_again(
+    layers: list[Layer], parts: dict[str, object], link: Link, passed: float, local: OfflineRule
+) -> None:
+    enforced = snapshot(*layers, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
 
     if not stand(enforced, link, after(passed)).ready:
         assert not stand(enforced, link, after(passed + 1)).ready
 
 
-@given(layers=LAYERS, local=LOCAL, link=LINKS, passed=PASSED)
-def test_a_denial_always_says_why(layers: list[Layer], local: OfflineRule, link: Link, passed: float) -> None:
-    standing: Standing = stand(snapshot(*layers, local=local), link, after(passed))
+@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
+def test_a_denial_always_says_why_and_an_error_stands_where_policy_is_not_fresh(
+    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
+) -> None:
+    standing = stand(snapshot(*layers, local=local, **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
 
     assert standing.ready == (standing.message == "")
+    if standing.ready and not standing.fresh:
+        assert isinstance(standing.error, HeartbeatStale)
+    if standing.source is PolicySource.LIVE:
+        assert standing.fresh
 
 
-# --- the link ---------------------------------------------------------------------------------------------------------
+@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
+def test_live_policy_is_decided_by_only_while_a_heartbeat_vouches_for_every_layer(
+    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
+) -> None:
+    enforced = snapshot(*layers, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
 
-
-def test_a_message_alone_does_not_make_the_stream_live() -> None:
-    links = LinkHolder(Link())
-
-    links.heard(NOW)
-
-    assert not links.current.is_live(NOW)
-    assert not links.current.complete
-
-
-def test_a_lost_stream_stays_complete_and_keeps_its_age() -> None:
-    links = LinkHolder(Link())
-    links.caught_up(NOW, 10.0)
-
-    links.lost()
-
-    assert links.current.complete
-    assert not links.current.is_live(NOW)
-    assert after(5).since(links.current.heard or after(0)) == pytest.approx(5)
-
-
-def test_no_announcement_turns_off_the_detection_of_silence() -> None:
-    assert bounded_interval(1e9) == MAX_KEEP_ALIVE_S
-    assert bounded_interval(0) > 0
+    if stand(enforced, link, moment).source is PolicySource.LIVE:
+        assert link.is_live(moment)
+        for seen in enforced.freshness.by_scope.values():
+            # No later than the wall clock, corrected by at most the skew.
+            assert moment.wall - 60 < seen.expires_at
