@@ -18,7 +18,7 @@ from tests.simulators.org import ABSENT, OrgSimulator, index_of, overridden
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DIGESTS = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 COUNTERS = st.integers(1, MAX_JSON_INT)
 
 

@@ -20,7 +20,7 @@ NAMES = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
 MEMBERS = st.builds("org/{}/{}/{}".format, NAMES, st.sampled_from(["team", "user"]), NAMES)
 SCOPES = st.just("global") | st.builds("org/{}".format, NAMES) | MEMBERS
 NUMBERS = st.integers(1, MAX_JSON_INT)
-LINES = st.builds(IndexLine, SCOPES, NUMBERS, NUMBERS, st.from_regex(r"[0-9a-f]{64}", fullmatch=True))
+LINES = st.builds(IndexLine, SCOPES, NUMBERS, NUMBERS, st.binary(min_size=32, max_size=32).map(bytes.hex))
 INDEXES = st.lists(LINES, max_size=5, unique_by=lambda line: line.scope)
 
 
