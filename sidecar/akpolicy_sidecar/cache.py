@@ -12,7 +12,7 @@ Rules:
 - `state.json` alone says what is enforced. It is replaced atomically and has no second copy: a choice between two would
   be a rollback.
 - Order of writing: blob, envelope, state.json; the caller enforces after that. A crash in between leaves the old state
-  with a file too many.
+  with a file too many. A state that could not be read again is never written: it would take the marks with it.
 - What neither the current nor the previous state names is swept, and so are temporary files. Every root is kept, and so
   is evidence: documents that contradict each other, up to `MAX_EVIDENCE` files.
 - One process uses a directory at a time (`lock`, flock(2)), and for one org.
@@ -22,6 +22,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -131,11 +132,17 @@ class StateDirectory:
 
     @property
     def evidence_count(self) -> int:
-        """How many documents are kept as evidence."""
+        """How many documents are kept as evidence; raise a `CacheError` if nobody can tell."""
         return len(self._evidence())
 
     def _evidence(self) -> set[str]:
-        return {entry.name for entry in (self._path / EVIDENCE).iterdir()}
+        try:
+            return {entry.name for entry in (self._path / EVIDENCE).iterdir()}
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            msg = f"cannot list `{self._path / EVIDENCE}`: {error.strerror}"
+            raise CacheCorrupt(msg) from error
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +171,9 @@ class StateDirectory:
 
     def commit(self, state: State) -> None:
         """Make `state` the current one, then sweep; raise `CacheWriteFailed` with the old state still the current."""
-        write_atomic(self._path / STATE_FILE, encode_state(state))
+        data = encode_state(state)
+        _check_readable(data)
+        write_atomic(self._path / STATE_FILE, data)
         previous, self._state = self._state, state
         before, after = files_of(previous), files_of(state)
         if before != after:
@@ -178,9 +187,11 @@ class StateDirectory:
     # --- sweeping -----------------------------------------------------------------------------------------------------
 
     def _sweep(self, named: set[str]) -> None:
-        for name in documents(self._path) - named:
-            # A file too many is harmless, and is tried again with the next change.
-            remove(self._path / name)
+        # The state is committed by now, whatever becomes of files too many.
+        with contextlib.suppress(OSError):
+            for name in documents(self._path) - named:
+                # Tried again with the next change.
+                remove(self._path / name)
 
     def _sweep_temporary(self) -> None:
         for name in ("", ROOTS, ENVELOPES, BLOBS, EVIDENCE):
@@ -247,6 +258,18 @@ def files_of(state: State) -> set[str]:
 def documents(path: Path) -> set[str]:
     """Return the documents that lie in a directory, relative to it."""
     return {f"{name}/{entry.name}" for name in (ROOTS, ENVELOPES, BLOBS) for entry in (path / name).iterdir()}
+
+
+def _check_readable(data: bytes) -> None:
+    """Raise `CacheWriteFailed` for the bytes of a state that `read_state` would refuse."""
+    if len(data) > MAX_STATE_BYTES:
+        msg = f"the state could not be read again: it has {len(data)} bytes, more than {MAX_STATE_BYTES}"
+        raise CacheWriteFailed(msg)
+    try:
+        decode_state(data)
+    except CacheCorrupt as error:
+        msg = f"the state could not be read again: {error.message}"
+        raise CacheWriteFailed(msg) from error
 
 
 def _take_lock(path: Path) -> int:

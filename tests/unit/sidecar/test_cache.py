@@ -21,6 +21,7 @@ from akpolicy.errors import (
     CacheWriteFailed,
     StateDirUnusable,
 )
+from akpolicy.strict_json import MAX_OBJECT_FIELDS
 from akpolicy_sidecar.cache import (
     MAX_EVIDENCE,
     MAX_STATE_BYTES,
@@ -32,7 +33,15 @@ from akpolicy_sidecar.cache import (
     read_root,
     read_state,
 )
-from akpolicy_sidecar.state import RootState, ScopeState, State, TimeState, encode_state
+from akpolicy_sidecar.state import (
+    ConfirmationState,
+    FreshnessState,
+    RootState,
+    ScopeState,
+    State,
+    TimeState,
+    encode_state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,6 +309,32 @@ def test_a_commit_that_cannot_be_written_leaves_the_old_state(directory: StateDi
     assert not list(place.glob(".tmp-*"))
 
 
+def test_a_state_that_could_not_be_read_again_is_not_written(directory: StateDirectory, place: Path) -> None:
+    state = fill(directory)
+    seen = {f"org/acme/team/{n}": ConfirmationState(issued_at=1, expires_at=2) for n in range(MAX_OBJECT_FIELDS + 1)}
+    long = {f"org/acme/team/{n:0>400}": ConfirmationState(issued_at=1, expires_at=2) for n in range(MAX_OBJECT_FIELDS)}
+
+    for by_scope in (seen, long):
+        with pytest.raises(CacheWriteFailed, match="could not be read again"):
+            directory.commit(state.model_copy(update={"freshness": FreshnessState(by_scope=by_scope)}))
+
+    assert directory.state == state
+    assert reopen(directory, place).load() == state
+
+
+@pytest.mark.parametrize("lost", ["roots", "envelopes", "blobs"])
+def test_a_sweep_that_is_not_possible_does_not_undo_the_commit(
+    directory: StateDirectory, place: Path, lost: str
+) -> None:
+    fill(directory)
+    (place / lost).rename(place.parent / "elsewhere")
+
+    emptied = State(format=2, org="acme")
+    directory.commit(emptied)
+
+    assert directory.state == emptied
+
+
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +357,14 @@ def test_evidence_does_not_fill_the_disk(directory: StateDirectory, place: Path)
     directory.put_evidence(b"document 0")
 
     assert directory.evidence_count == MAX_EVIDENCE
+
+
+def test_evidence_that_cannot_be_kept_is_an_error_of_the_cache(directory: StateDirectory, place: Path) -> None:
+    (place / "evidence").rmdir()
+
+    assert directory.evidence_count == 0
+    with pytest.raises(CacheWriteFailed):
+        directory.put_evidence(b"a document")
 
 
 def test_evidence_alone_does_not_make_a_state_missing(directory: StateDirectory, place: Path) -> None:
