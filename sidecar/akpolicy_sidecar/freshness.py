@@ -6,21 +6,27 @@ Rules:
   here. So whoever passes heartbeats on and drops bundles lets the host age, and one scope that is withheld or refused
   ages alone.
 - A scope that an index names and that is not enforced here yet ages from the last heartbeat whose index was enforced
-  whole: until then it was not there.
-- A scope that an index no longer names is not gone (a deletion is a signed, higher version): it ages.
-- Before the first index that is enforced whole, nothing is known to be complete.
+  whole: until then it was not there. `MAX_NOT_ENFORCED` of them say so as well as all.
+- A scope that an index no longer names is not gone (a deletion is a signed, higher version): it ages. So does one that
+  is enforced here and that no index ever named: whoever passes documents on may have slipped in an old one.
+- Before the first index that is enforced whole, nothing is known to be complete. Whole means: what the index names is
+  enforced, and nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from akpolicy.heartbeat import Heartbeat
     from akpolicy.index import Index
+
+
+# How many scopes are kept at the most of which an index was never enforced here. An index may have thousands.
+MAX_NOT_ENFORCED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +75,12 @@ def confirm(before: Freshness, heartbeat: Heartbeat, index: Index, enforced: Map
     now = Confirmation(heartbeat.issued_at, heartbeat.expires_at)
     by_scope = dict(before.by_scope)
     is_whole = True
-    for scope, line in index.lines.items():
-        if enforced.get(scope) == line.digest:
+    for scope in {**enforced, **index.lines}:
+        line = index.lines.get(scope)
+        if line is not None and enforced.get(scope) == line.digest:
             by_scope[scope] = now.later(before.by_scope.get(scope))
             continue
         is_whole = False
-        if scope not in by_scope and before.whole is not None:
+        if scope not in by_scope and before.whole is not None and len(by_scope) < MAX_NOT_ENFORCED:
             by_scope[scope] = before.whole
     return Freshness(by_scope, now.later(before.whole) if is_whole else before.whole)
