@@ -15,7 +15,7 @@ from akpolicy.engine.decide import Verdict, decide
 from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.request import AuthorizationRequest, Principal, Resource, build
 from akpolicy.engine.schema import load_default_schema, parse_schema
-from akpolicy_sidecar.cache import StateDirectory
+from akpolicy_sidecar.cache import StateDirectory, files_of
 from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from akpolicy.keys import AnchorSet
     from akpolicy.v1 import distribution_pb2 as pb
     from akpolicy_sidecar.status import Standing
-    from akpolicy_sidecar.updates import Trouble
+    from akpolicy_sidecar.updates import Outcome, Trouble
+    from tests.simulators.office import Held
 
 SCHEMA: Final = load_default_schema()
 DEFAULT_LAYER: Final = load_default_layer(SCHEMA)
@@ -105,12 +106,18 @@ class HostSimulator:
             self.report.not_loaded(trouble.subject, trouble.error)
         self.viewer = Viewer(self.clock, self.snapshots, self.links)
         self.session = self.new_session()
+        self._is_open = True
+        self._successor: HostSimulator | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop, and free the state directory."""
-        self.directory.close()
+        """Stop, and free the state directory; what was restarted on it too."""
+        if self._is_open:
+            self.directory.close()
+        self._is_open = False
+        if self._successor is not None:
+            self._successor.close()
 
     def restart(self, **changes: Any) -> HostSimulator:
         """Stop and start again on the same state; `changes` are arguments that differ."""
@@ -123,7 +130,8 @@ class HostSimulator:
             "fence": self.fence,
             "office": self.office,
         }
-        return HostSimulator(self.place, **{**same, **changes})
+        self._successor = HostSimulator(self.place, **{**same, **changes})
+        return self._successor
 
     # --- the stream ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +167,26 @@ class HostSimulator:
         self.office.publish(policies, scope=scope, **overrides)
         return self.hear(*self.office.bundle(scope)).beat()
 
+    # --- without a stream ---------------------------------------------------------------------------------------------
+
+    def take(self, held: Held) -> Outcome:
+        """Apply a bundle or rollback; what the updater raises comes through."""
+        return self.updater.apply_bundle(held.envelope, lambda _: held.blob or b"", original=held.original).outcome
+
+    def facts(self) -> tuple[object, ...]:
+        """Return everything that a refusal must leave as it was."""
+        return self.snapshots.current, self.directory.state, self.updater.holdings, self.files()
+
+    def files(self) -> dict[str, bytes]:
+        """Return every file that the state names, with its content."""
+        return {name: (self.place / name).read_bytes() for name in sorted(files_of(self.directory.state))}
+
     # --- what it says -------------------------------------------------------------------------------------------------
+
+    @property
+    def not_loaded(self) -> list[tuple[str, str]]:
+        """What could not be loaded at the start: subjects and codes."""
+        return [(trouble.subject, trouble.error.code) for trouble in self.troubles]
 
     @property
     def nacks(self) -> list[str]:

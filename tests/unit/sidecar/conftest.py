@@ -1,0 +1,27 @@
+"""A whole sidecar without network and sockets, before and after its first connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.simulators.host import HostSimulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def new_host(tmp_path: Path) -> Iterator[HostSimulator]:
+    """A host that has heard nothing yet."""
+    made = HostSimulator(tmp_path / "state")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(new_host: HostSimulator) -> HostSimulator:
+    """A host that trusts the org's root and has heard a heartbeat about nothing."""
+    return new_host.connect()

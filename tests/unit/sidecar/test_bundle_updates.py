@@ -1,0 +1,522 @@
+"""Bundles and rollbacks with real signatures: what takes effect, and what leaves everything as it was."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from akpolicy.errors import AkpolicyError, CacheWriteFailed, PolicyParseError, RootMissing, StreamProtocolError
+from akpolicy_sidecar.freshness import Confirmation
+from akpolicy_sidecar.updates import Accepted, Outcome
+from tests.simulators.host import HostSimulator
+from tests.simulators.office import Held
+from tests.simulators.org import DAY, OrgSimulator, delegation, role, sign
+from tests.simulators.tampering import flip_bit, with_payload, with_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from akpolicy.bundle import ContentReference
+    from akpolicy.engine.schema import CedarSchema
+    from akpolicy.engine.source import PolicyText
+
+PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
+FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
+
+
+def unused(_: ContentReference) -> bytes:
+    pytest.fail("the content was asked for")
+
+
+# --- what takes effect ------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_takes_effect_and_survives_a_restart(host: HostSimulator) -> None:
+    host.update(PERMIT).update(FORBID, scope="org/acme")
+
+    again = host.restart()
+
+    assert again.not_loaded == []
+    assert again.versions == host.versions == {"global": 1, "org/acme": 1}
+    assert again.digests == host.digests
+    assert again.updater.holdings.blobs == host.updater.holdings.blobs
+    assert again.standing().denial is None
+
+
+def test_it_is_said_which_bundle_took_effect_by_its_signed_manifest(host: HostSimulator) -> None:
+    held = host.office.publish(PERMIT, scope="org/acme", version=7)
+
+    accepted = host.updater.apply_bundle(held.envelope, lambda _: held.blob or b"")
+
+    assert accepted == Accepted(Outcome.APPLIED, "org/acme", 7)
+
+
+def test_layers_come_broad_to_specific(host: HostSimulator) -> None:
+    host.update(PERMIT, scope="org/acme").update(PERMIT)
+
+    assert [layer.scope for layer in host.snapshots.current.layers] == ["global", "org/acme"]
+
+
+def test_the_same_bundle_again_is_a_quiet_no_op(host: HostSimulator) -> None:
+    held = host.office.publish(PERMIT)
+    host.take(held)
+    before = host.facts()
+
+    assert host.updater.apply_bundle(held.envelope, unused).outcome is Outcome.UNCHANGED
+    assert host.facts() == before
+
+
+def test_a_renewal_with_the_same_content_is_not_compiled_again(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    compiled = host.snapshots.current.layers[0].compiled
+
+    host.update(PERMIT)
+
+    assert host.versions == {"global": 2}
+    assert host.snapshots.current.layers[0].compiled is compiled
+
+
+def test_a_deletion_removes_the_layer_and_is_remembered(host: HostSimulator) -> None:
+    host.update(PERMIT).update(PERMIT, scope="org/acme")
+    deletion = host.office.delete("org/acme")
+    assert host.updater.apply_bundle(deletion.envelope, unused).outcome is Outcome.APPLIED
+
+    again = host.restart()
+
+    assert again.not_loaded == []
+    assert again.versions == {"global": 1}
+    assert [(b.scope, b.version) for b in again.updater.holdings.enforced] == [("global", 1), ("org/acme", 2)]
+
+
+def test_a_deleted_scope_is_not_resurrected_by_an_old_bundle(host: HostSimulator) -> None:
+    old = host.office.publish(PERMIT, scope="org/acme")
+    host.take(old)
+    host.take(host.office.delete("org/acme"))
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.take(old)
+
+    assert refusal.value.code == "RollbackDetected"
+
+
+def test_the_layer_expires_with_the_root_if_that_is_earlier(new_host: HostSimulator) -> None:
+    soon = int(new_host.clock.now()) + DAY
+    new_host.office.roots = [new_host.org.root_envelope(expires_at=soon)]
+
+    new_host.connect().update(PERMIT)
+
+    assert new_host.snapshots.current.expires_at == soon
+
+
+# --- rollbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_rollback_brings_the_earlier_content_back_under_a_new_version(host: HostSimulator) -> None:
+    earlier = host.office.publish(PERMIT)
+    host.take(earlier)
+    host.take(host.office.publish(FORBID))
+
+    assert host.take(host.office.roll_back(earlier)) is Outcome.APPLIED
+
+    assert host.versions == {"global": 3}
+    assert [policy.id for policy in host.snapshots.current.layers[0].compiled.policies] == ["p"]
+
+
+def test_a_rollback_survives_a_restart_with_its_original(host: HostSimulator) -> None:
+    earlier = host.office.publish(PERMIT)
+    host.take(earlier)
+    host.update(FORBID)
+    host.office.roll_back(earlier)
+    host.hear(*host.office.bundle()).beat()
+
+    again = host.restart()
+
+    assert again.not_loaded == []
+    assert (again.versions, again.digests) == (host.versions, host.digests)
+    assert again.standing().denial is None
+
+
+def test_a_rollback_goes_no_further_back_than_what_is_enforced_permits(host: HostSimulator) -> None:
+    oldest, older = host.office.publish(PERMIT), host.office.publish(PERMIT)
+    newest = host.office.publish(FORBID, min_version=2)
+    for held in (oldest, older, newest):
+        host.take(held)
+    before = host.facts()
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.take(host.office.roll_back(oldest))
+
+    assert refusal.value.code == "RollbackNotAuthorised"
+    assert host.facts() == before
+    assert host.take(host.office.roll_back(older)) is Outcome.APPLIED
+
+
+def test_a_chain_of_rollbacks_ends_where_the_first_bundle_said(host: HostSimulator) -> None:
+    oldest, older = host.office.publish(PERMIT), host.office.publish(PERMIT)
+    newest = host.office.publish(FORBID, min_version=2)
+    for held in (oldest, older, newest):
+        host.take(held)
+    host.take(host.office.roll_back(older))
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.take(host.office.roll_back(oldest))
+
+    assert refusal.value.code == "RollbackNotAuthorised"
+    again = host.restart()
+    with pytest.raises(AkpolicyError) as refusal:
+        again.take(again.office.roll_back(oldest))
+    assert refusal.value.code == "RollbackNotAuthorised"
+
+
+@pytest.mark.parametrize("original", ["none", "another", "damaged"])
+def test_a_rollback_without_the_original_that_it_names_is_refused(host: HostSimulator, original: str) -> None:
+    earlier, other = host.office.publish(PERMIT), host.office.publish(FORBID)
+    host.take(earlier)
+    host.take(other)
+    rollback = host.office.roll_back(earlier)
+    damaged = with_signature(earlier.envelope, lambda s: flip_bit(s, 7))
+    sent = {"none": None, "another": other.envelope, "damaged": damaged}[original]
+    before = host.facts()
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.updater.apply_bundle(rollback.envelope, unused, original=sent)
+
+    assert refusal.value.code == ("SignatureInvalid" if original == "damaged" else "RollbackNotAuthorised")
+    assert host.facts() == before
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def _flipped_payload(host: HostSimulator) -> Held:
+    held = host.office.publish(PERMIT)
+    return held._replace(envelope=with_payload(held.envelope, flip_bit(held.envelope.payload, 100)))
+
+
+def _flipped_signature(host: HostSimulator) -> Held:
+    held = host.office.publish(PERMIT)
+    return held._replace(envelope=with_signature(held.envelope, lambda s: flip_bit(s, 7)))
+
+
+def _other_content(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT)._replace(blob=host.office.publish(FORBID, version=9).blob)
+
+
+def _wrong_key(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, signed_by=[host.org.bundle_signer])
+
+
+def _rollback_key(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, signed_by=[host.org.rollback_signer])
+
+
+def _heartbeat_key(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, signed_by=[host.org.heartbeat_signer])
+
+
+def _root_as_bundle(host: HostSimulator) -> Held:
+    return Held(host.org.root_envelope(), b"")
+
+
+def _relabelled(host: HostSimulator) -> Held:
+    held = host.office.publish(PERMIT)
+    return held._replace(envelope=sign("application/vnd.akpolicy.bundle.v2+json", held.envelope.payload, []))
+
+
+def _team(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, scope="org/acme/team/t")
+
+
+def _foreign(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, scope="org/other")
+
+
+def _older(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, version=1)
+
+
+def _same_version(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, version=2)
+
+
+def _expired(host: HostSimulator) -> Held:
+    now = int(host.clock.now())
+    return host.office.publish(PERMIT, issued_at=now - DAY, not_before=now - DAY, expires_at=now)
+
+
+def _of_tomorrow(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, issued_at=int(host.clock.now()) + DAY)
+
+
+def _next_epoch(host: HostSimulator) -> Held:
+    return host.office.publish(PERMIT, epoch=2)
+
+
+def _unparsable(host: HostSimulator) -> Held:
+    return host.office.publish({"p": '@id("p") permit (principal, action, resource) wenn { 1 };'})
+
+
+def _unfit(host: HostSimulator) -> Held:
+    text = '@id("p") permit (principal, action, resource) when { principal.shoe_size == 42 };'
+    return host.office.publish({"p": text})
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (_flipped_payload, "SignatureInvalid"),
+        (_flipped_signature, "SignatureInvalid"),
+        (_other_content, "ContentDigestMismatch"),
+        (_wrong_key, "KeyNotAuthorised"),
+        (_rollback_key, "KeyNotAuthorised"),
+        (_heartbeat_key, "KeyNotAuthorised"),
+        (_root_as_bundle, "PayloadTypeMismatch"),
+        (_relabelled, "PayloadTypeMismatch"),
+        (_team, "ScopeMismatch"),
+        (_foreign, "ScopeMismatch"),
+        (_older, "RollbackDetected"),
+        (_same_version, "Equivocation"),
+        (_expired, "BundleExpired"),
+        (_of_tomorrow, "IssuedInFuture"),
+        (_next_epoch, "EpochMismatch"),
+        (_unparsable, "PolicyParseError"),
+        (_unfit, "PolicyValidationError"),
+    ],
+)
+def test_a_refused_bundle_leaves_everything_as_it_was(
+    host: HostSimulator, make: Callable[[HostSimulator], Held], code: str
+) -> None:
+    host.update(PERMIT).update(FORBID)  # version 2
+    before = host.facts()
+    bad = make(host)
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.take(bad)
+
+    assert refusal.value.code == code
+    assert host.facts() == before
+    again = host.restart()
+    assert again.not_loaded == []
+    assert again.versions == {"global": 2}
+
+
+def test_nothing_is_believed_before_a_root_is(new_host: HostSimulator) -> None:
+    with pytest.raises(RootMissing):
+        new_host.take(new_host.office.publish(PERMIT))
+
+
+def test_after_a_refusal_the_next_good_bundle_takes_effect(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    with pytest.raises(AkpolicyError):
+        host.take(_unparsable(host))
+
+    assert host.take(host.office.publish(FORBID)) is Outcome.APPLIED
+    assert host.versions == {"global": 3}
+
+
+def test_a_prefix_without_grants_publishes_forbids_only(new_host: HostSimulator) -> None:
+    org = new_host.org
+    roles = {
+        "root": role(org.root_signer),
+        "bundle": [delegation("global", org.platform_signer, grants=False)],
+        "heartbeat": role(org.heartbeat_signer),
+    }
+    new_host.office.roots = [org.root_envelope(roles=roles)]
+    new_host.connect()
+
+    assert new_host.take(new_host.office.publish(FORBID)) is Outcome.APPLIED
+    with pytest.raises(AkpolicyError) as refusal:
+        new_host.take(new_host.office.publish({**FORBID, **PERMIT}))
+
+    assert refusal.value.code == "KeyNotAuthorised"
+    assert "`p`" in refusal.value.message
+
+
+def test_two_bundles_of_one_version_are_both_kept_as_evidence(host: HostSimulator) -> None:
+    ours = host.office.publish(PERMIT, version=4)
+    host.take(ours)
+
+    with pytest.raises(AkpolicyError):
+        host.take(host.office.publish(FORBID, version=4))
+
+    assert host.updater.evidence_count == 2
+
+
+def test_what_is_merely_refused_is_no_evidence(host: HostSimulator) -> None:
+    host.update(PERMIT).update(FORBID)
+    for make in (_flipped_signature, _older, _wrong_key, _unparsable):
+        with pytest.raises(AkpolicyError):
+            host.take(make(host))
+
+    assert host.updater.evidence_count == 0
+
+
+def test_evidence_that_cannot_be_kept_changes_nothing_about_the_refusal(host: HostSimulator) -> None:
+    host.take(host.office.publish(PERMIT, version=4))
+    (host.place / "evidence").rmdir()
+
+    with pytest.raises(AkpolicyError) as refusal:
+        host.take(host.office.publish(FORBID, version=4))
+
+    assert refusal.value.code == "Equivocation"
+    assert host.counted("CacheWriteFailed") == 2
+
+
+# --- content ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_content_source_raises_comes_through_and_changes_nothing(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    before = host.facts()
+
+    def broken(_: ContentReference) -> bytes:
+        msg = "the stream ended"
+        raise StreamProtocolError(msg)
+
+    with pytest.raises(StreamProtocolError):
+        host.updater.apply_bundle(host.office.publish(FORBID).envelope, broken)
+
+    assert host.facts() == before
+
+
+def test_content_of_a_refused_manifest_is_not_asked_for(host: HostSimulator) -> None:
+    with pytest.raises(AkpolicyError):
+        host.updater.apply_bundle(_flipped_payload(host).envelope, unused)
+
+
+def test_a_bundle_that_cannot_be_written_is_not_enforced(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    before = host.facts()
+    held = host.office.publish(FORBID)
+    (host.place / "envelopes").rename(host.place / "gone")
+
+    with pytest.raises(CacheWriteFailed):
+        host.take(held)
+
+    (host.place / "gone").rename(host.place / "envelopes")
+    assert host.facts() == before
+    assert host.take(held) is Outcome.APPLIED
+
+
+def test_only_content_that_is_enforced_is_said_to_be_held(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    held = host.office.publish(FORBID)
+    host.take(held)
+
+    assert held.blob is not None
+    assert host.updater.holdings.blobs == (hashlib.sha256(held.blob).hexdigest(),)
+
+
+# --- the fence --------------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """A fence that notes what it was asked, and refuses where a test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.refuses = False
+
+    def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
+        self.asked.append([policy.id for policy in policies])
+        if self.refuses:
+            msg = "it killed what parsed it"
+            raise PolicyParseError(msg, policy_id=policies[0].id)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def fenced(tmp_path: Path, gate: Gate) -> HostSimulator:
+    return HostSimulator(tmp_path / "fenced", fence=gate).connect()
+
+
+def test_content_that_was_never_parsed_goes_to_the_fence_first(fenced: HostSimulator, gate: Gate) -> None:
+    fenced.update(PERMIT).update(FORBID, scope="org/acme")
+
+    assert gate.asked == [["p"], ["f"]]
+    fenced.close()
+
+
+def test_what_the_fence_refuses_is_not_parsed_here(fenced: HostSimulator, gate: Gate) -> None:
+    fenced.update(PERMIT)
+    gate.refuses = True
+    before = fenced.facts()
+
+    with pytest.raises(PolicyParseError, match="killed"):
+        fenced.take(fenced.office.publish({"f": "this is no Cedar at all"}))
+
+    assert fenced.facts() == before
+    fenced.close()
+
+
+def test_what_an_earlier_run_has_parsed_is_not_fenced_again(fenced: HostSimulator, gate: Gate) -> None:
+    fenced.update(PERMIT)
+
+    again = fenced.restart()
+
+    assert again.versions == {"global": 1}
+    assert gate.asked == [["p"]]
+    fenced.close()
+
+
+def test_what_another_version_of_cedar_has_parsed_is_fenced_once(fenced: HostSimulator, gate: Gate) -> None:
+    fenced.update(PERMIT)
+    scopes = {
+        scope: kept.model_copy(update={"engine": "cedarpy 0.0.1"})
+        for scope, kept in fenced.directory.state.scopes.items()
+    }
+    fenced.directory.commit(fenced.directory.state.model_copy(update={"scopes": scopes}))
+
+    again = fenced.restart()
+    assert gate.asked == [["p"], ["p"]]
+
+    assert again.restart().versions == {"global": 1}
+    assert gate.asked == [["p"], ["p"]]
+    fenced.close()
+
+
+# --- what the last heartbeat says of it -------------------------------------------------------------------------------
+
+
+def test_a_bundle_that_the_last_heartbeat_named_before_it_came_is_confirmed_by_it(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    host.clock.advance(100)
+    host.office.publish(FORBID)
+    host.beat()
+    assert host.snapshots.current.freshness.by_scope["global"].issued_at == int(host.clock.now()) - 100
+
+    host.hear(*host.office.bundle())
+
+    now = int(host.clock.now())
+    assert host.snapshots.current.freshness.by_scope["global"] == Confirmation(now, now + 300)
+    assert host.restart().snapshots.current.freshness == host.snapshots.current.freshness
+
+
+def test_a_bundle_that_no_heartbeat_named_yet_is_as_old_as_the_one_before(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    before = host.snapshots.current.freshness
+    host.clock.advance(100)
+
+    host.office.publish(FORBID)
+    host.hear(*host.office.bundle())
+
+    assert host.versions == {"global": 2}
+    assert host.snapshots.current.freshness == before
+
+
+def test_another_org_has_the_same_rules(tmp_path: Path) -> None:
+    other = HostSimulator(tmp_path / "other", org=OrgSimulator("globex")).connect()
+
+    other.update(PERMIT, scope="org/globex")
+    with pytest.raises(AkpolicyError):
+        other.take(other.office.publish(PERMIT, scope="org/acme"))
+
+    assert other.versions == {"org/globex": 1}
+    other.close()

@@ -1,0 +1,268 @@
+"""Heartbeats with real signatures: what they vouch for, and that they change nothing that is enforced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from akpolicy.decision import PolicySource, Reason
+from akpolicy.errors import (
+    AkpolicyError,
+    ClockJump,
+    ClockRollback,
+    Equivocation,
+    HeartbeatReplay,
+    HeartbeatStale,
+    IssuedInFuture,
+    RootChainGap,
+    RootExpired,
+    RootMissing,
+)
+from akpolicy.wire import envelope_from_proto
+from akpolicy_sidecar.freshness import Confirmation
+from tests.simulators.office import Held
+from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S
+
+if TYPE_CHECKING:
+    from tests.simulators.host import HostSimulator
+
+PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
+FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
+HOUR = 3600
+
+
+def take(host: HostSimulator, *, nonce: str | None = None, index: bytes | None = None, **beat: Any) -> None:
+    """Apply a heartbeat without a stream; `nonce` is the one that it must answer, and does."""
+    update = host.office.heartbeat(**{**({"nonce": nonce} if nonce else {}), **beat}).heartbeat
+    host.updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or index, nonce)
+
+
+def refused(host: HostSimulator, error: type[AkpolicyError], **beat: Any) -> None:
+    """Assert that a heartbeat is refused with this error, and that nothing is as if it had come."""
+    before = host.facts()
+    with pytest.raises(error) as caught:
+        take(host, **beat)
+    assert type(caught.value) is error
+    assert host.facts() == before
+
+
+@pytest.fixture
+def enforcing(host: HostSimulator) -> HostSimulator:
+    """A host that enforces both its scopes."""
+    return host.update(PERMIT).update(FORBID, scope="org/acme")
+
+
+# --- what is vouched for ----------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_vouches_for_what_its_index_names(enforcing: HostSimulator) -> None:
+    enforcing.clock.advance(100)
+
+    take(enforcing)
+
+    now = int(enforcing.clock.now())
+    renewed = Confirmation(now, now + HEARTBEAT_LIFETIME_S)
+    freshness = enforcing.snapshots.current.freshness
+    assert (freshness.by_scope, freshness.whole) == ({"global": renewed, "org/acme": renewed}, renewed)
+
+
+def test_a_heartbeat_changes_nothing_that_is_enforced(enforcing: HostSimulator) -> None:
+    layers, scopes = enforcing.snapshots.current.layers, enforcing.directory.state.scopes
+    enforcing.office.publish(FORBID)
+    enforcing.office.delete("org/acme")
+
+    enforcing.clock.advance(1)
+    take(enforcing)
+
+    assert (enforcing.snapshots.current.layers, enforcing.directory.state.scopes) == (layers, scopes)
+
+
+def test_what_it_says_is_seen_by_the_next_decision(enforcing: HostSimulator) -> None:
+    enforcing.clock.advance(HEARTBEAT_LIFETIME_S)
+    assert not enforcing.standing().fresh
+
+    take(enforcing)
+
+    standing = enforcing.standing()
+    assert (standing.fresh, standing.age_ms) == (True, 0)
+
+
+def test_what_it_says_survives_a_restart(enforcing: HostSimulator) -> None:
+    enforcing.clock.advance(100)
+    take(enforcing)
+
+    again = enforcing.restart()
+
+    assert again.snapshots.current.freshness == enforcing.snapshots.current.freshness
+    assert again.standing().age_ms == 0
+    # A replay is one after a restart, too.
+    refused(again, HeartbeatReplay, index=b"")
+
+
+def test_the_index_of_an_org_without_policy_is_empty(new_host: HostSimulator) -> None:
+    new_host.connect()
+
+    assert new_host.nacks == []
+    assert new_host.updater.evidence_count == 0
+    assert new_host.snapshots.current.freshness.whole is not None
+    assert new_host.standing().denial is Reason.NO_POLICY
+
+
+def test_an_index_that_is_known_need_not_come_again(enforcing: HostSimulator) -> None:
+    known = bytes.fromhex(enforcing.updater.holdings.index_digest)
+    enforcing.clock.advance(1)
+
+    take(enforcing, known_index=known)
+
+    assert enforcing.standing().age_ms == 0
+
+
+def test_after_a_restart_no_index_is_known(enforcing: HostSimulator) -> None:
+    assert enforcing.updater.holdings.index_digest != ""
+    assert enforcing.restart().updater.holdings.index_digest == ""
+
+
+def test_a_heartbeat_that_cannot_be_written_is_believed_all_the_same(enforcing: HostSimulator) -> None:
+    before = enforcing.directory.state
+    enforcing.clock.advance(100)
+    (enforcing.place / "state.json").rename(enforcing.place.parent / "moved")
+    (enforcing.place / "state.json").mkdir()
+
+    take(enforcing)
+
+    assert enforcing.directory.state == before
+    assert enforcing.counted("CacheWriteFailed") == 1
+    assert enforcing.standing().age_ms == 0
+    (enforcing.place / "state.json").rmdir()
+    (enforcing.place.parent / "moved").rename(enforcing.place / "state.json")
+    assert enforcing.restart().standing().age_ms == 100_000
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_vouched_for_before_a_root_is_trusted(new_host: HostSimulator) -> None:
+    refused(new_host, RootMissing)
+
+
+def test_a_heartbeat_about_a_root_that_did_not_come_yet_is_refused(enforcing: HostSimulator) -> None:
+    enforcing.office.rotate()
+
+    refused(enforcing, RootChainGap)
+
+
+def test_a_heartbeat_of_later_than_now_is_refused(enforcing: HostSimulator) -> None:
+    now = int(enforcing.clock.now())
+    late = {"issued_at": now + 61, "expires_at": now + 100}
+
+    refused(enforcing, IssuedInFuture, **late)
+
+    take(enforcing, issued_at=now + 60, expires_at=now + 100)
+    assert enforcing.snapshots.current.proof is not None
+    assert enforcing.snapshots.current.proof.least(enforcing.moment()) == now + 60
+
+
+def test_a_heartbeat_under_an_expired_root_is_refused(new_host: HostSimulator) -> None:
+    new_host.office.roots = [new_host.org.root_envelope(expires_at=int(new_host.clock.now()) + 100)]
+    new_host.connect()
+    new_host.clock.advance(100)
+
+    refused(new_host, RootExpired)
+
+
+def test_two_indexes_of_one_seq_are_evidence(enforcing: HostSimulator) -> None:
+    enforcing.clock.advance(1)
+    other = enforcing.org.bundle_envelope("global", FORBID)[0]
+
+    refused(enforcing, Equivocation, about=[other])
+
+    assert enforcing.updater.evidence_count == 2
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_heartbeat_proves_what_time_it_is(new_host: HostSimulator) -> None:
+    new_host.connect()
+
+    proof = new_host.snapshots.current.proof
+    assert proof is not None
+    assert proof.least(new_host.moment()) == int(new_host.clock.now())
+    again = new_host.restart()
+    assert again.snapshots.current.proof is not None
+    assert again.snapshots.current.proof.least(again.moment()) == int(new_host.clock.now())
+
+
+def test_a_clock_that_was_set_back_takes_no_heartbeat(enforcing: HostSimulator) -> None:
+    enforcing.clock.set_wall(enforcing.clock.now() - DAY)
+
+    refused(enforcing, ClockRollback)
+    refused(enforcing, ClockRollback, nonce="ab" * 16)
+
+
+def jump(host: HostSimulator, seconds: float) -> None:
+    host.clock.set_wall(host.clock.now() + seconds)
+
+
+def test_a_jump_is_ended_by_an_answer_to_a_nonce_and_by_nothing_else(enforcing: HostSimulator) -> None:
+    jump(enforcing, HOUR)
+    assert enforcing.standing().denial is Reason.CLOCK_UNTRUSTED
+    refused(enforcing, ClockJump)
+
+    take(enforcing, nonce="ab" * 16)
+
+    assert enforcing.standing().denial is None
+    assert enforcing.standing().fresh
+
+
+def test_a_clock_that_an_answer_shows_to_be_ahead_is_not_believed(enforcing: HostSimulator) -> None:
+    true = int(enforcing.clock.now())
+    jump(enforcing, 60 * DAY)
+
+    take(enforcing, nonce="ab" * 16, issued_at=true + 1, expires_at=true + 300)
+
+    standing = enforcing.standing()
+    assert (standing.denial, standing.fresh) == (None, True)
+    # It is known to be wrong by so much, after a restart as well.
+    assert enforcing.restart().standing().denial is None
+    enforcing.clock.advance(300)
+    assert not enforcing.standing().fresh
+
+
+def test_while_the_clock_jumps_bundles_and_roots_are_taken_in(enforcing: HostSimulator) -> None:
+    jump(enforcing, HOUR)
+
+    enforcing.take(enforcing.office.publish(PERMIT))
+    enforcing.updater.apply_root(enforcing.office.rotate())
+
+    assert enforcing.versions == {"global": 2, "org/acme": 1}
+    assert enforcing.updater.root_version == 2
+    assert enforcing.standing().denial is Reason.CLOCK_UNTRUSTED
+
+
+def test_a_heartbeat_that_was_held_back_is_no_younger_for_it(enforcing: HostSimulator) -> None:
+    enforcing.office.seq += 1
+    held_back = enforcing.office.heartbeat().heartbeat
+    enforcing.clock.advance(HEARTBEAT_LIFETIME_S - 1)
+
+    enforcing.updater.apply_heartbeat(envelope_from_proto(held_back.envelope), held_back.index, None)
+    assert enforcing.standing().age_ms == (HEARTBEAT_LIFETIME_S - 1) * 1000
+
+    enforcing.clock.advance(1)
+    standing = enforcing.standing()
+    assert (standing.fresh, type(standing.error)) == (False, HeartbeatStale)
+    assert standing.source is PolicySource.CACHE
+
+
+def test_a_bundle_of_a_scope_that_no_index_names_is_not_fresh(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    slipped_in = Held(*host.org.bundle_envelope("org/acme", PERMIT))
+    host.clock.advance(100)
+    host.take(slipped_in)
+    host.beat()
+
+    host.clock.advance(HEARTBEAT_LIFETIME_S - 100)
+    standing = host.standing()
+
+    assert (standing.fresh, standing.stalest) == (False, "org/acme")
