@@ -5,6 +5,8 @@ Rules:
 - A heartbeat never changes what is enforced; it says for which of it the server vouches, and until when.
 - It is kept on disk, and believed even where it cannot be: after a restart, policy is then as old as it was before.
 - One that answers a nonce of ours is judged by the least time that it can be now, and so ends a jump of the clock.
+- Only signed documents that contradict each other are evidence. The text of an index is not signed: whoever passes it
+  on can spoil it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import CacheError, ClockJump, Equivocation
+from akpolicy.heartbeat import Heartbeat
+from akpolicy.strict_json import load
 from akpolicy.trusted_time import proven, time_of
 from akpolicy_sidecar.freshness import confirm
 from akpolicy_sidecar.state import FreshnessState, HeartbeatState, TimeState
@@ -72,5 +76,14 @@ class HeartbeatUpdates:
             return self._ledger.judge.judge_heartbeat(envelope, index, now, nonce=nonce, latest=latest)
         except Equivocation:
             last = self._ledger.last_heartbeat
-            self._ledger.keep_evidence(envelope, last.envelope if last else None)
+            if self._contradicts(load(envelope.payload, Heartbeat)):
+                self._ledger.keep_evidence(envelope, last.envelope if last else None)
             raise
+
+    def _contradicts(self, heartbeat: Heartbeat) -> bool:
+        """Whether a signed heartbeat contradicts another signed document."""
+        root, mark = self._ledger.judge.root, self._ledger.judge.heartbeat
+        other_root = root is not None and heartbeat.root.digest != root.digest
+        return other_root or (
+            mark is not None and heartbeat.seq == mark.seq and heartbeat.index.digest != mark.index_digest
+        )

@@ -180,6 +180,30 @@ def test_two_indexes_of_one_seq_are_evidence(enforcing: HostSimulator) -> None:
     assert enforcing.updater.evidence_count == 2
 
 
+def test_another_root_of_the_trusted_version_is_evidence(enforcing: HostSimulator) -> None:
+    enforcing.office.seq += 1
+    other = enforcing.org.root_envelope(expires_at=int(enforcing.clock.now()) + DAY)
+
+    refused(enforcing, Equivocation, about_root=other)
+
+    assert enforcing.updater.evidence_count == 2
+
+
+def test_an_index_that_was_changed_on_the_way_is_no_evidence(enforcing: HostSimulator) -> None:
+    # Nobody signs the text of an index: whoever passes it on can spoil it, and must not fill the place for evidence.
+    enforcing.clock.advance(1)
+    enforcing.office.publish(FORBID)
+    good = enforcing.office.heartbeat().heartbeat
+    envelope = envelope_from_proto(good.envelope)
+
+    for spoilt in (good.index.replace(b" 1 2 ", b" 1 3 "), good.index[:-1], None):
+        with pytest.raises(Equivocation):
+            enforcing.updater.apply_heartbeat(envelope, spoilt, None)
+
+    assert enforcing.updater.evidence_count == 0
+    enforcing.updater.apply_heartbeat(envelope, good.index, None)
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
