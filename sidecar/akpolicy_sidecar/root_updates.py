@@ -3,7 +3,8 @@
 Rules:
 
 - A root is kept before it is believed; but it is believed even if it cannot be kept, because a revocation must not wait
-  for a disk. It is then asked for again.
+  for a disk. It is then asked for again, and kept before any that comes after it: a chain on disk has no gap.
+- The chain on disk begins with the first root that was believed; what came before is of no use to a restart.
 - What a believed root does not stand behind any more is dropped at once, in every offline mode: its scope is missing
   and everything is denied until the server delivers it again. The mark stays.
 - A heartbeat that a key has signed which is revoked now vouches for nothing any more.
@@ -39,6 +40,10 @@ class RootUpdates:
         """Work on `ledger`."""
         self._ledger = ledger
         self._unanchored: RootUnanchored | None = None
+        # The version of the first root that was believed, if it came from the server.
+        self._first: int | None = None
+        # Believed and not on disk, oldest first, by digest.
+        self._unkept: dict[str, TrustedRoot] = {}
 
     def begin(self) -> None:
         """Let a connection's roots come."""
@@ -49,6 +54,9 @@ class RootUpdates:
         """Judge a root, keep it, believe it; raise the `TrustError` that says why not."""
         judge = self._ledger.judge
         before = judge.root
+        unkept = self._unkept.get(envelope.digest().hex())
+        if unkept is not None:
+            return AcceptedRoot(Outcome.UNCHANGED, unkept.document.version, not_kept=self._keep(unkept))
         try:
             root = judge.judge_root(envelope, self._ledger.time_at(self._ledger.moment()))
             _check_kept_one(root, self._ledger.directory.state.root)
@@ -58,6 +66,8 @@ class RootUpdates:
         except Equivocation:
             self._ledger.keep_evidence(envelope, before.envelope if before else None)
             raise
+        if before is None:
+            self._first = root.document.version
         not_kept = self._keep(root)
         if before is not None and root.digest == before.digest:
             return AcceptedRoot(Outcome.UNCHANGED, root.document.version, not_kept=not_kept)
@@ -78,24 +88,33 @@ class RootUpdates:
             self._ledger.require_newest_root()
         except RootRollback:
             self._ledger.forget_root()
+            self._unkept.clear()
             raise
         self._ledger.judge.check_root(self._ledger.latest_time())
 
     def _keep(self, root: TrustedRoot) -> CacheError | None:
-        """Write the root, and what the state says of roots; return why that cannot be done."""
+        """Write the root behind those that could not be written; return why that cannot be done."""
+        self._unkept[root.digest] = root
+        try:
+            for digest, unkept in list(self._unkept.items()):
+                self._write(unkept)
+                del self._unkept[digest]
+        except CacheError as error:
+            return error
+        return None
+
+    def _write(self, root: TrustedRoot) -> None:
+        """Write the root, and what the state says of roots."""
         directory, version = self._ledger.directory, root.document.version
         kept = directory.state.root
         state = RootState(first=version, version=version, digest=root.digest)
         if kept is not None:
             newest = state if version >= kept.version else kept
-            state = RootState(first=min(kept.first, version), version=newest.version, digest=newest.digest)
-        try:
-            directory.put_root(version, envelope_to_bytes(root.envelope))
-            if state != kept:
-                self._ledger.commit(root=state)
-        except CacheError as error:
-            return error
-        return None
+            first = kept.first if self._first is None else self._first
+            state = RootState(first=first, version=newest.version, digest=newest.digest)
+        directory.put_root(version, envelope_to_bytes(root.envelope))
+        if state != kept:
+            self._ledger.commit(root=state)
 
     def _judge_anew(self, root: TrustedRoot) -> tuple[Trouble, ...]:
         """Drop what the root does not stand behind; return it with the reasons."""

@@ -1,0 +1,474 @@
+"""Roots from the server: followed one by one, kept, and what they no longer stand behind dropped."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from akpolicy.decision import Reason
+from akpolicy.errors import (
+    AkpolicyError,
+    Equivocation,
+    RootChainTooLong,
+    RootExpired,
+    RootRollback,
+    RootThresholdOld,
+    RootUnanchored,
+)
+from akpolicy.keys import AnchorSet
+from akpolicy.limits import MAX_ROTATIONS
+from akpolicy.signing import PrivateKeySigner
+from akpolicy_sidecar.updates import AcceptedRoot, Outcome
+from tests.simulators.org import DAY, ConfiguredAnchor, OrgSimulator, delegation, role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from akpolicy.envelope import SignedEnvelope
+    from tests.simulators.host import HostSimulator
+
+PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
+FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
+
+
+@pytest.fixture
+def enforcing(host: HostSimulator) -> HostSimulator:
+    """A host that enforces both its scopes."""
+    return host.update(PERMIT).update(FORBID, scope="org/acme")
+
+
+def refused(host: HostSimulator, error: type[AkpolicyError], envelope: SignedEnvelope) -> None:
+    """Assert that a root is refused with this error, and that nothing is as if it had come."""
+    before = host.facts()
+    with pytest.raises(error) as caught:
+        host.updater.apply_root(envelope)
+    assert type(caught.value) is error
+    assert host.facts() == before
+
+
+def roles_of(host: HostSimulator, *bundle: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the roles of a root that delegates these prefixes only."""
+    org = host.org
+    return {"root": role(org.root_signer), "bundle": list(bundle), "heartbeat": role(org.heartbeat_signer), **more}
+
+
+def global_only(host: HostSimulator) -> dict[str, Any]:
+    return roles_of(host, delegation("global", host.org.platform_signer))
+
+
+def roots_on_disk(host: HostSimulator) -> list[str]:
+    return sorted(path.name for path in (host.place / "roots").iterdir())
+
+
+@contextmanager
+def full_disk(host: HostSimulator, name: str = "roots") -> Iterator[None]:
+    """Let nothing be written to a directory."""
+    (host.place / name).rename(host.place / "gone")
+    yield
+    (host.place / "gone").rename(host.place / name)
+
+
+# --- the first one ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_root_takes_effect_and_survives(new_host: HostSimulator) -> None:
+    accepted = new_host.updater.apply_root(new_host.office.root)
+
+    assert accepted == AcceptedRoot(Outcome.APPLIED, 1)
+    new_host.updater.end_roots()
+    assert new_host.restart().updater.root_version == 1
+
+
+def test_the_same_root_again_changes_nothing(host: HostSimulator) -> None:
+    before = host.facts()
+
+    assert host.updater.apply_root(host.office.root) == AcceptedRoot(Outcome.UNCHANGED, 1)
+    assert host.facts() == before
+
+
+def test_a_root_by_foreign_anchors_is_passed_over_and_at_the_end_an_error(new_host: HostSimulator) -> None:
+    foreign = OrgSimulator(clock=new_host.clock).root_envelope()
+
+    assert new_host.updater.apply_root(foreign).outcome is Outcome.PASSED_OVER
+    with pytest.raises(RootUnanchored):
+        new_host.updater.end_roots()
+
+    assert new_host.updater.holdings.root_version == 0
+    assert roots_on_disk(new_host) == []
+
+
+def test_roots_before_the_first_that_todays_anchors_signed_are_passed_over(new_host: HostSimulator) -> None:
+    org, old = new_host.org, PrivateKeySigner.generate()
+    first = org.root_envelope(signers=[old], roles={**org.root_document()["roles"], "root": role(old)}, signed_by=[old])
+    second = org.root_envelope(version=2, signed_by=[old, org.root_signer])
+
+    outcomes = [new_host.updater.apply_root(root).outcome for root in (first, second)]
+    new_host.updater.end_roots()
+
+    assert outcomes == [Outcome.PASSED_OVER, Outcome.APPLIED]
+    assert new_host.updater.root_version == 2
+    assert new_host.restart().updater.root_version == 2
+
+
+def test_an_error_of_an_earlier_connection_is_forgotten_by_the_next(new_host: HostSimulator) -> None:
+    new_host.updater.apply_root(OrgSimulator(clock=new_host.clock).root_envelope())
+
+    new_host.updater.begin_roots()
+    new_host.updater.apply_root(new_host.office.root)
+    new_host.updater.end_roots()
+
+    assert new_host.updater.root_version == 1
+
+
+# --- the next ones ----------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_is_followed_and_every_root_of_it_kept(enforcing: HostSimulator) -> None:
+    for _ in range(3):
+        assert enforcing.updater.apply_root(enforcing.office.rotate()).outcome is Outcome.APPLIED
+    enforcing.updater.end_roots()
+
+    assert enforcing.updater.root_version == 4
+    assert roots_on_disk(enforcing) == ["00000001", "00000002", "00000003", "00000004"]
+    again = enforcing.restart()
+    assert (again.not_loaded, again.updater.root_version) == ([], 4)
+    assert again.versions == {"global": 1, "org/acme": 1}
+
+
+def test_what_is_still_stood_behind_is_not_touched(enforcing: HostSimulator) -> None:
+    layers = enforcing.snapshots.current.layers
+
+    accepted = enforcing.updater.apply_root(enforcing.office.rotate())
+
+    assert accepted.dropped == ()
+    assert enforcing.snapshots.current.layers == layers
+    assert enforcing.standing().fresh
+
+
+def test_layers_expire_with_the_newest_root(enforcing: HostSimulator) -> None:
+    soon = int(enforcing.clock.now()) + 100
+
+    enforcing.updater.apply_root(enforcing.office.rotate(expires_at=soon))
+    assert enforcing.snapshots.current.expires_at == soon
+    enforcing.updater.apply_root(enforcing.office.rotate())
+
+    assert enforcing.snapshots.current.expires_at == int(enforcing.clock.now()) + 30 * DAY
+
+
+def test_a_root_that_enough_of_the_old_keys_did_not_sign_is_refused(enforcing: HostSimulator) -> None:
+    stranger = PrivateKeySigner.generate()
+    roles = {**enforcing.org.root_document()["roles"], "root": role(stranger)}
+
+    root = enforcing.org.root_envelope(version=2, signers=[stranger], roles=roles, signed_by=[stranger])
+
+    refused(enforcing, RootThresholdOld, root)
+
+
+def test_another_root_of_the_trusted_version_is_refused_and_both_are_kept_as_evidence(enforcing: HostSimulator) -> None:
+    other = enforcing.org.root_envelope(expires_at=int(enforcing.clock.now()) + DAY)
+
+    refused(enforcing, Equivocation, other)
+
+    assert enforcing.updater.evidence_count == 2
+
+
+def test_a_root_that_came_before_is_a_rollback(enforcing: HostSimulator) -> None:
+    first = enforcing.office.root
+    enforcing.updater.apply_root(enforcing.office.rotate())
+
+    refused(enforcing, RootRollback, first)
+
+
+def test_an_expired_root_is_followed_and_at_the_end_an_error(enforcing: HostSimulator) -> None:
+    root = enforcing.office.rotate(expires_at=int(enforcing.clock.now()) + 10)
+    enforcing.clock.advance(10)
+
+    assert enforcing.updater.apply_root(root).outcome is Outcome.APPLIED
+    with pytest.raises(RootExpired):
+        enforcing.updater.end_roots()
+
+    assert enforcing.updater.root_version == 2
+    assert enforcing.standing().denial is Reason.BUNDLE_EXPIRED
+
+
+def test_an_expired_root_in_the_middle_of_a_chain_does_not_matter(enforcing: HostSimulator) -> None:
+    chain = [enforcing.office.rotate(expires_at=int(enforcing.clock.now()) + 10), enforcing.office.rotate()]
+    enforcing.clock.advance(10)
+
+    for root in chain:
+        enforcing.updater.apply_root(root)
+    enforcing.updater.end_roots()
+
+    assert enforcing.updater.root_version == 3
+
+
+def test_too_long_a_chain_is_followed_over_several_connections(new_host: HostSimulator) -> None:
+    chain = [new_host.office.root, *(new_host.office.rotate() for _ in range(MAX_ROTATIONS + 1))]
+    *most, last = chain
+    for root in most:
+        new_host.updater.apply_root(root)
+    refused(new_host, RootChainTooLong, last)
+
+    new_host.updater.begin_roots()
+    assert new_host.updater.apply_root(last).outcome is Outcome.APPLIED
+
+
+# --- what is dropped --------------------------------------------------------------------------------------------------
+
+
+def test_a_revoked_key_takes_its_bundles_with_it_and_everything_is_denied(enforcing: HostSimulator) -> None:
+    leaked = enforcing.org.bundle_signer.public_key.key_id
+    revoked = {leaked: int(enforcing.clock.now())}
+
+    accepted = enforcing.updater.apply_root(enforcing.office.rotate(roles=global_only(enforcing), revoked=revoked))
+
+    assert [(trouble.subject, trouble.error.code) for trouble in accepted.dropped] == [("org/acme", "KeyNotAuthorised")]
+    assert enforcing.versions == {"global": 1}
+    assert enforcing.snapshots.current.missing == ("org/acme",)
+    assert enforcing.standing().denial is Reason.NO_POLICY
+    assert [b.scope for b in enforcing.updater.holdings.enforced] == ["global"]
+    # After a restart too.
+    again = enforcing.restart()
+    assert again.not_loaded == [("org/acme", "KeyNotAuthorised")]
+    assert again.standing().denial is Reason.NO_POLICY
+
+
+def test_a_revoked_key_beside_a_good_one_takes_the_bundle_with_it(new_host: HostSimulator) -> None:
+    org, second = new_host.org, PrivateKeySigner.generate()
+    both = roles_of(new_host, delegation("org/acme", org.bundle_signer, second))
+    new_host.office.roots = [org.root_envelope(signers=[second], roles=both)]
+    new_host.connect().update(PERMIT, scope="org/acme", signed_by=[org.bundle_signer, second])
+
+    one = roles_of(new_host, delegation("org/acme", org.bundle_signer))
+    revoked = {second.public_key.key_id: int(new_host.clock.now())}
+    accepted = new_host.updater.apply_root(new_host.office.rotate(signers=[second], roles=one, revoked=revoked))
+
+    assert [trouble.error.code for trouble in accepted.dropped] == ["KeyRevoked"]
+
+
+def test_what_was_dropped_comes_back_by_the_same_or_a_newer_bundle_and_not_by_an_older(
+    enforcing: HostSimulator,
+) -> None:
+    old = enforcing.office.current["org/acme"]
+    newer = enforcing.office.publish(PERMIT, scope="org/acme")
+    enforcing.take(newer)
+    enforcing.updater.apply_root(enforcing.office.rotate(roles=global_only(enforcing)))
+    enforcing.updater.apply_root(enforcing.office.rotate())
+
+    with pytest.raises(AkpolicyError) as refusal:
+        enforcing.take(old)
+    assert refusal.value.code == "RollbackDetected"
+    assert enforcing.take(newer) is Outcome.APPLIED
+    assert enforcing.snapshots.current.missing == ()
+    enforcing.clock.advance(1)
+    assert enforcing.beat().standing().denial is None
+
+
+def test_permits_that_a_root_no_longer_grants_are_dropped_and_forbids_stay(enforcing: HostSimulator) -> None:
+    org = enforcing.org
+    roles = roles_of(
+        enforcing,
+        delegation("global", org.platform_signer, grants=False),
+        delegation("org/acme", org.bundle_signer, grants=False),
+    )
+
+    accepted = enforcing.updater.apply_root(enforcing.office.rotate(roles=roles))
+
+    assert [(trouble.subject, trouble.error.code) for trouble in accepted.dropped] == [("global", "KeyNotAuthorised")]
+    assert enforcing.versions == {"org/acme": 1}
+
+
+def test_a_rollback_whose_key_is_revoked_is_dropped(enforcing: HostSimulator) -> None:
+    earlier = enforcing.office.current["global"]
+    enforcing.take(enforcing.office.publish(FORBID))
+    enforcing.take(enforcing.office.roll_back(earlier))
+    org = enforcing.org
+    delegations = [delegation("global", org.platform_signer), delegation("org/acme", org.bundle_signer)]
+    revoked = {org.rollback_signer.public_key.key_id: int(enforcing.clock.now())}
+
+    accepted = enforcing.updater.apply_root(
+        enforcing.office.rotate(roles=roles_of(enforcing, *delegations), revoked=revoked)
+    )
+
+    assert [trouble.subject for trouble in accepted.dropped] == ["global"]
+
+
+def test_a_deletion_that_is_not_stood_behind_any_more_is_missing_too(enforcing: HostSimulator) -> None:
+    enforcing.take(enforcing.office.delete("org/acme"))
+
+    enforcing.updater.apply_root(enforcing.office.rotate(roles=global_only(enforcing)))
+
+    assert enforcing.snapshots.current.missing == ("org/acme",)
+    assert enforcing.standing().denial is Reason.NO_POLICY
+
+
+# --- heartbeats of revoked keys ---------------------------------------------------------------------------------------
+
+
+def revoke_heartbeat_key(host: HostSimulator) -> PrivateKeySigner:
+    """Let the host follow a root with another heartbeat key; return that key."""
+    org, fresh = host.org, PrivateKeySigner.generate()
+    roles = {**org.root_document()["roles"], "heartbeat": role(fresh)}
+    revoked = {org.heartbeat_signer.public_key.key_id: int(host.clock.now())}
+    host.updater.apply_root(host.office.rotate(signers=[fresh], roles=roles, revoked=revoked))
+    return fresh
+
+
+def test_what_a_revoked_heartbeat_key_vouched_for_is_not_vouched_for_any_more(enforcing: HostSimulator) -> None:
+    assert enforcing.standing().denial is None
+
+    revoke_heartbeat_key(enforcing)
+
+    assert enforcing.standing().denial is Reason.NO_POLICY
+    assert enforcing.restart().standing().denial is Reason.NO_POLICY
+
+
+def test_the_next_heartbeat_key_vouches_again(enforcing: HostSimulator) -> None:
+    fresh = revoke_heartbeat_key(enforcing)
+
+    enforcing.connect(signed_by=[fresh])
+
+    assert enforcing.nacks == []
+    assert enforcing.standing().denial is None
+
+
+def test_a_revoked_heartbeat_key_vouches_for_nothing_although_the_disk_was_full(enforcing: HostSimulator) -> None:
+    root = enforcing.directory.state
+    (enforcing.place / "state.json").rename(enforcing.place.parent / "moved")
+    (enforcing.place / "state.json").mkdir()
+
+    revoke_heartbeat_key(enforcing)
+
+    assert enforcing.directory.state == root
+    assert enforcing.standing().denial is Reason.NO_POLICY
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_cannot_be_kept_is_believed_and_said_not_to_be_kept(enforcing: HostSimulator) -> None:
+    root = enforcing.office.rotate(roles=global_only(enforcing))
+    with full_disk(enforcing):
+        accepted = enforcing.updater.apply_root(root)
+
+    assert (accepted.outcome, accepted.version) == (Outcome.APPLIED, 2)
+    assert accepted.not_kept is not None
+    assert enforcing.snapshots.current.missing == ("org/acme",)
+    # It is asked for again, and kept then.
+    assert enforcing.updater.root_version == 1
+    enforcing.updater.begin_roots()
+    assert enforcing.updater.apply_root(root) == AcceptedRoot(Outcome.UNCHANGED, 2)
+    assert enforcing.updater.root_version == 2
+    assert enforcing.restart().updater.root_version == 2
+
+
+def test_a_chain_of_which_some_could_not_be_kept_is_whole_on_disk_in_the_end(enforcing: HostSimulator) -> None:
+    second, third, fourth = (enforcing.office.rotate() for _ in range(3))
+    with full_disk(enforcing):
+        enforcing.updater.apply_root(second)
+        assert enforcing.updater.apply_root(third).not_kept is not None
+    # Whatever comes next brings the chain to the disk: those before first.
+    assert enforcing.updater.apply_root(fourth).not_kept is None
+
+    assert roots_on_disk(enforcing) == ["00000001", "00000002", "00000003", "00000004"]
+    again = enforcing.restart()
+    assert (again.not_loaded, again.updater.root_version) == ([], 4)
+
+
+def test_roots_that_could_not_be_kept_may_come_again(enforcing: HostSimulator) -> None:
+    second, third = enforcing.office.rotate(), enforcing.office.rotate()
+    with full_disk(enforcing):
+        for root in (second, third):
+            enforcing.updater.apply_root(root)
+    assert enforcing.updater.root_version == 1
+    enforcing.updater.begin_roots()
+
+    outcomes = [enforcing.updater.apply_root(root) for root in (second, third)]
+    enforcing.updater.end_roots()
+
+    assert [(accepted.outcome, accepted.not_kept) for accepted in outcomes] == [(Outcome.UNCHANGED, None)] * 2
+    assert roots_on_disk(enforcing) == ["00000001", "00000002", "00000003"]
+    assert enforcing.restart().updater.root_version == 3
+    # Kept, it is one that came before like any other.
+    refused(enforcing, RootRollback, second)
+
+
+# --- a host that lost its newest root ---------------------------------------------------------------------------------
+
+
+def test_another_root_does_not_replace_one_that_cannot_be_loaded(enforcing: HostSimulator) -> None:
+    (enforcing.place / "roots" / "00000001").write_bytes(b"damaged")
+    again = enforcing.restart()
+    assert again.not_loaded[0] == ("root", "EnvelopeMalformed")
+    assert again.updater.holdings.root_version == 0
+
+    refused(again, Equivocation, enforcing.org.root_envelope(expires_at=int(enforcing.clock.now()) + DAY))
+
+
+@pytest.fixture
+def behind(enforcing: HostSimulator) -> HostSimulator:
+    """A host that trusted root 3 and can load none."""
+    for _ in range(2):
+        enforcing.updater.apply_root(enforcing.office.rotate())
+    (enforcing.place / "roots" / "00000003").unlink()
+    again = enforcing.restart()
+    assert again.not_loaded[0] == ("root", "RootRollback")
+    return again
+
+
+def test_a_host_that_is_behind_takes_nothing_but_roots(behind: HostSimulator) -> None:
+    behind.updater.apply_root(behind.office.roots[0])
+
+    for refuse in (lambda: behind.take(behind.office.current["global"]), behind.updater.end_roots):
+        with pytest.raises(RootRollback):
+            refuse()
+
+    assert behind.updater.root_version == 0
+    assert behind.versions == {}
+
+
+def test_a_host_that_is_behind_is_healed_by_the_whole_chain(behind: HostSimulator) -> None:
+    behind.connect()
+
+    assert behind.updater.root_version == 3
+    assert behind.versions == {"global": 1, "org/acme": 1}
+    assert behind.standing().denial is None
+    assert behind.restart().not_loaded == []
+
+
+def test_after_a_chain_that_ended_early_the_next_connection_begins_anew(behind: HostSimulator) -> None:
+    behind.updater.begin_roots()
+    for root in behind.office.roots[:2]:
+        behind.updater.apply_root(root)
+    with pytest.raises(RootRollback):
+        behind.updater.end_roots()
+
+    assert behind.connect().updater.root_version == 3
+
+
+def test_a_first_root_that_could_not_be_kept_comes_to_the_disk_with_the_next(new_host: HostSimulator) -> None:
+    with full_disk(new_host):
+        assert new_host.updater.apply_root(new_host.office.root).not_kept is not None
+    assert new_host.updater.root_version == 0
+
+    new_host.updater.apply_root(new_host.office.rotate())
+
+    assert new_host.restart().updater.root_version == 2
+
+
+def test_a_chain_that_begins_later_than_before_does_not_need_the_roots_before_it(behind: HostSimulator) -> None:
+    (behind.place / "roots" / "00000001").write_bytes(b"damaged")
+    # The operator configures the anchors of root 2, which the server's first root does not have.
+    org, fresh = behind.org, PrivateKeySigner.generate()
+    roles = {**org.root_document()["roles"], "root": role(fresh)}
+    fourth = org.root_envelope(version=4, signers=[fresh], roles=roles, signed_by=[org.root_signer, fresh])
+    behind.office.add_root(fourth)
+    anchors = AnchorSet.parse([ConfiguredAnchor(fresh.public_key.anchor)])
+
+    moved = behind.restart(anchors=anchors).connect()
+
+    assert moved.updater.root_version == 4
+    again = moved.restart()
+    assert (again.not_loaded, again.updater.root_version) == ([], 4)
