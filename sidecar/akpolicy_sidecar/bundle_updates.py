@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from akpolicy.errors import Equivocation, RootMissing, ScopeMismatch
+from akpolicy.errors import CacheError, Equivocation, RootMissing, ScopeMismatch
 from akpolicy.scope import GLOBAL, org_scope
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import confirm
@@ -53,6 +53,14 @@ class BundleUpdates:
     def note_blob(self, digest: str) -> None:
         """Note that this content is on disk and sound."""
         self._blobs.add(digest)
+
+    def held_content(self, digest: str) -> bytes:
+        """Return content from the disk; raise a `CacheError`, after which it is no longer said to be held."""
+        try:
+            return self._ledger.directory.blob(digest)
+        except CacheError:
+            self._blobs.discard(digest)
+            raise
 
     def concerns(self, scope: str) -> bool:
         """Whether the scope is one of those that this sidecar enforces."""

@@ -79,11 +79,14 @@ class RootUpdates:
         """Note that no more roots come.
 
         Raises `RootUnanchored` if the anchors signed none of them, `RootRollback` if they did not lead to the root that
-        was trusted before, `RootExpired` if the newest one has expired.
+        was trusted before, `RootExpired` if the newest one has expired. Where none is trusted because each was refused,
+        that was said of each.
         """
         unanchored, self._unanchored = self._unanchored, None
-        if self._ledger.judge.root is None and unanchored is not None:
-            raise unanchored
+        if self._ledger.judge.root is None:
+            if unanchored is not None:
+                raise unanchored
+            return
         try:
             self._ledger.require_newest_root()
         except RootRollback:

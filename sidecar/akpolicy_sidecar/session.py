@@ -4,15 +4,15 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 
 - Hello goes first, and once: what is enforced, which content is here, a fresh nonce. Nothing is claimed that cannot be
   loaded.
-- Each root and bundle is answered: Ack when it is on disk and in force, Nack with the error's code when it is refused,
-  and what was enforced stays enforced. A refused heartbeat is answered with Nack. One bad update does not end the
-  conversation; content that follows a refused one is dropped.
+- Each root and bundle is answered, and once: Ack when it is on disk and in force, Nack with the error's code when it is
+  refused, and what was enforced stays enforced. A refused heartbeat is answered with Nack. One bad update does not end
+  the conversation; content that follows a refused one is dropped.
 - The first heartbeat must answer the nonce of Hello. From then on the stream counts (`link`), unless something was
   refused on this connection and not made good since: what is enforced is then known to be older than what the server
   has. A refusal is noted under the name that the server gave, and made good by what a signed document says.
-- The server sends an update once a connection. What was refused is asked for again by a new connection: soon if the
-  cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
-  time can change.
+- The server sends an update once a connection, and nothing that Hello claimed. What was refused, or dropped because of
+  a root, is asked for again by a new connection: soon if the cause is on this host or on the way (a full disk, a broken
+  transfer), later if it is the document, whose verdict only time can change.
 - What is wrong with the state of this host rather than with an update is told by a Nack without nonce, once for each
   change (`tell`, from any thread).
 - While a message is worked on the stream is not silent: `waiting_since` is None then.
@@ -20,7 +20,6 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 
 from __future__ import annotations
 
-import math
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +32,7 @@ from akpolicy.errors import (
     DistributionError,
     EngineUnavailable,
     PolicyError,
+    RootChainTooLong,
     StreamProtocolError,
 )
 from akpolicy.fields import NONCE_BYTES
@@ -91,9 +91,11 @@ class Session:
         self._report = report
         self._send = send
         self._nonce = secrets.token_bytes(NONCE_BYTES)
-        self._roots_nonce = b""
-        self._refused: set[str] = set()
-        self._ask_again_at = math.inf
+        self._roots_came = False
+        # The root that was passed over last and is not answered yet.
+        self._passed_over = b""
+        # What is to be made good, and when (seconds since boot) a new connection asks for it again.
+        self._refused: dict[str, float] = {}
         self._dropping = False
         self._told = ""
         self.waiting_since: Moment | None = Moment.read(clock)
@@ -161,41 +163,57 @@ class Session:
     # --- roots --------------------------------------------------------------------------------------------------------
 
     def _root(self, update: pb.RootUpdate) -> None:
-        self._roots_nonce = update.nonce
+        self._roots_came = True
+        self._ack_passed_over()
         try:
             accepted = self._updater.apply_root(envelope_from_proto(update.envelope))
         except REFUSALS as error:
             self._refuse(ROOT, update.nonce, error)
             return
         if accepted.outcome is Outcome.PASSED_OVER:
-            self._ack(update.nonce)
+            # The last one may have been one too many.
+            self._passed_over = update.nonce
             return
         for trouble in accepted.dropped:
             self._report.dropped(trouble.subject, trouble.error)
+            self._make_good(trouble.subject, PASSING_PAUSE_S)
             self._nack(b"", trouble.error)
         if accepted.not_kept is not None:
             self._refuse(ROOT, update.nonce, accepted.not_kept)
             return
-        self._refused.discard(ROOT)
+        self._refused.pop(ROOT, None)
         self._count(ROOT, accepted.outcome, accepted.version)
         self._ack(update.nonce)
 
     def _end_roots(self) -> None:
-        """Judge what only the end of the roots can tell."""
-        if not self._roots_nonce:
+        """Judge what only the end of the roots can tell: of the last one that was passed over, or of this host."""
+        if not self._roots_came:
             return
-        nonce, self._roots_nonce = self._roots_nonce, b""
+        self._roots_came = False
         try:
             self._updater.end_roots()
         except REFUSALS as error:
+            nonce, self._passed_over = self._passed_over, b""
             self._refuse(ROOT, nonce, error)
+        self._ack_passed_over()
+
+    def _ack_passed_over(self) -> None:
+        nonce, self._passed_over = self._passed_over, b""
+        if nonce:
+            self._ack(nonce)
 
     # --- bundles ------------------------------------------------------------------------------------------------------
 
     def _bundle(self, update: pb.BundleUpdate, inbox: Inbox) -> None:
+        lacking: list[CacheError] = []
+
         def content(reference: ContentReference) -> bytes:
             if not update.content_size:
-                return self._updater.held_content(reference)
+                try:
+                    return self._updater.held_content(reference)
+                except CacheError as error:
+                    lacking.append(error)
+                    raise
             blob = receive_content(inbox, reference, update.content_size, self._clock)
             self._dropping = False
             return blob
@@ -208,12 +226,12 @@ class Session:
         except (*REFUSALS, DistributionError) as error:
             hint = update.revision.scope
             self._refuse(hint if self._updater.concerns(hint) else UNKNOWN, update.nonce, error)
-            if isinstance(error, CacheError) and not update.content_size:
+            if lacking:
                 # The server left out content that is not here any more; a new Hello says what is.
                 msg = "content that the server takes for held is not here"
                 raise StreamProtocolError(msg) from error
             return
-        self._refused.discard(accepted.scope)
+        self._refused.pop(accepted.scope, None)
         self._count(accepted.scope, accepted.outcome, accepted.version)
         self._ack(update.nonce)
 
@@ -230,7 +248,7 @@ class Session:
         except REFUSALS as error:
             self._refuse(HEARTBEAT, update.nonce, error)
             return
-        self._refused.discard(HEARTBEAT)
+        self._refused.pop(HEARTBEAT, None)
         self._report.heartbeat()
         if not self.proven:
             self.proven = True
@@ -241,7 +259,7 @@ class Session:
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
         self._links.announced(self.interval_s)
-        if self._refused and self._clock.elapsed() >= self._ask_again_at:
+        if self._refused and self._clock.elapsed() >= min(self._refused.values()):
             names = ", ".join(sorted(self._refused))
             msg = f"what was refused ({names}) is asked for again"
             raise StreamProtocolError(msg)
@@ -258,12 +276,16 @@ class Session:
         if isinstance(error, CacheError):
             self._report.cache_failed(error)
         self._report.refused(subject, error)
-        self._refused.add(subject)
+        self._make_good(subject, _pause_after(subject, error))
+        self._nack(nonce, error)
+
+    def _make_good(self, subject: str, pause_s: float) -> None:
+        """Note that the server has something newer for `subject` than what is enforced."""
         if subject != HEARTBEAT:
             # A refused heartbeat renews nothing, and takes nothing away: anybody on the way could send one.
             self._links.lost()
-        self._ask_again_at = min(self._ask_again_at, self._clock.elapsed() + _pause_after(subject, error))
-        self._nack(nonce, error)
+        due = self._clock.elapsed() + pause_s
+        self._refused[subject] = min(due, self._refused.get(subject, due))
 
     def _ack(self, nonce: bytes) -> None:
         updater = self._updater
@@ -284,7 +306,7 @@ class Session:
 
 def _pause_after(subject: str, error: AkpolicyError) -> float:
     """Return after how many seconds it is worth while to ask again."""
-    if isinstance(error, (CacheError, DistributionError, EngineUnavailable)):
+    if isinstance(error, (CacheError, DistributionError, EngineUnavailable, RootChainTooLong)):
         return PASSING_PAUSE_S
     if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):
         return CLOCK_PAUSE_S

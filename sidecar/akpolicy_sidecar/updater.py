@@ -98,8 +98,8 @@ class Updater:
         return self._bundles.concerns(scope)
 
     def held_content(self, reference: ContentReference) -> bytes:
-        """Return content from the cache; raise a `CacheError`."""
-        return self._ledger.directory.blob(reference.digest)
+        """Return content from the cache; raise a `CacheError`, after which it is no longer said to be held."""
+        return self._bundles.held_content(reference.digest)
 
     # --- updates ------------------------------------------------------------------------------------------------------
 
