@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from akpolicy_sidecar.updates import HEARTBEAT
+
 if TYPE_CHECKING:
     from akpolicy.decision import Decision
     from akpolicy.errors import AkpolicyError
@@ -55,12 +57,16 @@ class Reporter:
         self._refusals.pop(what, None)
         log.info("update applied", subject=what, version=version)
 
-    def unchanged(self) -> None:
-        """Count an update that is in force already."""
+    def unchanged(self, what: str) -> None:
+        """Count an update that is in force already: whatever was refused before it is not what the server holds."""
         self._metrics.updates.labels(outcome="unchanged").inc()
+        self._refusals.pop(what, None)
 
     def refused(self, what: str, error: AkpolicyError) -> None:
-        """Tell that an update was refused, and why; `what` is `root`, a scope that is enforced here, or empty."""
+        """Tell that an update was refused, and why.
+
+        `what` is `root`, `heartbeat`, a scope that is enforced here, or empty.
+        """
         self._metrics.updates.labels(outcome="refused").inc()
         self._metrics.update_refusals.labels(code=error.code).inc()
         # By code: the text may quote the peer, which must not be able to fill the log.
@@ -78,6 +84,7 @@ class Reporter:
     def heartbeat(self) -> None:
         """Count a heartbeat that was believed."""
         self._metrics.heartbeats.inc()
+        self._refusals.pop(HEARTBEAT, None)
 
     def standing(self, standing: Standing) -> None:
         """Tell that decisions begin or cease to be made by policy, or for another reason than before."""

@@ -41,7 +41,7 @@ from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
-from akpolicy_sidecar.updates import REFUSALS, Outcome
+from akpolicy_sidecar.updates import HEARTBEAT, REFUSALS, ROOT, UNKNOWN, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,11 +61,6 @@ CLOCK_PAUSE_S: Final = 30.0
 LASTING_PAUSE_S: Final = 300.0
 # Until the server has announced its own interval.
 FIRST_INTERVAL_S: Final = 10.0
-
-# Subjects of refusals beside the scopes.
-ROOT: Final = "root"
-HEARTBEAT: Final = "heartbeat"
-UNKNOWN: Final = ""
 
 _MILLISECONDS: Final = 1000
 
@@ -270,7 +265,7 @@ class Session:
         if outcome is Outcome.APPLIED:
             self._report.applied(subject, version)
         else:
-            self._report.unchanged()
+            self._report.unchanged(subject)
 
     def _refuse(self, subject: str, nonce: bytes, error: AkpolicyError) -> None:
         if isinstance(error, CacheError):

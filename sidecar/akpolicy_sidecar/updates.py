@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 # What makes a document unusable, without being a fault of this program.
 REFUSALS: Final = (TrustError, PolicyError, CacheError)
 
+# Subjects of refusals beside the scopes.
+ROOT: Final = "root"
+HEARTBEAT: Final = "heartbeat"
+UNKNOWN: Final = ""
+
 
 class Outcome(Enum):
     """What became of a document that was not refused.
