@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from akpolicy.bundle import OfflineMode
-from akpolicy.decision import BundleVersion, Reason
+from akpolicy.clock import Moment
+from akpolicy.decision import BundleVersion, PolicySource, Reason
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import PolicyText
+from akpolicy.trusted_time import TimeProof
+from akpolicy_sidecar.freshness import Confirmation, Freshness
+from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.snapshot import Layer, Snapshot, SnapshotHolder
-from akpolicy_sidecar.status import Link, LinkHolder, Moment
 from akpolicy_sidecar.view import Viewer
 from tests.simulators.clock import ManualClock
 
@@ -35,7 +38,7 @@ class Scene:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.snapshots = SnapshotHolder(Snapshot.build([self.layer("org/acme")], local=LAX))
-        self.links = LinkHolder(Link())
+        self.links = LinkHolder()
         self.interrupt: Callable[[], None] | None = None
         self.reads_before = 0
 
@@ -43,13 +46,35 @@ class Scene:
         return Layer(COMPILED, BundleVersion(scope, 1, 1, "0" * 64), int(self.clock.now()) + 1000, LAX)
 
     def deliver_the_rest(self) -> None:
-        """Do what the watcher does: swap the snapshot, then note that all is delivered."""
-        self.snapshots.current = Snapshot.build([self.layer("global"), self.layer("org/acme")], local=LAX)
-        self.links.caught_up(Moment.read(self.clock), 10.0)
+        """Do what the watcher does: swap the snapshot, then note that the stream counts."""
+        self.swap()
+        self.links.proven(Moment.read(self.clock))
+
+    def swap(self) -> None:
+        """Enforce everything, with a heartbeat of now."""
+        moment, now = Moment.read(self.clock), int(self.clock.now())
+        seen = Confirmation(now, now + 300)
+        self.snapshots.current = Snapshot.build(
+            [self.layer("global"), self.layer("org/acme")],
+            local=LAX,
+            freshness=Freshness({"global": seen, "org/acme": seen}, seen),
+            proof=TimeProof(float(now), moment),
+        )
 
     def hear(self) -> None:
         self.clock.advance(1)
         self.links.heard(Moment.read(self.clock))
+
+    def renew(self) -> None:
+        """Take a later heartbeat."""
+        self.clock.advance(1)
+        self.swap()
+        self.links.proven(Moment.read(self.clock))
+
+    def lose(self) -> None:
+        """Refuse something: a part cannot be enforced any more, and the stream does not count."""
+        self.snapshots.current = Snapshot.build([self.layer("global")], local=LAX, missing=["org/acme"])
+        self.links.lost()
 
     def viewer(self) -> Viewer:
         return Viewer(*(Interrupted(part, self) for part in (self.clock, self.snapshots, self.links)))  # type: ignore[arg-type]
@@ -85,11 +110,43 @@ def test_a_delivery_in_the_middle_of_a_look_never_decides_by_a_part_of_the_polic
 
 
 @EVERY_PLACE
-def test_a_message_in_the_middle_of_a_look_never_makes_the_age_unknown(scene: Scene, place: int) -> None:
+def test_a_delivery_in_the_middle_of_a_look_is_never_live_before_it_is_whole(scene: Scene, place: int) -> None:
+    scene.interrupt, scene.reads_before = scene.deliver_the_rest, place
+
+    view = scene.viewer().look()
+
+    assert view.standing.source is not PolicySource.LIVE or view.snapshot.freshness.whole is not None
+
+
+@EVERY_PLACE
+@pytest.mark.parametrize("event", ["hear", "renew"])
+def test_a_message_in_the_middle_of_a_look_never_makes_the_age_unknown(scene: Scene, place: int, event: str) -> None:
     scene.deliver_the_rest()
-    scene.interrupt, scene.reads_before = scene.hear, place
+    scene.interrupt, scene.reads_before = getattr(scene, event), place
 
     view = scene.viewer().look()
 
     assert view.standing.denial is None
     assert view.standing.age_ms in {0, 1000}
+
+
+@EVERY_PLACE
+def test_a_loss_in_the_middle_of_a_look_never_decides_by_a_part_of_the_policies(scene: Scene, place: int) -> None:
+    scene.deliver_the_rest()
+    scene.interrupt, scene.reads_before = scene.lose, place
+
+    view = scene.viewer().look()
+
+    assert view.standing.denial is Reason.NO_POLICY or view.snapshot.scopes == {"global", "org/acme"}
+
+
+def test_a_view_holds_although_everything_changes(scene: Scene) -> None:
+    scene.deliver_the_rest()
+    view = scene.viewer().look()
+
+    scene.clock.advance(500)
+    scene.lose()
+
+    assert view.standing.ready
+    assert view.snapshot.scopes == {"global", "org/acme"}
+    assert view.moment.elapsed == scene.clock.elapsed() - 500
