@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 
 from akpolicy.bundle import OfflineMode
+from akpolicy.clock import Moment
 from akpolicy.decision import BundleVersion, Decision, PolicySource, Reason
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.default_policy import load_default_layer
@@ -17,16 +18,19 @@ from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import RequestInvalid
+from akpolicy.trusted_time import TimeProof
 from akpolicy.v1 import audit_pb2
 from akpolicy_sidecar.authorizer import Authorizer, decision_id
+from akpolicy_sidecar.freshness import Confirmation, Freshness
+from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.snapshot import Layer, Snapshot, SnapshotHolder
-from akpolicy_sidecar.status import Link, LinkHolder, Moment
 from akpolicy_sidecar.view import Viewer
 from tests.simulators.clock import ManualClock
 
 SCHEMA = load_default_schema()
 DAY = 86_400.0
+LIFE = 300
 EXPIRY = 1_900_000_000
 PERMIT = 'permit (principal, action, resource) when { principal.roles.contains("developer") };'
 FORBID = (
@@ -42,16 +46,25 @@ REQUEST = AuthorizationRequest(
 
 
 class Scene:
-    """An authorizer with one layer, and what it recorded."""
+    """An authorizer with one layer that a heartbeat just vouched for, and what it recorded."""
 
     def __init__(self, mode: str = "cached_with_expiry", *, default_roles: tuple[str, ...] = ()) -> None:
         rule = OfflineRule(OfflineMode(mode), DAY)
         texts = [PolicyText("dev", PERMIT), PolicyText("locked", FORBID)]
         layer = Layer(compile_layer("org/acme", texts, SCHEMA), BundleVersion("org/acme", 1, 4, "a" * 64), EXPIRY, rule)
         self.clock = ManualClock()
-        self.snapshots = SnapshotHolder(Snapshot.build([layer], local=rule))
-        self.links = LinkHolder(Link())
-        self.links.caught_up(Moment.read(self.clock), 10.0)
+        moment, now = Moment.read(self.clock), int(self.clock.now())
+        seen = Confirmation(now, now + LIFE)
+        self.snapshots = SnapshotHolder(
+            Snapshot.build(
+                [layer],
+                local=rule,
+                freshness=Freshness({"org/acme": seen}, seen),
+                proof=TimeProof(float(now), moment),
+            )
+        )
+        self.links = LinkHolder()
+        self.links.proven(moment)
         self.lines: list[dict[str, object]] = []
         self.observed: list[Decision] = []
         self.authorizer = Authorizer(
@@ -85,6 +98,7 @@ def test_a_decision_names_policy_bundle_mode_source_and_age() -> None:
     assert decision.bundles == (BundleVersion("org/acme", 1, 4, "a" * 64),)
     assert (decision.mode, decision.source) == (OfflineMode.CACHED_WITH_EXPIRY, PolicySource.LIVE)
     assert decision.policy_age_ms == 2000
+    assert (decision.fresh, decision.stalest_layer) == (True, "org/acme")
     assert scene.observed == [decision]
 
 
@@ -118,9 +132,31 @@ def test_stale_policy_denies_what_it_would_permit() -> None:
 
 def test_an_expired_bundle_denies_what_it_would_permit() -> None:
     scene = Scene("cached_indefinite")
-    scene.clock.set_wall(EXPIRY)
+    scene.clock.advance(EXPIRY - scene.clock.now())
 
     assert scene.ask().reason is Reason.BUNDLE_EXPIRED
+
+
+@pytest.mark.parametrize("seconds", [-DAY, DAY])
+def test_a_clock_that_is_not_believed_denies_what_policy_would_permit(seconds: float) -> None:
+    scene = Scene("cached_indefinite")
+    scene.clock.set_wall(scene.clock.now() + seconds)
+
+    decision = scene.ask()
+
+    assert (decision.reason, decision.allowed) == (Reason.CLOCK_UNTRUSTED, False)
+    assert (decision.policy_age_ms, decision.fresh) == (-1, False)
+
+
+def test_a_decision_by_policy_that_is_not_fresh_says_so() -> None:
+    scene = Scene()
+    scene.clock.advance(LIFE)
+
+    decision = scene.ask()
+
+    assert (decision.allowed, decision.source, decision.fresh) == (True, PolicySource.CACHE, False)
+    assert (decision.policy_age_ms, decision.stalest_layer) == (LIFE * 1000, "org/acme")
+    assert scene.lines[0]["fresh"] is False
 
 
 def test_under_the_default_policy_the_forbids_stay_and_the_permits_do_not() -> None:
@@ -204,7 +240,7 @@ def test_a_record_says_who_what_and_why() -> None:
     assert (denial["action"], denial["sandbox"], denial["reason"]) == ("Attach", "locked", "FORBIDDEN")
     assert denial["matched_policies"] == ["org/acme/locked"]
     assert denial["policy_versions"] == {"org/acme": 4}
-    assert (denial["mode"], denial["source"]) == ("cached_with_expiry", "live")
+    assert (denial["mode"], denial["source"], denial["fresh"]) == ("cached_with_expiry", "live", True)
 
 
 def test_decision_ids_are_uuids_of_version_7_in_the_order_of_time() -> None:
