@@ -137,14 +137,19 @@ class Session:
                 self._keep_alive(message.keep_alive)
             # Anything else is from a newer server, and nothing that this version could act upon.
 
-    def tell(self, error: AkpolicyError | None) -> None:
-        """Tell the server what is wrong with the state of this host, if that changed. Safe to call from any thread."""
+    def tell(self, error: AkpolicyError | None) -> bool:
+        """Tell the server what is wrong with the state of this host, if that changed; return whether it was told.
+
+        Safe to call from any thread.
+        """
         code = error.code if error is not None else ""
         if code == self._told:
-            return
+            return False
         self._told = code
-        if error is not None:
-            self._nack(b"", error)
+        if error is None:
+            return False
+        self._nack(b"", error)
+        return True
 
     def _wait(self) -> None:
         self.waiting_since = Moment.read(self._clock)

@@ -104,7 +104,7 @@ class Watcher:
             self._thread.join(STOP_DEADLINE_S)
 
     def tell(self, error: AkpolicyError | None) -> None:
-        """Tell the server what is wrong with this host, and ask it for the time if the clock jumped.
+        """Tell the server what is wrong with this host; at the next call, ask it for the time if the clock jumped.
 
         Call it every now and then, from any thread.
         """
@@ -112,7 +112,9 @@ class Watcher:
         if session is None:
             return
         try:
-            session.tell(error)
+            if session.tell(error):
+                # It goes out before the connection ends.
+                return
         except StreamProtocolError as stuck:
             log.warning("connection is given up", reason=stuck.message)
             self._cancel()

@@ -1,4 +1,4 @@
-"""The stream follows the credentials on disk, without a wait and without losing contact; on a real server's socket."""
+"""The stream on a real server's socket: kept, given up and opened anew, and following the credentials on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.client import parse_server_url
+from akpolicy.decision import PolicySource, Reason
+from akpolicy.errors import HeartbeatStale
 from akpolicy.tls_files import ClientTlsFiles
 from akpolicy_sidecar import watcher as module
 from akpolicy_sidecar.credentials import CredentialSource
-from akpolicy_sidecar.status import LinkHolder
+from akpolicy_sidecar.link import LinkHolder
+from akpolicy_sidecar.view import Viewer
 from akpolicy_sidecar.watcher import Watcher
+from tests.simulators.host import HostSimulator
+from tests.simulators.org import DAY
 from tests.simulators.policy_server import PolicyServerSimulator
 from tests.simulators.waiting import wait_until
-from tests.unit.sidecar.test_session import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +40,10 @@ class Host:
     """A watcher with its key in a file."""
 
     def __init__(self, directory: Path) -> None:
-        self.scene = Scene(directory / "state")
-        self.links = Links(self.scene.links.current)
+        self.scene = HostSimulator(directory / "state")
+        # The views of the scene look at the watcher's link.
+        self.links = Links()
+        self.scene.viewer = Viewer(self.scene.clock, self.scene.snapshots, self.links)
         self.key_file = directory / "host.key"
         self.write_key("first")
 
@@ -73,12 +79,14 @@ class Host:
         return found
 
     def is_live(self) -> bool:
-        return self.links.current.caught_up
+        return self.links.current.is_live(self.scene.moment())
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.scene.close()
 
 
 @pytest.fixture
@@ -100,7 +108,7 @@ def test_a_new_key_ends_the_wait_after_a_refusal(host: Host, server: PolicyServe
     with host.watching(server) as watcher:
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
         watcher.check_credentials()
-        assert not host.links.current.caught_up
+        assert not host.is_live()
         host.write_key("second")
 
         def is_live() -> bool:
@@ -157,12 +165,12 @@ def test_a_new_key_that_is_refused_loses_contact_and_what_is_enforced_stays(
 ) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
-        enforced = host.scene.versions()
+        enforced = host.scene.versions
         host.write_key("wrong")
         watcher.check_credentials()
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
         assert not host.is_live()
-        assert host.scene.versions() == enforced == {"global": 1}
+        assert host.scene.versions == enforced == {"global": 1}
 
 
 def test_a_key_that_cannot_be_used_leaves_the_open_stream_alone(host: Host, server: PolicyServerSimulator) -> None:
@@ -174,3 +182,99 @@ def test_a_key_that_cannot_be_used_leaves_the_open_stream_alone(host: Host, serv
         server.publish()
         server.wait_enforced("global", 2)
         assert len(server.hellos) == 1
+
+
+# --- silence, and what is wrong with the host -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave hardly any wait between attempts."""
+    monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(module, "MAX_BACKOFF_S", 0.01)
+
+
+def test_a_stream_that_is_silent_for_three_intervals_is_opened_anew(
+    host: Host, server: PolicyServerSimulator, quick_retry: None
+) -> None:
+    with host.watching(server) as watcher:
+        wait_until(lambda: host.is_live() and host.links.current.interval_s == 0.1)
+        server.go_silent()
+        wait_until(lambda: watcher._session is not None and watcher._session.waiting_since is not None)
+        host.scene.clock.advance(0.29)
+        watcher.check_silence()
+        assert len(server.hellos) == 1
+
+        def is_opened_anew() -> bool:
+            host.scene.clock.advance(0.1)
+            watcher.check_silence()
+            return len(server.hellos) >= 2
+
+        wait_until(is_opened_anew)
+        assert not host.is_live()
+        server.speak()
+        wait_until(host.is_live)
+
+
+def test_what_is_wrong_with_the_host_reaches_the_server(host: Host, server: PolicyServerSimulator) -> None:
+    with host.watching(server) as watcher:
+        wait_until(host.is_live)
+        for _ in range(3):
+            watcher.tell(HeartbeatStale("old"))
+        nack = server.wait_nack("HeartbeatStale")
+        assert (nack.nonce, nack.detail) == (b"", "old")
+        watcher.tell(None)
+        watcher.tell(HeartbeatStale("older"))
+        server.wait_for(lambda s: [n.detail for n in s.nacks] == ["old", "older"])
+
+
+def test_nothing_is_told_while_there_is_no_stream(host: Host, server: PolicyServerSimulator, no_retry: None) -> None:
+    server.refuse()
+    with host.watching(server) as watcher:
+        wait_until(lambda: host.trouble == "UNAUTHENTICATED")
+        watcher.tell(HeartbeatStale("old"))
+        watcher.check_silence()
+    assert server.nacks == []
+
+
+def test_a_clock_that_jumped_is_answered_by_a_new_connection(
+    host: Host, server: PolicyServerSimulator, quick_retry: None
+) -> None:
+    with host.watching(server) as watcher:
+        wait_until(lambda: host.is_live() and host.scene.standing().source is PolicySource.LIVE)
+        # The machine stood still for a day: its boot clock did not notice, server and wall clock did.
+        host.scene.clock.set_wall(host.scene.clock.now() + DAY)
+        standing = host.scene.viewer.look().standing
+        assert standing.denial is Reason.CLOCK_UNTRUSTED
+
+        watcher.tell(standing.error)
+        server.wait_nack("ClockJump")
+        assert len(server.hellos) == 1
+        watcher.tell(standing.error)
+
+        wait_until(lambda: host.scene.viewer.look().standing.source is PolicySource.LIVE)
+        assert len(server.hellos) == 2
+
+
+def test_a_server_without_heartbeats_is_no_contact(host: Host, server: PolicyServerSimulator) -> None:
+    server.withhold_heartbeats()
+    with host.watching(server):
+        server.wait_enforced("global", 1)
+        assert not host.is_live()
+        assert host.scene.viewer.look().standing.denial is Reason.NO_POLICY
+        server.deliver_heartbeats()
+        wait_until(host.is_live)
+        wait_until(lambda: host.scene.viewer.look().standing.source is PolicySource.LIVE)
+
+
+def test_roots_and_rollbacks_are_followed_on_the_open_stream(host: Host, server: PolicyServerSimulator) -> None:
+    with host.watching(server):
+        wait_until(host.is_live)
+        earlier = server.current()
+        server.publish()
+        server.offer_root(*(server.org.root_envelope(version=version) for version in (2, 3)))
+        server.roll_back(earlier)
+        server.wait_enforced("global", 3)
+        server.wait_for(lambda s: any(ack.root_version == 3 for ack in s.acks))
+        assert host.is_live()
+        assert server.nacks == []
