@@ -116,9 +116,10 @@ def test_what_was_committed_can_be_read_without_the_lock(directory: StateDirecto
     assert read_blob(place, hashlib.sha256(BLOB).hexdigest()) == BLOB
 
 
-def test_a_new_directory_has_an_empty_state(directory: StateDirectory, place: Path) -> None:
-    assert directory.load() == State(format=2, org="acme")
+def test_a_new_directory_has_no_state_and_gets_an_empty_one(directory: StateDirectory, place: Path) -> None:
     assert read_state(place) is None
+    assert directory.load() == State(format=2, org="acme")
+    assert read_state(place) == State(format=2, org="acme")
 
 
 def test_everything_is_private(directory: StateDirectory, place: Path) -> None:
