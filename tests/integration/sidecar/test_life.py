@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from akpolicy.signing import PrivateKeySigner
 from akpolicy.v1 import authorization_pb2 as pb
 from tests.integration.sidecar.process import FORBID, PERMIT, Sidecar
+from tests.simulators.org import delegation
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def test_a_published_policy_decides_and_is_acknowledged(sidecar: Sidecar, server
 
     assert decision.effect == pb.EFFECT_ALLOW
     assert decision.source == pb.POLICY_SOURCE_LIVE
+    assert (decision.fresh, decision.stalest_layer) == (True, "global")
     assert [(b.scope, b.version) for b in decision.bundles] == [("global", 1), ("org/acme", 1)]
     assert decision.deciding_layer == "org/acme"
     server.wait_enforced("org/acme", 1)
@@ -55,6 +58,73 @@ def test_a_new_version_replaces_the_old_one_on_the_open_stream(sidecar: Sidecar,
     server.publish(FORBID)
 
     assert sidecar.wait_reason("FORBIDDEN").bundles[0].version == 2
+
+
+def test_a_rotation_and_a_rollback_are_followed_on_the_open_stream_and_survive(
+    sidecar: Sidecar, server: PolicyServerSimulator
+) -> None:
+    server.publish(PERMIT)
+    earlier = server.current()
+    sidecar.start().wait_reason("PERMITTED")
+    server.publish(FORBID)
+    sidecar.wait_reason("FORBIDDEN")
+
+    server.offer_root(*(server.org.root_envelope(version=version) for version in (2, 3)))
+    server.roll_back(earlier)
+    assert sidecar.wait_reason("PERMITTED").bundles[0].version == 3
+    sidecar.stop(signal.SIGKILL)
+    server.stop()
+
+    sidecar.start()
+    assert sidecar.wait_reason("PERMITTED").bundles[0].version == 3
+    assert sidecar.metric("akpolicy_sidecar_root_version") == 3
+
+
+def test_a_revoked_key_denies_until_another_key_has_signed(sidecar: Sidecar, server: PolicyServerSimulator) -> None:
+    server.publish(PERMIT)
+    sidecar.start().wait_reason("PERMITTED")
+    org, fresh = server.org, PrivateKeySigner.generate()
+    roles = {**org.root_document()["roles"], "bundle": [delegation("global", fresh)]}
+    revoked = {org.platform_signer.public_key.key_id: int(org.clock.now())}
+
+    server.offer_root(org.root_envelope(version=2, signers=[fresh], roles=roles, revoked=revoked))
+    server.wait_nack("KeyRevoked")
+    sidecar.wait_reason("NO_POLICY")
+
+    server.publish(FORBID, signed_by=[fresh])
+    sidecar.wait_reason("FORBIDDEN")
+
+
+def test_without_heartbeats_policy_ages_although_the_stream_is_up(
+    sidecar: Sidecar, server: PolicyServerSimulator
+) -> None:
+    server.deliver_heartbeats(lifetime_s=3)
+    server.publish(PERMIT)
+    sidecar.start().wait_reason("PERMITTED")
+
+    server.withhold_heartbeats()
+    wait_until(lambda: sidecar.ask().source == pb.POLICY_SOURCE_CACHE)
+
+    decision = sidecar.ask()
+    assert (decision.reason, decision.fresh) == (pb.REASON_CODE_PERMITTED, False)
+    assert decision.policy_age_ms >= 3000
+    assert server.wait_nack("HeartbeatStale").nonce == b""
+    assert sidecar.metric("akpolicy_sidecar_connected") == 1
+    assert sidecar.metric("akpolicy_sidecar_fresh") == 0
+    server.deliver_heartbeats()
+    wait_until(lambda: sidecar.ask().source == pb.POLICY_SOURCE_LIVE)
+
+
+def test_a_host_that_never_heard_a_heartbeat_denies(sidecar: Sidecar, server: PolicyServerSimulator) -> None:
+    server.withhold_heartbeats()
+    server.publish(PERMIT)
+    sidecar.start()
+    server.wait_enforced("global", 1)
+
+    assert sidecar.ask().reason == pb.REASON_CODE_NO_POLICY
+    assert sidecar.get("/readyz")[0] == 503
+    server.deliver_heartbeats()
+    sidecar.wait_reason("PERMITTED")
 
 
 def test_a_cold_start_without_the_server_decides_from_the_cache(
@@ -171,9 +241,11 @@ def test_an_audit_log_that_cannot_grow_is_counted_and_shown_and_decisions_go_on(
     assert '"audit": "ok"' in sidecar.get("/readyz")[1]
 
 
-@pytest.mark.parametrize("damaged", ["blobs", "envelopes", "roots"])
+@pytest.mark.parametrize(
+    ("damaged", "code"), [("blobs", "CacheCorrupt"), ("envelopes", "EnvelopeMalformed"), ("roots", "EnvelopeMalformed")]
+)
 def test_a_damaged_cache_denies_until_the_server_delivers_again(
-    sidecar: Sidecar, server: PolicyServerSimulator, damaged: str
+    sidecar: Sidecar, server: PolicyServerSimulator, damaged: str, code: str
 ) -> None:
     server.publish(PERMIT)
     sidecar.start().wait_reason("PERMITTED")
@@ -185,7 +257,7 @@ def test_a_damaged_cache_denies_until_the_server_delivers_again(
     sidecar.start()
 
     assert sidecar.ask().reason == pb.REASON_CODE_NO_POLICY
-    assert sidecar.metric('akpolicy_sidecar_cache_errors_total{code="CacheCorrupt"}') >= 1
+    assert sidecar.metric(f'akpolicy_sidecar_cache_errors_total{{code="{code}"}}') >= 1
     server.start()
     sidecar.wait_reason("PERMITTED")
 

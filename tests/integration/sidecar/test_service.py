@@ -191,6 +191,11 @@ def test_metrics_count_decisions_and_show_what_is_enforced(deciding: Sidecar, se
     assert deciding.metric('akpolicy_sidecar_policies{scope="global"}') == 1
     assert deciding.metric("akpolicy_sidecar_connected") == 1
     assert deciding.metric("akpolicy_sidecar_root_version") == 1
+    assert deciding.metric("akpolicy_sidecar_fresh") == 1
+    assert deciding.metric("akpolicy_sidecar_heartbeats_total") >= 1
+    assert deciding.metric("akpolicy_sidecar_evidence_files") == 0
+    issued_at = deciding.metric("akpolicy_sidecar_last_contact_timestamp_seconds")
+    assert deciding.metric("akpolicy_sidecar_heartbeat_expiry_timestamp_seconds") > issued_at > 0
 
     server.publish(FORBID, scope="org/acme")
     deciding.wait_reason("FORBIDDEN")
