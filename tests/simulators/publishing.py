@@ -52,7 +52,7 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
 
     def __enter__(self) -> Self:
         self._schema = load_default_schema()
-        self._server = grpc.server(ThreadPoolExecutor(4))
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         publishing_pb2_grpc.add_PublishingServiceServicer_to_server(self, self._server)
         self.url = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()

@@ -65,7 +65,7 @@ class SidecarSimulator(authorization_pb2_grpc.AuthorizationServiceServicer):
 
     def start(self) -> Self:
         """Listen; a socket file that is left over is replaced."""
-        server = grpc.server(ThreadPoolExecutor(_WORKERS))
+        server = grpc.server(ThreadPoolExecutor(_WORKERS), options=[("grpc.so_reuseport", 0)])
         authorization_pb2_grpc.add_AuthorizationServiceServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -151,4 +151,6 @@ def decision_of(verdict: Verdict) -> Decision:
         evaluation_time_us=210,
         errors=verdict.errors,
         deciding_layer=verdict.deciding_layer,
+        fresh=True,
+        stalest_layer=f"org/{ORG}",
     )

@@ -56,6 +56,8 @@ def test_json_has_the_whole_decision(cli: Run, sidecar: SidecarSimulator) -> Non
         "mode": "cached_with_expiry",
         "source": "live",
         "policy_age_ms": 120,
+        "fresh": True,
+        "stalest_layer": f"org/{ORG}",
         "decision_id": DECISION_ID,
         "evaluation_time_us": 210,
         "errors": [],

@@ -80,6 +80,8 @@ def decisions(draw: st.DrawFn) -> Decision:
         evaluation_time_us=draw(COUNTS),
         errors=draw(st.lists(st.builds(EvalError, TEXTS, TEXTS, TEXTS), max_size=3).map(tuple)),
         deciding_layer=draw(TEXTS),
+        fresh=draw(st.booleans()),
+        stalest_layer=draw(TEXTS),
     )
 
 
