@@ -446,6 +446,21 @@ def test_after_a_chain_that_ended_early_the_next_connection_begins_anew(behind: 
         behind.updater.end_roots()
 
     assert behind.connect().updater.root_version == 3
+    assert behind.nacks == []
+
+
+def test_a_chain_that_ended_early_while_the_disk_was_full_leaves_nothing_behind(behind: HostSimulator) -> None:
+    with full_disk(behind):
+        for root in behind.office.roots[:2]:
+            assert behind.updater.apply_root(root).not_kept is not None
+        with pytest.raises(RootRollback):
+            behind.updater.end_roots()
+
+    assert behind.connect().updater.root_version == 3
+    kept = behind.directory.state.root
+    assert kept is not None
+    assert (kept.first, kept.version) == (1, 3)
+    assert behind.restart().not_loaded == []
 
 
 def test_a_first_root_that_could_not_be_kept_comes_to_the_disk_with_the_next(new_host: HostSimulator) -> None:
