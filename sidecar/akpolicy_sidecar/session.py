@@ -258,7 +258,8 @@ class Session:
 
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
-        self._links.announced(self.interval_s)
+        if self.proven:
+            self._links.announced(self.interval_s)
         if self._refused and self._clock.elapsed() >= min(self._refused.values()):
             names = ", ".join(sorted(self._refused))
             msg = f"what was refused ({names}) is asked for again"

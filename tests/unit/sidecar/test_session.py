@@ -312,6 +312,18 @@ def test_what_comes_before_the_answer_keeps_nothing_alive(host: HostSimulator) -
     assert host.links.current.heard == heard
 
 
+def test_what_comes_before_the_answer_does_not_lengthen_the_silence_of_what_was_proven(host: HostSimulator) -> None:
+    # As when a connection with new credentials takes the place of one that counts.
+    proven = host.links.current
+    host.new_session().hello()
+    host.links.current = proven
+
+    host.hear(keep_alive(300))
+
+    assert host.links.current == proven
+    assert host.session.interval_s == 300
+
+
 def test_a_refused_heartbeat_takes_nothing_away(host: HostSimulator) -> None:
     host.update(PERMIT)
     until = host.snapshots.current.freshness.fresh_until
