@@ -45,19 +45,20 @@ class HeartbeatUpdates:
         issued_at = verified.document.issued_at
         proof = proven(enforcement.proof, issued_at, moment, fresh=nonce is not None)
         freshness = confirm(enforcement.freshness, verified.document, verified.index, enforcement.digests)
+        vouchers = self._ledger.vouchers | set(verified.keys)
         kept = HeartbeatState(
             epoch=verified.mark.epoch,
             seq=verified.mark.seq,
             issued_at=verified.mark.issued_at,
             index_digest=verified.mark.index_digest,
-            keys=list(verified.keys),
+            keys=sorted(vouchers),
         )
         try:
             self._ledger.commit(heartbeat=kept, time=TimeState.of(proof), freshness=FreshnessState.of(freshness))
         except CacheError as error:
             self._ledger.watch.cache_failed(error)
         self._ledger.judge.accept_heartbeat(verified)
-        self._ledger.last_heartbeat = verified
+        self._ledger.last_heartbeat, self._ledger.vouchers = verified, vouchers
         enforcement.proof, enforcement.freshness = proof, freshness
         enforcement.swap()
 

@@ -49,7 +49,7 @@ class CacheWatch(Protocol):
 class Ledger:
     """The parts. One thread uses it at a time; only the snapshot behind `enforcement` is for all.
 
-    `last_heartbeat` is the last one of this run.
+    `last_heartbeat` is the last one of this run. `vouchers` are the ids of all keys whose heartbeats still vouch.
     """
 
     org: str
@@ -60,6 +60,7 @@ class Ledger:
     watch: CacheWatch
     judge: Judge
     last_heartbeat: VerifiedHeartbeat | None = None
+    vouchers: frozenset[str] = frozenset()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

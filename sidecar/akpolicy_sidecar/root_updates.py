@@ -7,7 +7,8 @@ Rules:
 - The chain on disk begins with the first root that was believed; what came before is of no use to a restart.
 - What a believed root does not stand behind any more is dropped at once, in every offline mode: its scope is missing
   and everything is denied until the server delivers it again. The mark stays.
-- A heartbeat that a key has signed which is revoked now vouches for nothing any more.
+- Once a key is revoked that has signed a heartbeat, nothing is vouched for until the next one: which heartbeat has
+  confirmed what is not kept.
 - Roots that come before the first one that the anchors signed are passed over; if none is left, that is an error
   (`end`). Only the newest root's expiry matters, so it is looked at when no more roots come.
 """
@@ -26,11 +27,9 @@ from akpolicy_sidecar.updates import REFUSALS, AcceptedRoot, Outcome, Trouble
 
 if TYPE_CHECKING:
     from akpolicy.envelope import SignedEnvelope
-    from akpolicy.root import Root
     from akpolicy.trust import TrustedRoot
     from akpolicy_sidecar.layers import Enforced
     from akpolicy_sidecar.ledger import Ledger
-    from akpolicy_sidecar.state import State
 
 
 class RootUpdates:
@@ -79,8 +78,8 @@ class RootUpdates:
         """Note that no more roots come.
 
         Raises `RootUnanchored` if the anchors signed none of them, `RootRollback` if they did not lead to the root that
-        was trusted before, `RootExpired` if the newest one has expired. Where none is trusted because each was refused,
-        that was said of each.
+        was trusted before, `RootExpired` if the newest one has expired, `ClockRollback` if nobody can tell. Where none
+        is trusted because each was refused, that was said of each.
         """
         unanchored, self._unanchored = self._unanchored, None
         if self._ledger.judge.root is None:
@@ -93,7 +92,7 @@ class RootUpdates:
             self._ledger.forget_root()
             self._unkept.clear()
             raise
-        self._ledger.judge.check_root(self._ledger.latest_time())
+        self._ledger.judge.check_root(self._ledger.time_at(self._ledger.moment()))
 
     def _keep(self, root: TrustedRoot) -> CacheError | None:
         """Write the root behind those that could not be written; return why that cannot be done."""
@@ -129,8 +128,8 @@ class RootUpdates:
             except REFUSALS as error:
                 enforcement.drop(scope)
                 dropped.append(Trouble(scope, error))
-        if signed_by_revoked(self._ledger.directory.state, root.document):
-            self._forget_heartbeat()
+        if not root.document.revoked.keys().isdisjoint(self._ledger.vouchers):
+            self._forget_heartbeats()
         enforcement.swap()
         return tuple(dropped)
 
@@ -142,19 +141,14 @@ class RootUpdates:
         expires_at = min(verified.manifest.expires_at, root.document.expires_at)
         return replace(entry, layer=replace(entry.layer, expires_at=expires_at))
 
-    def _forget_heartbeat(self) -> None:
+    def _forget_heartbeats(self) -> None:
         self._ledger.enforcement.freshness = NOTHING_CONFIRMED
-        self._ledger.last_heartbeat = None
+        self._ledger.last_heartbeat, self._ledger.vouchers = None, frozenset()
         try:
             self._ledger.commit(freshness=FreshnessState())
         except CacheError as error:
-            # A restart comes to the same: `signed_by_revoked` is asked there too.
+            # A restart comes to the same: it looks at who vouched, too.
             self._ledger.watch.cache_failed(error)
-
-
-def signed_by_revoked(state: State, root: Root) -> bool:
-    """Whether the last heartbeat was signed by a key that the root has revoked."""
-    return state.heartbeat is not None and not root.revoked.keys().isdisjoint(state.heartbeat.keys)
 
 
 def _check_kept_one(root: TrustedRoot, kept: RootState | None) -> None:

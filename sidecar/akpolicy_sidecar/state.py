@@ -62,7 +62,7 @@ class ScopeState(Document):
 
 
 class HeartbeatState(Document):
-    """The mark of the last heartbeat, and the ids of the keys that signed it."""
+    """The mark of the last heartbeat, and the ids of the keys that signed those that vouch for something."""
 
     epoch: Counter
     seq: Counter

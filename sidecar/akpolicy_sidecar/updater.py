@@ -16,7 +16,7 @@ from akpolicy_sidecar.heartbeat_updates import HeartbeatUpdates
 from akpolicy_sidecar.layers import ENGINE
 from akpolicy_sidecar.ledger import Ledger
 from akpolicy_sidecar.loading import Loader
-from akpolicy_sidecar.root_updates import RootUpdates, signed_by_revoked
+from akpolicy_sidecar.root_updates import RootUpdates
 from akpolicy_sidecar.updates import REFUSALS, Holdings, Trouble
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Updater:
         ledger.judge = Judge(ledger.org, ledger.anchors, marks=marks, heartbeat=heartbeat)
         enforcement.proof = state.time.proof if state.time else None
         enforcement.freshness = state.freshness.freshness
+        ledger.vouchers = frozenset(state.heartbeat.keys if state.heartbeat else ())
         troubles += self._load_documents(state)
         enforcement.swap()
         return tuple(troubles)
@@ -159,8 +160,8 @@ class Updater:
         except REFUSALS as error:
             troubles.append(Trouble("root", error))
             ledger.forget_root()
-        if root is not None and signed_by_revoked(state, root.document):
-            enforcement.freshness = NOTHING_CONFIRMED
+        if root is not None and not root.document.revoked.keys().isdisjoint(ledger.vouchers):
+            enforcement.freshness, ledger.vouchers = NOTHING_CONFIRMED, frozenset()
         proven = dict(state.scopes)
         for scope, kept in state.scopes.items():
             if loader.has_blob(kept) and kept.blob:

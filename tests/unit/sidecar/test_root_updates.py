@@ -20,6 +20,7 @@ from akpolicy.errors import (
 from akpolicy.keys import AnchorSet
 from akpolicy.limits import MAX_ROTATIONS
 from akpolicy.signing import PrivateKeySigner
+from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
 from akpolicy_sidecar.updates import AcceptedRoot, Outcome
 from tests.simulators.org import DAY, ConfiguredAnchor, OrgSimulator, delegation, role
 
@@ -193,6 +194,19 @@ def test_an_expired_root_is_followed_and_at_the_end_an_error(enforcing: HostSimu
     assert enforcing.standing().denial is Reason.BUNDLE_EXPIRED
 
 
+def test_a_clock_that_is_known_to_be_ahead_does_not_make_a_root_expire(enforcing: HostSimulator) -> None:
+    true = int(enforcing.clock.now())
+    enforcing.clock.set_wall(true + 400 * DAY)
+    enforcing.connect(issued_at=true, expires_at=true + 300)
+    assert enforcing.standing().denial is None
+
+    root = enforcing.org.root_envelope(version=2, issued_at=true, expires_at=true + 30 * DAY)
+    enforcing.updater.apply_root(enforcing.office.add_root(root))
+    enforcing.updater.end_roots()
+
+    assert enforcing.standing().denial is None
+
+
 def test_an_expired_root_in_the_middle_of_a_chain_does_not_matter(enforcing: HostSimulator) -> None:
     chain = [enforcing.office.rotate(expires_at=int(enforcing.clock.now()) + 10), enforcing.office.rotate()]
     enforcing.clock.advance(10)
@@ -323,6 +337,44 @@ def test_what_a_revoked_heartbeat_key_vouched_for_is_not_vouched_for_any_more(en
 
     assert enforcing.standing().denial is Reason.NO_POLICY
     assert enforcing.restart().standing().denial is Reason.NO_POLICY
+
+
+def test_a_revoked_heartbeat_key_vouches_for_nothing_although_another_signed_since(new_host: HostSimulator) -> None:
+    org, second = new_host.org, PrivateKeySigner.generate()
+    both = {**org.root_document()["roles"], "heartbeat": role(org.heartbeat_signer, second)}
+    new_host.office.roots = [org.root_envelope(signers=[second], roles=both)]
+    new_host.connect().update(PERMIT).update(PERMIT, scope="org/acme")
+    # Only `global` is confirmed by the second key: the other scope's update is on its way.
+    new_host.office.publish(PERMIT, scope="org/acme")
+    new_host.clock.advance(1)
+    new_host.beat(signed_by=[second])
+    again = new_host.restart()
+
+    one = {**both, "heartbeat": role(second)}
+    revoked = {org.heartbeat_signer.public_key.key_id: int(again.clock.now())}
+    again.updater.apply_root(again.office.rotate(signers=[second], roles=one, revoked=revoked))
+
+    assert again.snapshots.current.freshness == NOTHING_CONFIRMED
+
+
+def test_a_revoked_heartbeat_key_vouches_for_nothing_although_its_heartbeats_could_not_be_kept(
+    new_host: HostSimulator,
+) -> None:
+    org, second = new_host.org, PrivateKeySigner.generate()
+    both = {**org.root_document()["roles"], "heartbeat": role(org.heartbeat_signer, second)}
+    new_host.office.roots = [org.root_envelope(signers=[second], roles=both)]
+    new_host.connect(signed_by=[second])
+    new_host.clock.advance(1)
+    (new_host.place / "state.json").unlink()
+    (new_host.place / "state.json").mkdir()
+    new_host.beat()
+    assert new_host.counted("CacheWriteFailed") == 1
+
+    one = {**both, "heartbeat": role(second)}
+    revoked = {org.heartbeat_signer.public_key.key_id: int(new_host.clock.now())}
+    new_host.updater.apply_root(new_host.office.rotate(signers=[second], roles=one, revoked=revoked))
+
+    assert new_host.snapshots.current.freshness == NOTHING_CONFIRMED
 
 
 def test_the_next_heartbeat_key_vouches_again(enforcing: HostSimulator) -> None:
