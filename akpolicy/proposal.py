@@ -50,7 +50,7 @@ MAX_PROPOSAL_BYTES: Final = 2 * MAX_CONTENT_BYTES + 3 * MAX_ROOT_ENVELOPE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRoot:
-    """A root that came with a proposal: its own root keys signed it, and nobody verified that they are the right ones."""
+    """A root that came with a proposal: its own root keys signed it, and nobody verified that these are right."""
 
     envelope: SignedEnvelope
     document: Root
