@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -46,7 +45,7 @@ def create(
     with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("creating"):
         created = client.create_org(name)
     if output == "json":
-        print_json(asdict(created))
+        print_json(created.to_json())
     else:
         print_text(
             f"org           {created.org}\ntrust anchor  {created.trust_anchor}\nroot version  {created.root_version}"
