@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import Field
 
 from akpolicy.bundle import Manifest, open_content
-from akpolicy.envelope import EnvelopeSignature, PayloadType, SignedEnvelope, from_dsse_json
+from akpolicy.envelope import PayloadType, SignedEnvelope, from_dsse_json
 from akpolicy.errors import (
     EnvelopeMalformed,
     FieldInvalid,
@@ -28,11 +28,11 @@ from akpolicy.errors import (
     OrgMismatch,
     PayloadMalformed,
     PayloadTypeMismatch,
-    SignatureInvalid,
 )
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_ROOT_ENVELOPE_BYTES
 from akpolicy.root import Root, parse_root
 from akpolicy.scope import org_of
+from akpolicy.signing import sign_document
 from akpolicy.strict_json import Document, dump, load, shown
 from akpolicy.trust.signatures import check_role, verified_signers
 
@@ -93,6 +93,11 @@ class Proposal:
     def org(self) -> str:
         """The org whose root says who signs."""
         return self.root.document.org if self.root else org_of_document(self.document)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is of a root, not of a bundle."""
+        return isinstance(self.document, Root)
 
     @property
     def subject(self) -> str:
@@ -178,7 +183,7 @@ def parse_proposal(data: bytes) -> Proposal:
 def add_signature(proposal: Proposal, signer: Signer) -> Proposal:
     """Sign with one key; a signature that this key made before is replaced.
 
-    Raises `KeyNotAuthorised` if the key cannot count, `SignatureInvalid` if what it makes does not verify,
+    Raises `KeyNotAuthorised` if the key cannot count, `SignatureInvalid` if what it made does not verify,
     `EnvelopeTooLarge` if there are too many signatures, or what the signer raises.
     """
     key = signer.public_key
@@ -186,13 +191,10 @@ def add_signature(proposal: Proposal, signer: Signer) -> Proposal:
     if key.key_id not in wanted:
         msg = f"the key {key.key_id} cannot sign this; one of these can: {', '.join(sorted(wanted))}"
         raise KeyNotAuthorised(msg)
-    message = proposal.envelope.pae()
-    signature = signer.sign(message)
-    if not key.verifies(signature, message):
-        msg = f"the signature that was made with the key {key.key_id} does not verify; nothing was added"
-        raise SignatureInvalid(msg)
+    signed = sign_document(PayloadType(proposal.envelope.payload_type), proposal.envelope.payload, [signer])
+    verified_signers(signed, {key.key_id: key})
     others = tuple(entry for entry in proposal.envelope.signatures if entry.key_id != key.key_id)
-    envelope = replace(proposal.envelope, signatures=(*others, EnvelopeSignature(key.key_id, signature)))
+    envelope = replace(proposal.envelope, signatures=(*others, *signed.signatures))
     envelope.check_sizes()
     return replace(proposal, envelope=envelope)
 

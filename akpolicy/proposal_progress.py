@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import TrustError
-from akpolicy.keys import AnchorSet, TrustAnchor
-from akpolicy.root import Root, parse_root
+from akpolicy.root import Root
+from akpolicy.root_chain import own_anchors
 from akpolicy.root_difference import short_id
 from akpolicy.trust import Judge
 from akpolicy.trust.signatures import role_signers
@@ -126,8 +126,6 @@ def _role_progress(role: SignerRole, envelope: SignedEnvelope) -> RoleProgress:
 
 def _believer(root: SignedEnvelope, org: str, now: float) -> Judge:
     """Return the judge of a host that was configured to believe `root`: its own root keys are the anchors."""
-    document, keys = parse_root(root.payload)
-    anchors = tuple(TrustAnchor(keys[key_id]) for key_id in document.roles.root.keys)
-    judge = Judge(org, AnchorSet(anchors, document.roles.root.threshold))
+    judge = Judge(org, own_anchors(root))
     judge.accept_root(judge.judge_root(root, now))
     return judge

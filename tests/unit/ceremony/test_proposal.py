@@ -186,7 +186,7 @@ def test_a_signer_that_signs_something_else_adds_nothing(ceremony: Ceremony) -> 
         def sign(self, message: bytes) -> bytes:
             return ceremony.owners[0].sign(message + b"x")
 
-    with pytest.raises(SignatureInvalid, match="nothing was added"):
+    with pytest.raises(SignatureInvalid):
         add_signature(ceremony.proposal(), Broken())
 
 
