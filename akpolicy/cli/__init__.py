@@ -63,6 +63,7 @@ def build_app() -> typer.Typer:
         apikey,
         authorize,
         demo,
+        inspect,
         keys,
         org,
         policy,
@@ -93,6 +94,7 @@ def build_app() -> typer.Typer:
     revisions.add_to(policies)
     app.add_typer(policies, name="policy")
     authorize.add_to(app)
+    inspect.add_to(app)
     demo.add_to(app)
     return app
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from akpolicy.cli.connection import Connection
     from akpolicy.cli.publish import BundleTerms
     from akpolicy.client.publishing_types import Prepared, Published
-    from akpolicy.engine.source import PolicyText
     from akpolicy.proposal import Proposal
 
 
@@ -122,35 +121,22 @@ def proposal_of(prepared: Prepared, scope: str) -> Proposal:
 
 def check_policies_of(proposal: Proposal) -> None:
     """Raise `PolicySetInvalid` unless the engine accepts the policies, `KeyNotAuthorised` if they may not permit."""
-    from akpolicy.engine.check import check_policies
-    from akpolicy.engine.files import permit_ids
-    from akpolicy.engine.schema import load_default_schema
-    from akpolicy.errors import KeyNotAuthorised, PolicySetInvalid
-
-    policies = policies_of(proposal)
-    if not policies:
-        return
-    if problems := check_policies(policies, load_default_schema()):
-        raise PolicySetInvalid(problems)
-    permits = permit_ids(policies)
-    if permits and any(not getattr(role.role, "grants", True) for role in proposal.signer_roles()):
-        raise KeyNotAuthorised(f"policy `{permits[0]}` permits, but the signers of {proposal.subject} may only forbid")
-
-
-def policies_of(proposal: Proposal) -> list[PolicyText]:
-    """Return the policies that a proposal brings; none if it deletes its scope."""
-    from akpolicy.engine.source import PolicyText
+    from akpolicy.cli.contents import check_enforceable
+    from akpolicy.errors import KeyNotAuthorised
 
     if proposal.content is None:
-        return []
-    return [PolicyText(entry.id, entry.text) for entry in proposal.content.content.policies]
+        return
+    permits = check_enforceable(proposal.content.content)
+    if permits and any(not getattr(role.role, "grants", True) for role in proposal.signer_roles()):
+        raise KeyNotAuthorised(f"policy `{permits[0]}` permits, but the signers of {proposal.subject} may only forbid")
 
 
 def describe(proposal: Proposal) -> str:
     """Return what a bundle's proposal says, for the person who is asked to sign it."""
     from akpolicy.cli.clock import now
+    from akpolicy.cli.contents import policies_in
     from akpolicy.cli.document_text import aligned, document_facts, policy_lines
 
-    facts = aligned(document_facts(proposal.document, now()))
-    lines = [proposal.subject, facts, *policy_lines(policies_of(proposal))]
+    policies = policies_in(proposal.content.content) if proposal.content else []
+    lines = [proposal.subject, aligned(document_facts(proposal.document, now())), *policy_lines(policies)]
     return "\n".join([*lines, "`akpolicy inspect` shows the policies themselves"])
