@@ -53,7 +53,9 @@ def require_root(path: Path, proposal: Proposal) -> None:
 
 
 def check_new(path: Path) -> None:
-    """Raise `UsageError` if there is such a file already."""
+    """Raise `UsageError` if there is such a file already, or no directory for it."""
+    if not path.parent.is_dir():
+        raise UsageError(f"`{path.parent}` is no directory; make it, or name another file")
     if path.exists() or path.is_symlink():
         raise UsageError(f"`{path}` exists and may have signatures; name another file, or remove it")
 

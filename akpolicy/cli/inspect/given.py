@@ -106,7 +106,7 @@ def in_order(roots: Iterable[SignedEnvelope]) -> tuple[SignedEnvelope, ...]:
 
 
 def with_parts(given: Given, thing: Thing) -> Given:
-    """Return what is given with what a thing brings: blobs and envelopes, to be found by digest, and a chain's roots."""
+    """Return what is given with what a thing brings: blobs and envelopes by digest, and the roots of a chain."""
     blobs, envelopes = dict(given.blobs), dict(given.envelopes)
     for part in _parts(thing):
         if isinstance(part, Signed):

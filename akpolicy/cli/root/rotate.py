@@ -11,7 +11,7 @@ from akpolicy.cli.anchors import Anchors
 from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import OutputOption, examples
-from akpolicy.cli.output import print_note, printable
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, printable
 from akpolicy.cli.root.making import RootLife, next_proposal
 from akpolicy.errors import KeyNotAuthorised, UsageError
 
@@ -70,7 +70,7 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             _make(new_key_file)
         with open_keys([new_key or f"file:{new_key_file}"]) as [new]:
             if key_id == new.public_key.key_id != old.public_key.key_id:
-                print_note(f"{key_id} is the root key of {org} already; nothing was changed")
+                _print_done(current.document, output)
                 return
             _check_current(org, key_id, old)
             changes = _exchange(old, new, revoke=revoke)
@@ -85,6 +85,13 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             "the old key is revoked for hosts that know this root; a host without state that has the old key as its "
             "trust anchor would believe a root that it signs: replace the anchor on every host now"
         )
+
+
+def _print_done(root: Root, output: OutputFormat) -> None:
+    if output == "json":
+        print_json({"org": root.org, "version": root.version, "repeated_request": True})
+    else:
+        print_text(f"{root.roles.root.keys[0]} is the root key of {root.org} already; nothing was changed")
 
 
 def _single_key(root: Root) -> str:
