@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from akpolicy.bundle import Manifest
+from akpolicy.bundle import Manifest, open_content
 from akpolicy.cli.contents import check_enforceable
 from akpolicy.cli.inspect.report import Check, failed, not_checked, ok
 from akpolicy.errors import PolicyError, TrustError
@@ -22,7 +22,6 @@ from akpolicy.rollback import Rollback
 from akpolicy.root import Root, parse_root
 from akpolicy.root_chain import follow
 from akpolicy.root_difference import short_id
-from akpolicy.scope import org_of
 from akpolicy.trust import bundles, heartbeats, refuse_ungranted, roots
 from akpolicy.trust.signatures import check_role, usable_signers, verified_signers
 
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
     from akpolicy.keys import PublicKey
     from akpolicy.root import Role
     from akpolicy.trust import Judge, TrustedRoot, VerifiedManifest
+
+
+_CONTENT_GOOD: Final = "its content is what it names, and its policies can be enforced"
+_CONTENT_MISSING: Final = "its content, which was not given: `--with FILE`"
 
 
 def check_signed(signed: Signed, given: Given) -> Iterator[Check]:
@@ -50,24 +53,16 @@ def check_signed(signed: Signed, given: Given) -> Iterator[Check]:
             yield from _signatures(signed.envelope, parse_root(signed.envelope.payload)[1])
             yield from _root(root, signed.envelope, given)
         case Manifest() | Rollback() | Heartbeat() as document:
-            trusted, said = given.newest_root(org_of_signed(document, given))
+            trusted, said = given.newest_root()
             yield from said
             yield from _signatures(signed.envelope, given.known_keys(trusted))
             if trusted is None:
                 yield not_checked("whether those keys may sign this: " + ("no root given" if not said else "see above"))
                 yield from _life(document, given)
+                if isinstance(document, Manifest):
+                    yield from _content_alone(document, given)
             else:
                 yield from _judged(document, signed.envelope, trusted, given)
-
-
-def org_of_signed(document: Manifest | Rollback | Heartbeat, given: Given) -> str:
-    """Return the org by whose root a document is judged: its own, or for `global` that of the given root."""
-    if isinstance(document, Heartbeat):
-        return document.org
-    own = org_of(document.scope)
-    if own is None and given.roots:
-        return parse_root(given.roots[0].payload)[0].org
-    return own or given.org
 
 
 def _signatures(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> Iterator[Check]:
@@ -164,7 +159,7 @@ def _content(verified: VerifiedManifest, judge: Judge, given: Given) -> Iterator
         return
     blob = given.blobs.get(reference.digest)
     if blob is None:
-        yield not_checked("its content, which was not given: `--with FILE`")
+        yield not_checked(_CONTENT_MISSING)
         return
     try:
         bundle = judge.judge_content(verified, blob)
@@ -173,7 +168,19 @@ def _content(verified: VerifiedManifest, judge: Judge, given: Given) -> Iterator
     except (TrustError, PolicyError) as error:
         yield failed(error)
     else:
-        yield ok("its content is what it names, and its policies can be enforced")
+        yield ok(_CONTENT_GOOD)
+
+
+def _content_alone(manifest: Manifest, given: Given) -> Iterator[Check]:
+    """Check the content of a manifest that nobody vouches for."""
+    reference = manifest.content
+    if reference is None:
+        return
+    blob = given.blobs.get(reference.digest)
+    if blob is None:
+        yield not_checked(_CONTENT_MISSING)
+    else:
+        yield from _attempt(lambda: check_enforceable(open_content(blob, reference).content), _CONTENT_GOOD)
 
 
 def _rollback(

@@ -53,12 +53,13 @@ class Given:
     blobs: dict[str, bytes] = field(default_factory=dict)
     envelopes: dict[str, SignedEnvelope] = field(default_factory=dict)
 
-    def newest_root(self, org: str) -> tuple[TrustedRoot | None, list[Check]]:
-        """Return the root to judge an org's documents by, and what was verified of it."""
+    def newest_root(self) -> tuple[TrustedRoot | None, list[Check]]:
+        """Return the root to judge documents by, None without one, and what was verified of it."""
         if not self.roots:
             return None, []
         try:
-            root = follow(self.org or org, self.roots, self.anchors, self.now)
+            org = self.org or parse_root(self.roots[0].payload)[0].org
+            root = follow(org, self.roots, self.anchors, self.now)
         except TrustError as error:
             return None, [failed(error)]
         name = f"root version {root.document.version} of {root.document.org}"
