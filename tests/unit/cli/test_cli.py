@@ -42,7 +42,7 @@ def test_every_command_has_help_with_examples(cli: Run, command: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [["bogus"], ["policy", "bogus"], ["keys", "generate"], ["--bogus"], ["authorize", "--output", "xml"]]
+    "arguments", [["bogus"], ["policy", "bogus"], ["keys", "show"], ["--bogus"], ["authorize", "--output", "xml"]]
 )
 def test_wrong_usage_ends_with_2(cli: Run, arguments: list[str]) -> None:
     result = cli(*arguments)
