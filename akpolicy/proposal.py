@@ -183,8 +183,8 @@ def parse_proposal(data: bytes) -> Proposal:
 def add_signature(proposal: Proposal, signer: Signer) -> Proposal:
     """Sign with one key; a signature that this key made before is replaced.
 
-    Raises `KeyNotAuthorised` if the key cannot count, `SignatureInvalid` if what it made does not verify,
-    `EnvelopeTooLarge` if there are too many signatures, or what the signer raises.
+    Raises `KeyNotAuthorised` if the key cannot count, `EnvelopeTooLarge` if there are too many signatures, or what
+    `sign_document` raises.
     """
     key = signer.public_key
     wanted = {key_id for role in proposal.signer_roles() for key_id in role.role.keys}
@@ -192,7 +192,6 @@ def add_signature(proposal: Proposal, signer: Signer) -> Proposal:
         msg = f"the key {key.key_id} cannot sign this; one of these can: {', '.join(sorted(wanted))}"
         raise KeyNotAuthorised(msg)
     signed = sign_document(PayloadType(proposal.envelope.payload_type), proposal.envelope.payload, [signer])
-    verified_signers(signed, {key.key_id: key})
     others = tuple(entry for entry in proposal.envelope.signatures if entry.key_id != key.key_id)
     envelope = replace(proposal.envelope, signatures=(*others, *signed.signatures))
     envelope.check_sizes()

@@ -50,7 +50,7 @@ DryRunOption = Annotated[
 ]
 KeysOption = Annotated[
     list[str] | None,
-    typer.Option("--key", metavar="URI", help="A key to sign with, such as file:root.pem. May be repeated."),
+    typer.Option("--key", metavar="URI|FILE", help="A key to sign with: a file, or a signer's URI. May be repeated."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PolicyFilesArgument = Annotated[

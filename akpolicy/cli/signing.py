@@ -32,16 +32,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_keys(uris: Sequence[str]) -> Iterator[list[Signer]]:
-    """Open the keys that signer URIs name, for as long as the block runs; raise `UsageError` if none is named."""
-    from akpolicy.signing import open_signer
+    """Open the keys that signer URIs or paths name, for as long as the block runs.
+
+    Raises `UsageError` if none is named, and what `open_signer` raises.
+    """
+    from akpolicy.signing import key_file_uri, looks_like_uri, open_signer
 
     if not uris:
         raise UsageError("no key is named; give `--key URI`, such as `--key file:root.pem`")
     with ExitStack() as stack:
         signers = []
         for uri in uris:
-            signer = open_signer(uri)
-            stack.callback(getattr(signer, "close", _nothing))
+            signer = open_signer(uri if looks_like_uri(uri) else key_file_uri(Path(uri)))
+            stack.callback(signer.close)
             signers.append(signer)
         yield signers
 
@@ -138,7 +141,3 @@ def _publish_command(proposal: Proposal, path: Path) -> str:
 
 def _sign_command(proposal: Proposal, path: Path) -> str:
     return f"akpolicy {'root' if proposal.is_root else 'policy'} sign {path} --key URI"
-
-
-def _nothing() -> None:
-    """Stand for the end of a signer that holds nothing open."""

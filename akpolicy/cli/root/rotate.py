@@ -58,8 +58,7 @@ def rotate(  # noqa: PLR0913 - one parameter an option
     from akpolicy.cli.signing import open_keys, require_complete
     from akpolicy.proposal import add_signature
 
-    if (new_key is None) == (new_key_file is None):
-        raise UsageError("name the new root key: either `--new-key URI` or `--new-key-file FILE`")
+    new_uri = _new_uri(new_key, new_key_file)
     life.check()
     with open_keys([key]) as [old], connection.open() as client:
         current = newest_root(client, org, anchors_or_keys(anchors, [old]))
@@ -68,7 +67,7 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             # Before a key is made that nobody will need.
             _check_current(org, key_id, old)
             _make(new_key_file)
-        with open_keys([new_key or f"file:{new_key_file}"]) as [new]:
+        with open_keys([new_uri]) as [new]:
             if key_id == new.public_key.key_id != old.public_key.key_id:
                 _print_done(current.document, output)
                 return
@@ -85,6 +84,16 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             "the old key is revoked for hosts that know this root; a host without state that has the old key as its "
             "trust anchor would believe a root that it signs: replace the anchor on every host now"
         )
+
+
+def _new_uri(new_key: str | None, new_key_file: Path | None) -> str:
+    from akpolicy.signing import key_file_uri
+
+    if new_key is not None and new_key_file is None:
+        return new_key
+    if new_key_file is not None and new_key is None:
+        return key_file_uri(new_key_file)
+    raise UsageError("name the new root key: either `--new-key URI` or `--new-key-file FILE`")
 
 
 def _print_done(root: Root, output: OutputFormat) -> None:
