@@ -138,10 +138,11 @@ def _check_reachable(name: RoleName, membership: Membership) -> None:
             f"an envelope carries at most {MAX_SIGNATURES} signatures"
         )
     if len(membership.keys) < membership.threshold:
+        lower = ", or lower its threshold" if membership.keys else ""
         drop = "" if name.kind == ROOT else ", or drop the role"
         raise UsageError(
             f"the role `{name}` would have {len(membership.keys)} of the {membership.threshold} keys that must sign; "
-            f"add a key to `{name}`, or lower its threshold{drop}"
+            f"add a key to `{name}`{lower}{drop}"
         )
 
 

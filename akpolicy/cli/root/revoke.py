@@ -19,10 +19,13 @@ from akpolicy.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from akpolicy.client.publishing import PublishingClient
     from akpolicy.keys import PublicKey
+    from akpolicy.proposal import Proposal
     from akpolicy.role_name import RoleName
     from akpolicy.root import Root
     from akpolicy.root_change import Change
+    from akpolicy.trust import TrustedRoot
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,12 +79,7 @@ def revoke(  # noqa: PLR0913 - one parameter an option
         file = out or Path(f"{org}-root-{current.document.version + 1}.json")
         check_new(file)
         found = find_key(current.document, key_id)
-        proposal = next_proposal(
-            client,
-            current,
-            life,
-            lambda new_key: _changes(current.document, found, new_key, replace=replace, new_epoch=new_epoch),
-        )
+        proposal = _proposed(client, current, life, found, replace=replace, new_epoch=new_epoch)
         for signer in signers:
             proposal = add_signature(proposal, signer)
         print_note(printable(describe(proposal)))
@@ -92,6 +90,20 @@ def revoke(  # noqa: PLR0913 - one parameter an option
     write_new(file, proposal)
     print_note("more root keys have to sign: the key is not revoked yet")
     print_progress(file, proposal, output)
+
+
+def _proposed(
+    client: PublishingClient, current: TrustedRoot, life: RootLife, key_id: str, *, replace: bool, new_epoch: bool
+) -> Proposal:
+    def changes_with(new_key: Callable[[RoleName], PublicKey]) -> list[Change]:
+        return _changes(current.document, key_id, new_key, replace=replace, new_epoch=new_epoch)
+
+    try:
+        return next_proposal(client, current, life, changes_with)
+    except UsageError as error:
+        if replace:
+            raise
+        raise UsageError(f"{error.message}; with `--replace` the server makes a new key for an online role") from error
 
 
 def _changes(

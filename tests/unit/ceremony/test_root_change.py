@@ -176,8 +176,8 @@ def key_ids(ceremony: Ceremony) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (lambda c: [RevokeKey(key_ids(c)[0]), RevokeKey(key_ids(c)[1])], "role `root` would have 1 of the 2 keys"),
-        (lambda c: [RevokeKey(c.bundle_signer.public_key.key_id)], "add a key to `bundle:org/acme`, or lower"),
+        (lambda c: [RevokeKey(key_ids(c)[0]), RevokeKey(key_ids(c)[1])], "add a key to `root`, or lower its threshold"),
+        (lambda c: [RevokeKey(c.bundle_signer.public_key.key_id)], "add a key to `bundle:org/acme`, or drop the role"),
         (lambda c: [RemoveKey(HEARTBEAT, c.heartbeat_signer.public_key.key_id)], "or drop the role"),
         (lambda c: [SetThreshold(ROOT, 4)], "role `root` would have 3 of the 4 keys"),
         (lambda c: [SetThreshold(ROOT, 0)], "begins at 1"),

@@ -143,6 +143,7 @@ def test_a_key_that_a_role_cannot_do_without_is_not_revoked(cli: Run, server: Pu
     result = cli("root", "revoke", "--org", "acme", server.org.heartbeat_signer.public_key.key_id, "--key", old)
     assert result.code == 2
     assert "the role `heartbeat` would have 0 of the 1 keys that must sign; add a key" in result.err
+    assert "with `--replace` the server makes a new key" in result.err
     assert len(server.roots["acme"].envelopes) == 1
 
 
