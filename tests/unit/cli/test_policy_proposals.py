@@ -310,6 +310,30 @@ def test_other_policies_than_were_signed_are_not_signed_again(
     assert len(server.revisions) == 2
 
 
+def test_a_freeze_that_the_server_prepared_otherwise_is_not_signed(
+    cli: Run,
+    server: PublishingSimulator,
+    without_keys: None,
+    good: Path,
+    out: Path,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sign_and_publish(cli, good, out, key)
+    kept = server.revisions[0].policies
+
+    def other(messages: Any, context: grpc.ServicerContext) -> Any:
+        header = next(messages).header
+        list(messages)
+        return header, kept
+
+    monkeypatch.setattr(server, "_receive", other)
+    result = cli("org", "freeze", "acme", "--key", key)
+    assert result.code == 1
+    assert "prepared other policies" in result.err
+    assert len(server.revisions) == 1
+
+
 def test_one_key_of_two_does_not_freeze(
     cli: Run, server: PublishingSimulator, without_keys: None, good: Path, out: Path, key: str, key_file: KeyFile
 ) -> None:
