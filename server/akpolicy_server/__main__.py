@@ -131,7 +131,14 @@ def _address(option: str, text: str) -> HostPort:
 
 
 def _as_json(made: Installation) -> str:
-    orgs = [{"org": created.org, "trust_anchor": created.trust_anchor} for created in made.orgs]
+    orgs = [
+        {
+            "org": created.org,
+            "trust_anchor": created.trust_anchor,
+            "root_key_file": str(made.root_key_files[created.org]),
+        }
+        for created in made.orgs
+    ]
     return json.dumps(
         {"config": str(made.config), "server": made.server, "admin_api_key": made.admin_api_key, "orgs": orgs}, indent=2
     )
@@ -160,6 +167,11 @@ def _as_text(made: Installation) -> str:
             "",
             "  [enterprise.trust_anchors]",
             f'  keys = ["{created.trust_anchor}"]',
+            "",
+            f"The root key of `{created.org}` is {made.root_key_files[created.org]}.",
+            "To move the root off this machine, make a key elsewhere and publish a next root that names it:",
+            "",
+            f"  akpolicy root rotate --org {created.org} --key file:NEW_KEY.pem",
         ]
     org = made.orgs[0].org if made.orgs else "ORG"
     lines += ["", "Next:", "", f"  akpolicy-server --config {made.config}"]
