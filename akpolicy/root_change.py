@@ -1,4 +1,4 @@
-"""The first root of an org, and the next one: the current root with changes.
+"""The next root of an org: the current one with changes.
 
 Rules:
 
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import UsageError
-from akpolicy.role_name import BUNDLE, HEARTBEAT, ROLLBACK, ROOT, RoleName
+from akpolicy.role_name import BUNDLE, ROOT, RoleName
 from akpolicy.root_draft import Draft, draft_of, finished
-from akpolicy.scope import GLOBAL, org_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from akpolicy.keys import PublicKey
     from akpolicy.root import Root
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 DAY_S: Final = 86_400
 ROOT_LIFETIME_S: Final = 365 * DAY_S
 KEY_LIFETIME_S: Final = 730 * DAY_S
-FIRST_ROOT_VERSION: Final = 1
-FIRST_EPOCH: Final = 1
-MIN_SIDECAR: Final = "0.1.0"
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -150,35 +146,7 @@ class SetMinSidecar:
 Change = AddKey | RemoveKey | SetThreshold | SetGrants | DropRole | RevokeKey | ExtendKey | NewEpoch | SetMinSidecar
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineKeys:
-    """The keys that a server signs with for a new org: the org's own, and the platform's for `global`."""
-
-    bundle: PublicKey
-    rollback: PublicKey
-    heartbeat: PublicKey
-    platform_bundle: PublicKey
-    platform_rollback: PublicKey
-
-
-# --- roots ------------------------------------------------------------------------------------------------------------
-
-
-def first_root(org: str, root_keys: Sequence[PublicKey], root_threshold: int, online: OnlineKeys, now: int) -> Root:
-    """Return the first root of an org: `root_threshold` of `root_keys` sign roots, each online key signs alone.
-
-    Raises `UsageError`, or the `TrustError` with which a host would refuse the document.
-    """
-    draft = Draft(org, now, KEY_LIFETIME_S, FIRST_EPOCH, MIN_SIDECAR)
-    for key in root_keys:
-        draft.add_key(RoleName(ROOT), key)
-    draft.role(RoleName(ROOT)).threshold = root_threshold
-    draft.add_key(RoleName(BUNDLE, org_scope(org)), online.bundle)
-    draft.add_key(RoleName(BUNDLE, GLOBAL), online.platform_bundle)
-    draft.add_key(RoleName(ROLLBACK, org_scope(org)), online.rollback)
-    draft.add_key(RoleName(ROLLBACK, GLOBAL), online.platform_rollback)
-    draft.add_key(RoleName(HEARTBEAT), online.heartbeat)
-    return finished(draft, FIRST_ROOT_VERSION, ROOT_LIFETIME_S, None)
+# --- the next root ----------------------------------------------------------------------------------------------------
 
 
 def next_root(
@@ -197,4 +165,4 @@ def next_root(
     draft = draft_of(current, now, key_lifetime_s)
     for change in changes:
         change.apply(draft)
-    return finished(draft, current.version + 1, lifetime_s, current)
+    return finished(draft, lifetime_s, current)

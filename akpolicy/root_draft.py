@@ -98,8 +98,8 @@ def roles_of(root: Root) -> dict[RoleName, Role]:
     return named | ({RoleName(HEARTBEAT): root.roles.heartbeat} if root.roles.heartbeat else {})
 
 
-def finished(draft: Draft, version: int, lifetime_s: int, current: Root | None) -> Root:
-    """Return the draft as a root; `current` is the one before it.
+def finished(draft: Draft, lifetime_s: int, current: Root) -> Root:
+    """Return the draft as the root after `current`.
 
     Raises `UsageError` if a role cannot reach its threshold, nobody could sign the root, or no host would read it.
     """
@@ -110,7 +110,7 @@ def finished(draft: Draft, version: int, lifetime_s: int, current: Root | None) 
         "type": "root",
         "spec": 1,
         "org": draft.org,
-        "version": version,
+        "version": current.version + 1,
         "epoch": draft.epoch,
         "issued_at": draft.now,
         "expires_at": draft.now + lifetime_s,
@@ -146,10 +146,8 @@ def _check_reachable(name: RoleName, membership: Membership) -> None:
         )
 
 
-def _check_signable(root_role: Membership, current: Root | None) -> None:
+def _check_signable(root_role: Membership, current: Root) -> None:
     """Refuse a root that the old and the new root role could not sign together."""
-    if current is None:
-        return
     old = current.roles.root
     shared = min(len(set(old.keys) & set(root_role.keys)), old.threshold, root_role.threshold)
     needed = old.threshold + root_role.threshold - shared

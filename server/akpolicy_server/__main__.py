@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,6 +21,7 @@ from akpolicy import __version__
 from akpolicy.addresses import HostPort
 from akpolicy.clock import SystemClock
 from akpolicy.errors import AkpolicyError, ConfigError, UsageError
+from akpolicy.signing import key_file_uri
 from akpolicy.telemetry import configure_logging
 from akpolicy_server.settings import ServerSettings
 
@@ -155,6 +157,7 @@ def _as_text(made: Installation) -> str:
         f"  {made.admin_api_key}",
     ]
     for created in made.orgs:
+        root_key = shlex.quote(key_file_uri(made.root_key_files[created.org]))
         lines += [
             "",
             f"For each sidecar of `{created.org}`, in its sidecar.toml:",
@@ -169,9 +172,9 @@ def _as_text(made: Installation) -> str:
             f'  keys = ["{created.trust_anchor}"]',
             "",
             f"The root key of `{created.org}` is {made.root_key_files[created.org]}.",
-            "To move the root off this machine, make a key elsewhere and publish a next root that names it:",
+            "Replace it by a key that is kept off this machine (the command makes one, in a file to take away):",
             "",
-            f"  akpolicy root rotate --org {created.org} --key file:NEW_KEY.pem",
+            f"  akpolicy root rotate --org {created.org} --key {root_key} --new-key-file {created.org}-root.pem",
         ]
     org = made.orgs[0].org if made.orgs else "ORG"
     lines += ["", "Next:", "", f"  akpolicy-server --config {made.config}"]

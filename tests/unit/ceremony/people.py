@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.envelope import PayloadType, SignedEnvelope
 from akpolicy.keys import AnchorSet, TrustAnchor
 from akpolicy.proposal import Proposal, add_signature, make_proposal
-from akpolicy.root_change import OnlineKeys, first_root, next_root
+from akpolicy.root_change import next_root
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.trust import Judge
+from akpolicy_server.first_root import FirstKeys, first_root
 from tests.simulators.clock import START
 from tests.simulators.org import sign
 
@@ -33,8 +34,9 @@ class Ceremony:
         self.owners = [PrivateKeySigner.generate() for _ in range(count)]
         self.online = [PrivateKeySigner.generate() for _ in range(5)]
         self.bundle_signer, self.rollback_signer, self.heartbeat_signer, self.platform_signer, _ = self.online
-        keys = OnlineKeys(*(signer.public_key for signer in self.online))
-        self.root = first_root(ORG, [owner.public_key for owner in self.owners], threshold, keys, NOW)
+        roots = tuple(owner.public_key for owner in self.owners)
+        keys = FirstKeys(roots, threshold, *(signer.public_key for signer in self.online))
+        self.root = first_root(ORG, keys, NOW)
         self.envelope = sign(PayloadType.ROOT, self.root.to_bytes(), self.owners[:threshold])
 
     @property
