@@ -198,6 +198,21 @@ def add_signature(proposal: Proposal, signer: Signer) -> Proposal:
     return replace(proposal, envelope=envelope)
 
 
+def with_signatures_of(proposal: Proposal, other: Proposal) -> Proposal:
+    """Return the proposal with the signatures of another copy of it; those replace older ones by the same keys.
+
+    Raises `FieldInvalid` if the other one is not the same document, `EnvelopeTooLarge` for too many signatures.
+    """
+    if replace(other, envelope=proposal.envelope) != proposal or other.envelope.pae() != proposal.envelope.pae():
+        msg = f"the other proposal is not the same {proposal.subject}"
+        raise FieldInvalid(msg)
+    newer = {entry.key_id for entry in other.envelope.signatures}
+    kept = tuple(entry for entry in proposal.envelope.signatures if entry.key_id not in newer)
+    envelope = replace(proposal.envelope, signatures=(*kept, *other.envelope.signatures))
+    envelope.check_sizes()
+    return replace(proposal, envelope=envelope)
+
+
 # --- what fits together -----------------------------------------------------------------------------------------------
 
 

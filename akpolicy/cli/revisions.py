@@ -69,7 +69,7 @@ def show(
     """Print the policies of a revision as Cedar, ready to be published again.
 
     JSON has the details, the signed manifest (a DSSE envelope) and the policies. Signatures are not verified here:
-    sidecars do that.
+    sidecars do that, and `akpolicy inspect` if you give it the JSON.
     """
     chosen = choose_scope(org, scope)
     with connection.open() as client, working("fetching"):

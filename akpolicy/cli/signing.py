@@ -6,7 +6,8 @@ Rules:
   nobody can be asked, only `--yes` lets it go on.
 - The root in a proposal came with the proposal. It is verified by `--anchor`, or else by the signing keys themselves,
   if one of them signed it; that nobody verified it is said.
-- All keys are opened before the first one signs, and all signatures are written at once.
+- All keys are opened before the first one signs, and all signatures are written at once, beside those that others
+  wrote in the meantime.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import typer
 
 from akpolicy.cli.anchors import Anchors
 from akpolicy.cli.output import EXIT_FAILED, OutputFormat, print_json, print_note, print_text, printable
-from akpolicy.cli.proposal_files import rewrite
+from akpolicy.cli.proposal_files import read_proposal, rewrite
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def sign_in_place(
     output: OutputFormat,
 ) -> None:
     """Show a proposal, sign it with the keys, write it back and say how far it is."""
-    from akpolicy.proposal import add_signature
+    from akpolicy.proposal import add_signature, with_signatures_of
 
     with open_keys(uris) as signers:
         print_note(printable(description))
@@ -68,6 +69,8 @@ def sign_in_place(
         agree(yes=yes)
         for signer in signers:
             proposal = add_signature(proposal, signer)
+    # A person took a while to agree; somebody else may have signed the same file meanwhile.
+    proposal = with_signatures_of(read_proposal(path), proposal)
     rewrite(path, proposal)
     print_progress(path, proposal, output)
 

@@ -36,8 +36,8 @@ KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # A server or sidecar that comes back must be found at once; many hosts are spread by the library's own jitter.
 INITIAL_BACKOFF_MS: Final = 100
 MAX_BACKOFF_MS: Final = 5_000
-# How long a connection may take to come about, TLS included. This is what gRPC's `min_reconnect_backoff_ms` sets, whatever
-# its name says: with less, a distant or a busy server could not be reached at all.
+# How long a connection may take to come about, TLS included. This is what gRPC's `min_reconnect_backoff_ms` sets,
+# whatever its name says: with less, a distant or a busy server could not be reached at all.
 CONNECT_TIMEOUT_MS: Final = 10_000
 MAX_PEM_BYTES: Final = 1024 * KIB
 

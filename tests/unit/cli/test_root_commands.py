@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from akpolicy.proposal import parse_proposal
+from akpolicy.proposal import add_signature, parse_proposal
 from akpolicy.root import Root
 from akpolicy.signing import PrivateKeySigner
 from tests.simulators.org import OrgSimulator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from akpolicy.proposal import Proposal
@@ -321,6 +322,46 @@ def test_a_person_is_asked(
     assert result.code == code
     assert "Sign this?" in result.err
     assert len(read(out).envelope.signatures) == signatures
+
+
+def agree_after(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let a person agree after something else has happened."""
+
+    def confirm(*_: object, **__: object) -> bool:
+        happens()
+        return True
+
+    monkeypatch.setattr(sys, "stdin", Person())
+    monkeypatch.setattr("typer.confirm", confirm)
+
+
+def test_signatures_that_others_add_meanwhile_are_kept(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = PrivateKeySigner.generate()
+    propose(cli, server, out, "--add-key", f"root={new.public_key.anchor}", "--threshold", "root=2")
+
+    def sign_meanwhile() -> None:
+        out.write_bytes(add_signature(read(out), new).to_bytes())
+
+    agree_after(monkeypatch, sign_meanwhile)
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert result.code == 0, result.err
+    assert "root role (new): 2 of 2: enough" in result.out
+    assert len(read(out).envelope.signatures) == 2
+
+
+def test_another_document_in_its_place_is_left_alone(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.json"
+    propose(cli, server, other, "--expires", "10d")
+    propose(cli, server, out)
+    agree_after(monkeypatch, lambda: out.write_bytes(other.read_bytes()))
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert result.code == 1
+    assert "is not the same root of acme, version 2" in result.err
+    assert read(out).envelope.signatures == ()
 
 
 def test_a_linked_file_is_signed_where_it_lies(
