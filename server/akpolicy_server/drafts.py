@@ -46,7 +46,10 @@ class Floor(Enum):
         """Return it as `min_version` of a document with `version` that follows `current` of the same epoch."""
         if current is None or self is Floor.ITSELF:
             return version
-        return current.min_version if self is Floor.UNCHANGED else current.version
+        if self is Floor.UNCHANGED:
+            return current.min_version
+        # Going back to a rollback means to restore what that restored.
+        return current.version if current.restores_version is None else current.restores_version
 
 
 @dataclass(frozen=True, slots=True)

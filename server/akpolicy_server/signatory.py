@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from akpolicy.errors import KeyNotAuthorised, SignersMissing
+from akpolicy.limits import CLOCK_SKEW_S
 from akpolicy_server.store.online_keys import KeyRole
 
 if TYPE_CHECKING:
@@ -108,4 +109,5 @@ def _by_preference(root: Root, role: Role, now: float) -> Sequence[str]:
 
 
 def _is_valid(window: RootKey, now: float) -> bool:
-    return window.valid_from <= now < window.valid_until
+    # As hosts have it: their clocks and this one may differ a little.
+    return window.valid_from - CLOCK_SKEW_S <= now < window.valid_until

@@ -11,7 +11,7 @@ import stat
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import pytest
@@ -139,7 +139,7 @@ def test_init_prints_what_to_paste_and_what_to_type(tmp_path: Path) -> None:
 
 def test_init_answers_in_json_for_pipelines(made: dict[str, object], tmp_path: Path) -> None:
     assert set(made) == {"config", "server", "admin_api_key", "orgs"}
-    [org] = made["orgs"]  # type: ignore[misc]
+    [org] = cast("list[dict[str, str]]", made["orgs"])
     assert org == {"org": "acme", "trust_anchor": org["trust_anchor"], "root_key_file": org["root_key_file"]}
     key = load_key_file(Path(org["root_key_file"]))
     assert key.public_key.anchor == org["trust_anchor"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -87,12 +87,11 @@ def schema() -> CedarSchema:
     return load_default_schema()
 
 
-@pytest.fixture
-def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
-    """Return a server of the orgs `acme` and `globex`."""
-    clock = ManualClock()
-    made = install(tmp_path / "server", ("acme", "globex"), listen=LOOPBACK, metrics_listen=None, clock=clock)
-    data = tmp_path / "server" / DATA_DIR
+@contextmanager
+def opened(
+    data: Path, clock: ManualClock, schema: CedarSchema, admin_key: str, anchors: dict[str, str]
+) -> Iterator[Core]:
+    """Wire the domain over the database and the keys of a data directory."""
     announced: list[str] = []
     revoked: list[str] = []
 
@@ -121,8 +120,18 @@ def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
             rollbacks=Rollbacks(ledger, default_lifetime_s=lifetime_s),
             freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
             history=History(database),
-            admin=api_keys.authenticate(made.admin_api_key),
-            anchors={created.org: created.trust_anchor for created in made.orgs},
+            admin=api_keys.authenticate(admin_key),
+            anchors=anchors,
             announced=announced,
             revoked=revoked,
         )
+
+
+@pytest.fixture
+def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
+    """Return a server of the orgs `acme` and `globex`."""
+    clock = ManualClock()
+    made = install(tmp_path / "server", ("acme", "globex"), listen=LOOPBACK, metrics_listen=None, clock=clock)
+    anchors = {created.org: created.trust_anchor for created in made.orgs}
+    with opened(tmp_path / "server" / DATA_DIR, clock, schema, made.admin_api_key, anchors) as core:
+        yield core

@@ -153,6 +153,8 @@ def replace_key(
     """Make a new online key for a role; return it and the root that names it in place of the old one."""
     old = next(d for d in getattr(current_root(core, org).roles, kind.value) if d.prefix == scope).keys[0]
     owner = None if scope == "global" else org
+    # The newest key of an owner is told by its time.
+    core.clock.advance(1)
     key = core.online_keys.create(core.admin, owner, kind)
     revoked = {**current_root(core, org).revoked, **({old: int(core.clock.now())} if revoke else {})}
     keys = with_keys(core, org, key)
