@@ -43,7 +43,7 @@ def inspect_directory(path: Path, given: Given) -> Report:
     report = Report(str(path), "state directory")
     state = _state(path, report)
     things, unknown = _things(path)
-    roots = [t.envelope for _, t in things if isinstance(t, Signed) and isinstance(t.document, Root)]
+    roots = [t.envelope for _, t in things if isinstance(t, Signed) and _is_root(t)]
     given = replace(given, roots=given.roots or in_order(roots), org=given.org or str(state.get("org", "")))
     for _, thing in things:
         given = with_parts(given, thing)
@@ -71,7 +71,7 @@ def _state(path: Path, report: Report) -> dict[str, Any]:
 
 
 def _things(path: Path) -> tuple[list[tuple[str, Thing]], list[str]]:
-    """Return the documents below a directory in the order of their names, and the names of what is none."""
+    """Return the documents below a directory, signed ones first, and the names of what is none."""
     things: list[tuple[str, Thing]] = []
     unknown: list[str] = []
     for file in _files(path):
@@ -82,7 +82,12 @@ def _things(path: Path) -> tuple[list[tuple[str, Thing]], list[str]]:
             things.append((name, recognise(data, name)))
         except UsageError:
             unknown.append(name)
+    things.sort(key=lambda entry: (not _is_root(entry[1]), not isinstance(entry[1], Signed)))
     return things, unknown
+
+
+def _is_root(thing: Thing) -> bool:
+    return isinstance(thing, Signed) and isinstance(thing.document, Root)
 
 
 def _files(path: Path) -> Iterator[Path]:

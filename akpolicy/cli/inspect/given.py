@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from akpolicy.bundle import Manifest
 from akpolicy.cli.anchors import AnchorText, parse_anchors
 from akpolicy.cli.inspect.recognise import (
     Blob,
@@ -24,6 +25,7 @@ from akpolicy.cli.inspect.recognise import (
     IndexText,
     Revision,
     Signed,
+    SignedDocument,
     Thing,
     recognise,
     sha256,
@@ -32,6 +34,7 @@ from akpolicy.cli.inspect.report import Check, failed, not_checked, ok
 from akpolicy.cli.proposal_files import read_bytes
 from akpolicy.envelope import PayloadType, SignedEnvelope
 from akpolicy.errors import ConfigError, TrustError, UsageError
+from akpolicy.heartbeat import Heartbeat
 from akpolicy.keys import AnchorSet, PublicKey
 from akpolicy.limits import KIB
 from akpolicy.proposal import MAX_PROPOSAL_BYTES, Proposal
@@ -44,7 +47,10 @@ MAX_CONFIG_BYTES: Final = 64 * KIB
 
 @dataclass(frozen=True)
 class Given:
-    """What to judge by. `now` is in epoch seconds; `blobs` and `envelopes` are found by hex digest."""
+    """What to judge by. `now` is in epoch seconds; `blobs` and `envelopes` are found by hex digest.
+
+    `named` are the digests of the contents and indexes that a manifest or a heartbeat at hand names.
+    """
 
     now: int
     anchors: AnchorSet | None = None
@@ -52,6 +58,7 @@ class Given:
     org: str = ""
     blobs: dict[str, bytes] = field(default_factory=dict)
     envelopes: dict[str, SignedEnvelope] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     def newest_root(self) -> tuple[TrustedRoot | None, list[Check]]:
         """Return the root to judge documents by, None without one, and what was verified of it."""
@@ -108,10 +115,11 @@ def in_order(roots: Iterable[SignedEnvelope]) -> tuple[SignedEnvelope, ...]:
 
 def with_parts(given: Given, thing: Thing) -> Given:
     """Return what is given with what a thing brings: blobs and envelopes by digest, and the roots of a chain."""
-    blobs, envelopes = dict(given.blobs), dict(given.envelopes)
+    blobs, envelopes, named = dict(given.blobs), dict(given.envelopes), set(given.named)
     for part in _parts(thing):
         if isinstance(part, Signed):
             envelopes[part.envelope.digest().hex()] = part.envelope
+            named |= _names(part.document)
         elif isinstance(part, Blob):
             blobs[sha256(part.data)] = part.data
         elif isinstance(part, IndexText):
@@ -119,7 +127,16 @@ def with_parts(given: Given, thing: Thing) -> Given:
     roots = given.roots
     if isinstance(thing, Chain) and not roots:
         roots = tuple(root.envelope for root in thing.roots)
-    return replace(given, blobs=blobs, envelopes=envelopes, roots=roots)
+    return replace(given, blobs=blobs, envelopes=envelopes, roots=roots, named=frozenset(named))
+
+
+def _names(document: SignedDocument | None) -> set[str]:
+    match document:
+        case Manifest(content=content) if content is not None:
+            return {content.digest}
+        case Heartbeat():
+            return {document.index.digest}
+    return set()
 
 
 def read_thing(file: Path) -> Thing:

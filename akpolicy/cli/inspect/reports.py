@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from akpolicy.bundle import describe_content, open_content
@@ -19,6 +18,7 @@ from akpolicy.cli.inspect.recognise import (
     Revision,
     Signed,
     Thing,
+    sha256,
 )
 from akpolicy.cli.inspect.report import Check, Report, failed, not_checked, ok
 from akpolicy.cli.output import counted
@@ -43,9 +43,9 @@ def report_on(thing: Thing, title: str, given: Given) -> Report:
         case Payload(document):
             report = _payload_report(document, title, given)
         case Blob():
-            report = blob_report(thing, title, checked_by_digest=False)
+            report = blob_report(thing, title, is_named=sha256(thing.data) in given.named)
         case IndexText():
-            report = index_report(thing, title)
+            report = index_report(thing, title, is_named=thing.index.digest in given.named)
         case Chain(roots):
             parts = [signed_report(root, f"root {n}", given) for n, root in enumerate(roots, 1)]
             report = Report(title, f"{counted(roots, 'root')}, oldest first", parts=parts)
@@ -76,9 +76,9 @@ def signed_report(signed: Signed, title: str, given: Given) -> Report:
     return report
 
 
-def blob_report(blob: Blob, title: str, *, checked_by_digest: bool) -> Report:
-    """Return the report of a content blob; `checked_by_digest` if the manifest that names it is reported too."""
-    digest = hashlib.sha256(blob.data).hexdigest()
+def blob_report(blob: Blob, title: str, *, is_named: bool) -> Report:
+    """Return the report of a content blob; `is_named` if a manifest at hand names it."""
+    digest = sha256(blob.data)
     policies = policies_in(blob.content)
     report = Report(title, "content")
     report.facts = [("digest", digest), ("size", f"{len(blob.data)} bytes"), ("policies", str(len(policies)))]
@@ -95,13 +95,13 @@ def blob_report(blob: Blob, title: str, *, checked_by_digest: bool) -> Report:
         report.checks.append(failed(error))
     else:
         report.checks.append(ok("its policies can be enforced"))
-    if not checked_by_digest:
+    if not is_named:
         report.checks.append(not_checked("who signed it: no manifest names it here; inspect that, `--with` this"))
     return report
 
 
-def index_report(thing: IndexText, title: str) -> Report:
-    """Return the report of an index."""
+def index_report(thing: IndexText, title: str, *, is_named: bool) -> Report:
+    """Return the report of an index; `is_named` if a heartbeat at hand names it."""
     index = thing.index
     report = Report(title, f"index of {counted(list(index.lines), 'scope')}")
     report.facts = [("digest", index.digest), ("size", f"{len(index.text)} bytes")]
@@ -116,14 +116,15 @@ def index_report(thing: IndexText, title: str) -> Report:
             for line in index.lines.values()
         ],
     }
-    report.checks = [not_checked("who signed it: no heartbeat names it here; inspect that, `--with` this")]
+    if not is_named:
+        report.checks.append(not_checked("who signed it: no heartbeat names it here; inspect that, `--with` this"))
     return report
 
 
 def _revision_report(revision: Revision, title: str, given: Given) -> Report:
     parts = [signed_report(revision.signed, "signed", given)]
     parts += [signed_report(revision.original, "original", given)] if revision.original else []
-    parts.append(blob_report(revision.blob, "content", checked_by_digest=True))
+    parts.append(blob_report(revision.blob, "content", is_named=True))
     return Report(title, "published revision", parts=parts)
 
 
@@ -150,7 +151,7 @@ def _proposal_report(proposal: Proposal, title: str, given: Given) -> Report:
         report.parts.append(signed_report(Signed(proposal.root.envelope, proposal.root.document), "root", given))
     if proposal.content is not None:
         blob = Blob(proposal.content.blob, proposal.content.content)
-        report.parts.append(blob_report(blob, "content", checked_by_digest=True))
+        report.parts.append(blob_report(blob, "content", is_named=True))
     return report
 
 

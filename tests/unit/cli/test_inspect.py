@@ -392,6 +392,8 @@ def test_a_state_directory_is_judged_by_its_roots_and_left_as_it_is(desk: Desk) 
     assert result.code == 0, result.out
     assert "its content is what it names, and its policies can be enforced" in said(result, "ok")
     assert "the given root version 1 of acme is reached from the anchors" in said(result, "ok")
+    assert [line.split()[0] for line in said(result, "not checked")] == ["that"]  # the state is the newest one
+    assert result.out.index("roots/00000001") < result.out.index("envelopes/a") < result.out.index("blobs/b")
     assert sorted((str(file), file.stat().st_mtime_ns) for file in path.rglob("*")) == before
 
 
