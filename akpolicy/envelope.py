@@ -62,6 +62,10 @@ class SignedEnvelope:
         if not self.signatures:
             msg = "envelope has no signature"
             raise EnvelopeMalformed(msg)
+        self.check_sizes()
+
+    def check_sizes(self) -> None:
+        """Raise `EnvelopeTooLarge` as `check_limits` does; one that waits for signatures may have none."""
         if len(self.signatures) > MAX_SIGNATURES:
             msg = f"envelope has {len(self.signatures)} signatures, more than {MAX_SIGNATURES}"
             raise EnvelopeTooLarge(msg)

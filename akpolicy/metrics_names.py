@@ -212,6 +212,27 @@ SERVER_CREDENTIAL_RELOAD_FAILURES: Final = MetricName(
     "akpolicy_server_credential_reload_failures_total",
     "Changes of TLS files that cannot be used; what was read before stays in use.",
 )
+SERVER_EARLIEST_ROOT_EXPIRY: Final = MetricName(
+    "akpolicy_server_earliest_root_expiry_timestamp_seconds",
+    "When the first of the newest roots expires, in seconds since the epoch; 0 without roots.",
+)
+SERVER_EARLIEST_KEY_EXPIRY: Final = MetricName(
+    "akpolicy_server_earliest_key_expiry_timestamp_seconds",
+    "When the first role of a newest root runs out of valid signing keys, in seconds since the epoch; 0 without roots.",
+)
+SERVER_HEARTBEATS_SIGNED: Final = MetricName(
+    "akpolicy_server_heartbeats_signed_total",
+    "Heartbeats signed.",
+)
+SERVER_HEARTBEAT_FAILURES: Final = MetricName(
+    "akpolicy_server_heartbeat_failures_total",
+    "Heartbeats that could not be signed; hosts of the org grow stale.",
+)
+SERVER_RENEWALS: Final = MetricName(
+    "akpolicy_server_renewals_total",
+    "Bundles signed anew before they expire, by outcome (renewed, refused); refused counts each bundle once.",
+    ("outcome",),
+)
 SERVER_BUILD_INFO: Final = MetricName(
     "akpolicy_server_build_info",
     "1 for the running version.",

@@ -59,7 +59,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def build_app() -> typer.Typer:
     """Return the tree of commands; a group is added here and nowhere else."""
-    from akpolicy.cli import apikey, authorize, demo, keys, org, policy, revisions
+    from akpolicy.cli import (
+        apikey,
+        authorize,
+        demo,
+        inspect,
+        keys,
+        org,
+        policy,
+        policy_proposals,
+        publish,
+        revisions,
+        rollback,
+        root,
+    )
 
     app = typer.Typer(
         help=_TOP_HELP,
@@ -71,12 +84,17 @@ def build_app() -> typer.Typer:
     app.callback()(_top)
     app.add_typer(keys.app, name="keys")
     app.add_typer(org.app, name="org")
+    app.add_typer(root.app, name="root")
     app.add_typer(apikey.app, name="apikey")
-    policies = typer.Typer(help="Check, publish and look at policies.", no_args_is_help=True)
+    policies = typer.Typer(help="Check, sign, publish, roll back and look at policies.", no_args_is_help=True)
     policy.add_to(policies)
+    publish.add_to(policies)
+    policy_proposals.add_to(policies)
+    rollback.add_to(policies)
     revisions.add_to(policies)
     app.add_typer(policies, name="policy")
     authorize.add_to(app)
+    inspect.add_to(app)
     demo.add_to(app)
     return app
 

@@ -6,14 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from akpolicy.cli.connection import connect
+from akpolicy.cli.connection import Connection
+from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import (
-    ApiKeyFileOption,
-    CaFileOption,
-    ClientCertFileOption,
-    ClientKeyFileOption,
     OutputOption,
-    ServerOption,
     examples,
 )
 from akpolicy.cli.output import print_json, print_note, print_text, working
@@ -30,18 +26,15 @@ Role = Literal["admin", "publisher", "host"]
         "akpolicy apikey create --org acme --role host --host-id build-7",
     )
 )
-def create(  # noqa: PLR0913 - one parameter an option
+@grouped
+def create(
     *,
     role: Annotated[Role, typer.Option(help="What the key may do.")],
     org: Annotated[str, typer.Option(metavar="NAME", help="The org that it belongs to.")] = "",
     platform: Annotated[bool, typer.Option("--platform", help="A key of the platform, beyond all orgs.")] = False,
     host_id: Annotated[str, typer.Option(metavar="ID", help="For the role host: the one host it speaks for.")] = "",
     description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
-    server: ServerOption = None,
-    api_key_file: ApiKeyFileOption = None,
-    ca_file: CaFileOption = None,
-    client_cert_file: ClientCertFileOption = None,
-    client_key_file: ClientKeyFileOption = None,
+    connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """Create an API key and print its secret, once: the server keeps only a hash.
@@ -52,7 +45,7 @@ def create(  # noqa: PLR0913 - one parameter an option
         raise UsageError("a key with the role host needs `--host-id ID`, and no other key has one")
     if platform == bool(org):
         raise UsageError("say whose key it is: either `--org NAME` or `--platform`")
-    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("creating"):
+    with connection.open() as client, working("creating"):
         created = client.create_api_key(org=org, role=role, host_id=host_id, description=description)
     if output == "json":
         print_json({"key_id": created.key_id, "secret": created.secret})
@@ -62,20 +55,17 @@ def create(  # noqa: PLR0913 - one parameter an option
 
 
 @app.command(epilog=examples("akpolicy apikey revoke 0123456789abcdef"))
+@grouped
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's public id.")],
-    server: ServerOption = None,
-    api_key_file: ApiKeyFileOption = None,
-    ca_file: CaFileOption = None,
-    client_cert_file: ClientCertFileOption = None,
-    client_key_file: ClientKeyFileOption = None,
+    connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """Revoke an API key at once and for good; streams that it opened end."""
     from akpolicy.client.publishing_types import rfc3339
 
     key_id = _without_secret(key_id)
-    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("revoking"):
+    with connection.open() as client, working("revoking"):
         revoked_at = rfc3339(client.revoke_api_key(key_id))
     if output == "json":
         print_json({"key_id": key_id, "revoked_at": revoked_at})

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.cli.option_groups import OptionGroup
+from akpolicy.cli.options import (
+    ApiKeyFileOption,
+    CaFileOption,
+    ClientCertFileOption,
+    ClientKeyFileOption,
+    ServerOption,
+)
 from akpolicy.errors import ConfigError, FieldInvalid, UsageError
 
 if TYPE_CHECKING:
@@ -14,23 +23,30 @@ if TYPE_CHECKING:
 MAX_API_KEY_FILE_BYTES: Final = 4096
 
 
-def connect(
-    server: str | None,
-    api_key_file: Path | None,
-    ca_file: Path | None,
-    client_cert_file: Path | None,
-    client_key_file: Path | None,
-) -> PublishingClient:
-    """Return a client for the server; raise `UsageError` or `ConfigError` saying which option is missing or wrong."""
-    from akpolicy.client.channel import parse_server_url
-    from akpolicy.client.publishing import PublishingClient
+@dataclass(frozen=True)
+class Connection(OptionGroup):
+    """The options that say how to reach the policy server, and as whom."""
 
-    if not server:
-        raise UsageError("no server is named; give `--server URL` or set AKPOLICY_SERVER")
-    endpoint = parse_server_url(
-        server, ca_file=ca_file, client_cert_file=client_cert_file, client_key_file=client_key_file
-    )
-    return PublishingClient(endpoint, read_api_key(api_key_file))
+    server: ServerOption = None
+    api_key_file: ApiKeyFileOption = None
+    ca_file: CaFileOption = None
+    client_cert_file: ClientCertFileOption = None
+    client_key_file: ClientKeyFileOption = None
+
+    def open(self) -> PublishingClient:
+        """Return a client; raise `UsageError` or `ConfigError` saying which option is missing or wrong."""
+        from akpolicy.client.channel import parse_server_url
+        from akpolicy.client.publishing import PublishingClient
+
+        if not self.server:
+            raise UsageError("no server is named; give `--server URL` or set AKPOLICY_SERVER")
+        endpoint = parse_server_url(
+            self.server,
+            ca_file=self.ca_file,
+            client_cert_file=self.client_cert_file,
+            client_key_file=self.client_key_file,
+        )
+        return PublishingClient(endpoint, read_api_key(self.api_key_file))
 
 
 def read_api_key(file: Path | None) -> str:

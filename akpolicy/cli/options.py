@@ -41,6 +41,18 @@ ClientKeyFileOption = Annotated[
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="For people or for programs.")]
 OrgOption = Annotated[str | None, typer.Option("--org", metavar="NAME", help="The org, as `--scope org/NAME`.")]
 ScopeOption = Annotated[str | None, typer.Option("--scope", metavar="SCOPE", help="`global` or `org/NAME`.")]
+MessageOption = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the history.")]
+IdempotencyKeyOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Makes a repeat safe. Without it: a new one, shown if needed.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would happen, and what hosts would refuse.")
+]
+KeysOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="URI|FILE", help="A key to sign with: a file, or a signer's URI. May be repeated."),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PolicyFilesArgument = Annotated[
     list[Path],
     typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),

@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akpolicy.cli.connection import choose_scope, connect
+from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import (
-    ApiKeyFileOption,
-    CaFileOption,
-    ClientCertFileOption,
-    ClientKeyFileOption,
     OrgOption,
     OutputOption,
     ScopeOption,
-    ServerOption,
     examples,
 )
 from akpolicy.cli.output import print_json, print_text, table, working
@@ -34,31 +30,27 @@ def add_to(app: typer.Typer) -> None:
             "akpolicy policy history --org acme",
             "akpolicy policy history --org acme --output json | jq -r '.[].version'",
         )
-    )(history)
+    )(grouped(history))
     app.command(
         epilog=examples(
             "akpolicy policy show --org acme",
             "akpolicy policy show --org acme --version 3 > acme-3.cedar",
             "akpolicy policy show --org acme --output json | jq .envelope",
         )
-    )(show)
+    )(grouped(show))
 
 
-def history(  # noqa: PLR0913 - one parameter an option
+def history(
     *,
     org: OrgOption = None,
     scope: ScopeOption = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most this many.")] = 20,
-    server: ServerOption = None,
-    api_key_file: ApiKeyFileOption = None,
-    ca_file: CaFileOption = None,
-    client_cert_file: ClientCertFileOption = None,
-    client_key_file: ClientKeyFileOption = None,
+    connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """List what was published, newest first."""
     chosen = choose_scope(org, scope)
-    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("asking"):
+    with connection.open() as client, working("asking"):
         revisions = client.history(chosen, limit)
     if output == "json":
         print_json([revision.to_json() for revision in revisions])
@@ -66,25 +58,21 @@ def history(  # noqa: PLR0913 - one parameter an option
         print_text(_history_text(revisions) if revisions else f"nothing is published for {chosen}")
 
 
-def show(  # noqa: PLR0913 - one parameter an option
+def show(
     *,
     org: OrgOption = None,
     scope: ScopeOption = None,
     version: Annotated[int, typer.Option(min=0, metavar="N", help="Which one; 0 is the newest.")] = 0,
-    server: ServerOption = None,
-    api_key_file: ApiKeyFileOption = None,
-    ca_file: CaFileOption = None,
-    client_cert_file: ClientCertFileOption = None,
-    client_key_file: ClientKeyFileOption = None,
+    connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """Print the policies of a revision as Cedar, ready to be published again.
 
     JSON has the details, the signed manifest (a DSSE envelope) and the policies. Signatures are not verified here:
-    sidecars do that.
+    sidecars do that, and `akpolicy inspect` if you give it the JSON.
     """
     chosen = choose_scope(org, scope)
-    with connect(server, api_key_file, ca_file, client_cert_file, client_key_file) as client, working("fetching"):
+    with connection.open() as client, working("fetching"):
         content = client.revision(chosen, version)
     if output == "json":
         print_json(content.to_json())
@@ -96,20 +84,25 @@ def _history_text(revisions: Sequence[RevisionInfo]) -> str:
     from akpolicy.client.publishing_types import rfc3339
 
     return table(
-        ("VERSION", "PUBLISHED", "EXPIRES", "POLICIES", "DIGEST", "BY", "MESSAGE"),
+        ("VERSION", "KIND", "PUBLISHED", "EXPIRES", "POLICIES", "DIGEST", "BY", "MESSAGE"),
         [
             (
                 str(revision.version),
+                _kind(revision),
                 rfc3339(revision.published_at),
                 rfc3339(revision.expires_at),
                 str(revision.policy_count),
                 revision.digest[:_SHORT_DIGEST],
-                revision.published_by,
+                revision.published_by or "(server)",
                 " ".join(revision.message.split()),
             )
             for revision in revisions
         ],
     )
+
+
+def _kind(revision: RevisionInfo) -> str:
+    return f"{revision.kind.value} to {revision.restores_version}" if revision.restores_version else revision.kind.value
 
 
 def cedar_text(content: RevisionContent) -> str:

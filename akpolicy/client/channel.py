@@ -35,8 +35,10 @@ KEEPALIVE_TIME_MS: Final = 330_000
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # A server or sidecar that comes back must be found at once; many hosts are spread by the library's own jitter.
 INITIAL_BACKOFF_MS: Final = 100
-MIN_BACKOFF_MS: Final = 100
 MAX_BACKOFF_MS: Final = 5_000
+# How long a connection may take to come about, TLS included. This is what gRPC's `min_reconnect_backoff_ms` sets,
+# whatever its name says: with less, a distant or a busy server could not be reached at all.
+CONNECT_TIMEOUT_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def channel_options(endpoint: ServerEndpoint, extra: Sequence[Option] = ()) -> l
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.initial_reconnect_backoff_ms", INITIAL_BACKOFF_MS),
-        ("grpc.min_reconnect_backoff_ms", MIN_BACKOFF_MS),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ]

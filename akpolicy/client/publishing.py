@@ -1,4 +1,4 @@
-"""The client for operators: orgs, API keys and policies on the policy server.
+"""The client for operators: orgs, keys, roots and policies on the policy server.
 
 Rules:
 
@@ -6,90 +6,50 @@ Rules:
 - A failed call is `ServerUnreachable` (nobody was reached, or the outcome is unknown) or `ServerRefused` (the server
   said no, with its status, its message and the mistakes in the policies).
 - Nothing is repeated behind the caller's back. To repeat a publish safely, use the same idempotency key.
-- Policy text goes up in chunks that end between characters.
+- Nothing that the server sends is verified here; who signs a prepared document judges it first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self, TypedDict
+from typing import TYPE_CHECKING, Final
 
-import grpc
-
-from akpolicy.client.channel import ServerEndpoint, bearer, open_channel
+from akpolicy.client.publishing_call import DEFAULT_TIMEOUT_S
+from akpolicy.client.publishing_orgs import OrgCalls
 from akpolicy.client.publishing_types import (
-    CreatedApiKey,
-    CreatedOrg,
+    FreezeState,
+    Prepared,
     Published,
     PublishedPolicy,
     PublishTerms,
     RevisionContent,
     RevisionInfo,
     Validation,
-    utc,
 )
-from akpolicy.client.server_errors import problems_of, server_failure
-from akpolicy.errors import BadAnswer
-from akpolicy.limits import MAX_CHUNK_BYTES
+from akpolicy.client.publishing_uploads import Progress, chunks, pieces, publish_header
+from akpolicy.client.server_errors import problems_of
+from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.v1 import publishing_pb2 as pb
-from akpolicy.v1.publishing_pb2_grpc import PublishingServiceStub
-from akpolicy.wire import envelope_from_proto
-from akpolicy.wire_authorization import OFFLINE_MODES
+from akpolicy.wire import envelope_from_proto, envelope_to_proto
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from types import TracebackType
+    from collections.abc import Iterator, Sequence
 
     from akpolicy.engine.files import PolicyFile
+    from akpolicy.envelope import SignedEnvelope
 
-DEFAULT_TIMEOUT_S: Final = 60.0
+__all__ = ["DEFAULT_TIMEOUT_S", "PAGE_SIZE", "Progress", "PublishingClient", "chunks"]
+
 PAGE_SIZE: Final = 500
 
-_LONGEST_CHARACTER: Final = 4  # bytes of a character in UTF-8 (RFC 3629)
 
-# Called with the number of bytes that just went up.
-Progress = Callable[[int], None]
-
-
-class _CallTerms(TypedDict):
-    metadata: tuple[tuple[str, str], ...]
-    timeout: float
-
-
-class PublishingClient:
+class PublishingClient(OrgCalls):
     """Talks to the policy server with one API key. Use it in a `with` statement.
 
     `timeout` is the deadline of each call in seconds. Raises `ConfigError` for files or a key that cannot be used; the
     methods raise `ServerUnreachable`, `ServerRefused` and `BadAnswer` (what answered is no akpolicy server).
     """
 
-    def __init__(self, endpoint: ServerEndpoint, api_key: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
-        self._endpoint = endpoint
-        self._metadata = bearer(api_key)
-        self._timeout = timeout
-        self._channel = open_channel(endpoint)
-        self._stub = PublishingServiceStub(self._channel)
-
-    def create_org(self, org: str) -> CreatedOrg:
-        """Create an org with its keys and first root."""
-        with self._call():
-            answer = self._stub.CreateOrg(pb.CreateOrgRequest(org=org), **self._terms)
-        return CreatedOrg(answer.org, answer.trust_anchor, answer.root_version)
-
-    def create_api_key(self, *, org: str, role: str, host_id: str = "", description: str = "") -> CreatedApiKey:
-        """Create a key with the role `admin`, `publisher` or `host`; an empty `org` makes a platform key."""
-        number = pb.ApiKeyRole.Value(f"API_KEY_ROLE_{role.upper()}")
-        request = pb.CreateApiKeyRequest(org=org, role=number, host_id=host_id, description=description)
-        with self._call():
-            answer = self._stub.CreateApiKey(request, **self._terms)
-        return CreatedApiKey(answer.key_id, answer.secret)
-
-    def revoke_api_key(self, key_id: str) -> datetime:
-        """Revoke a key for good; return since when it is revoked."""
-        with self._call():
-            answer = self._stub.RevokeApiKey(pb.RevokeApiKeyRequest(key_id=key_id), **self._terms)
-        return utc(answer.revoked_at)
+    # --- publishing ---------------------------------------------------------------------------------------------------
 
     def validate(self, scope: str, files: Sequence[PolicyFile], progress: Progress | None = None) -> Validation:
         """Ask what is wrong with policies; nothing is changed."""
@@ -107,7 +67,7 @@ class PublishingClient:
         self, scope: str, files: Sequence[PolicyFile], terms: PublishTerms, progress: Progress | None = None
     ) -> Published:
         """Publish the whole policy of a scope; `ServerRefused` carries every mistake that the server names."""
-        header = _header(scope, terms)
+        header = publish_header(scope, terms)
 
         def parts() -> Iterator[pb.PublishRequest]:
             yield pb.PublishRequest(header=header)
@@ -115,8 +75,89 @@ class PublishingClient:
                 yield pb.PublishRequest(chunk=chunk)
 
         with self._call():
-            answer = self._stub.Publish(parts(), **self._terms)
-        return Published(RevisionInfo.from_proto(answer.revision), answer.repeated_request)
+            return Published.from_proto(self._stub.Publish(parts(), **self._terms))
+
+    def prepare_bundle(
+        self, scope: str, files: Sequence[PolicyFile], terms: PublishTerms, progress: Progress | None = None
+    ) -> Prepared:
+        """Return the bundle that `publish` would sign, to be signed elsewhere; nothing is stored."""
+        header = publish_header(scope, terms)
+
+        def parts() -> Iterator[pb.PrepareBundleRequest]:
+            yield pb.PrepareBundleRequest(header=header)
+            for chunk in chunks(files, progress):
+                yield pb.PrepareBundleRequest(chunk=chunk)
+
+        prepared: pb.PreparedBundle | None = None
+        content = bytearray()
+        with self._call():
+            for part in self._stub.PrepareBundle(parts(), **self._terms):
+                if part.HasField("prepared"):
+                    prepared = part.prepared
+                content += part.content
+                if len(content) > MAX_CONTENT_BYTES:
+                    raise self._bad_answer(f"has more than {MAX_CONTENT_BYTES} bytes of content")
+        if prepared is None:
+            raise self._bad_answer("has no bundle")
+        return Prepared(
+            envelope_from_proto(prepared.envelope),
+            envelope_from_proto(prepared.root),
+            prepared.current_version,
+            bytes(content),
+        )
+
+    def publish_envelope(
+        self,
+        envelope: SignedEnvelope,
+        content: bytes,
+        *,
+        message: str = "",
+        idempotency_key: str = "",
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish a bundle that was signed elsewhere, with the content that it names."""
+        header = pb.EnvelopeHeader(
+            envelope=envelope_to_proto(envelope), idempotency_key=idempotency_key, message=message, dry_run=dry_run
+        )
+
+        def parts() -> Iterator[pb.PublishEnvelopeRequest]:
+            yield pb.PublishEnvelopeRequest(header=header)
+            for piece in pieces(content):
+                yield pb.PublishEnvelopeRequest(content=piece)
+
+        with self._call():
+            return Published.from_proto(self._stub.PublishEnvelope(parts(), **self._terms))
+
+    def rollback(
+        self,
+        scope: str,
+        to_version: int = 0,
+        *,
+        expected_version: int | None = None,
+        message: str = "",
+        idempotency_key: str = "",
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish a new version with the content of an earlier one; 0 is the one before the current content."""
+        request = pb.RollbackRequest(
+            scope=scope,
+            to_version=to_version,
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+            message=message,
+            dry_run=dry_run,
+        )
+        with self._call():
+            return Published.from_proto(self._stub.Rollback(request, **self._terms))
+
+    def set_freeze(self, org: str, frozen: bool, message: str = "") -> FreezeState:
+        """Make every host of an org deny everything, or end that."""
+        request = pb.SetFreezeRequest(org=org, frozen=frozen, message=message)
+        with self._call():
+            answer = self._stub.SetFreeze(request, **self._terms)
+        return FreezeState(RevisionInfo.from_proto(answer.revision), answer.changed)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def history(self, scope: str, limit: int) -> list[RevisionInfo]:
         """Return the newest revisions of a scope, newest first, at most `limit`."""
@@ -134,7 +175,7 @@ class PublishingClient:
         return found[:limit]
 
     def revision(self, scope: str, version: int = 0) -> RevisionContent:
-        """Return one revision (0: the newest) with its signed manifest and its policies."""
+        """Return one revision (0: the newest) with what was signed for it and its policies."""
         document: pb.RevisionDocument | None = None
         policies: list[PublishedPolicy] = []
         with self._call():
@@ -143,71 +184,10 @@ class PublishingClient:
                     document = part.document
                 policies += [PublishedPolicy(policy.id, policy.text) for policy in part.policies.policies]
         if document is None:
-            raise BadAnswer(f"the server's answer has no revision; is `{self._endpoint.target}` an akpolicy server?")
+            raise self._bad_answer("has no revision")
         return RevisionContent(
-            RevisionInfo.from_proto(document.details), envelope_from_proto(document.envelope), tuple(policies)
+            RevisionInfo.from_proto(document.details),
+            envelope_from_proto(document.envelope),
+            tuple(policies),
+            envelope_from_proto(document.original) if document.HasField("original") else None,
         )
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def _terms(self) -> _CallTerms:
-        return {"metadata": self._metadata, "timeout": self._timeout}
-
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise server_failure(error, self._endpoint) from error
-
-
-def chunks(files: Iterable[PolicyFile], progress: Progress | None = None) -> Iterator[pb.SourceChunk]:
-    """Cut files into chunks of at most `MAX_CHUNK_BYTES` that end between characters; an empty file is one chunk."""
-    for file in files:
-        start = 0
-        while start < len(file.data) or start == 0:
-            end = _chunk_end(file.data, start)
-            yield pb.SourceChunk(name=file.name, data=file.data[start:end])
-            if progress is not None:
-                progress(end - start)
-            if end == len(file.data):
-                break
-            start = end
-
-
-def _chunk_end(data: bytes, start: int) -> int:
-    end = min(start + MAX_CHUNK_BYTES, len(data))
-    if end == len(data):
-        return end
-    for candidate in range(end, end - _LONGEST_CHARACTER, -1):
-        # 10xxxxxx continues a character (RFC 3629, section 3).
-        if data[candidate] & 0xC0 != 0x80:  # noqa: PLR2004 - two bits of a byte
-            return candidate
-    return end  # not UTF-8; the server says so
-
-
-def _header(scope: str, terms: PublishTerms) -> pb.PublishHeader:
-    header = pb.PublishHeader(
-        scope=scope,
-        idempotency_key=terms.idempotency_key,
-        message=terms.message,
-        offline_max_age_s=terms.offline_max_age_s,
-        lifetime_s=terms.lifetime_s,
-        no_rollback=terms.no_rollback,
-    )
-    if terms.expected_version is not None:
-        header.expected_version = terms.expected_version
-    if terms.offline_mode is not None:
-        header.offline_mode = OFFLINE_MODES[terms.offline_mode]
-    return header

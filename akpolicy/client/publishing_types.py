@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+from akpolicy.v1 import publishing_pb2 as pb
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,7 +18,34 @@ if TYPE_CHECKING:
     from akpolicy.bundle import OfflineMode
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.errors import Problem
-    from akpolicy.v1 import publishing_pb2 as pb
+    from akpolicy.v1 import bundle_pb2
+
+OnlineRole = Literal["bundle", "rollback", "heartbeat"]
+
+
+class RevisionKind(StrEnum):
+    """How a revision came about."""
+
+    UNKNOWN = "unknown"
+    PUBLISH = "publish"
+    RENEWAL = "renewal"
+    ROLLBACK = "rollback"
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
+
+    @classmethod
+    def from_proto(cls, number: pb.RevisionKind.ValueType) -> RevisionKind:
+        """Read a received number; `UNKNOWN` for one that this version does not know."""
+        return _KINDS.get(number, cls.UNKNOWN)
+
+
+_KINDS = {
+    pb.REVISION_KIND_PUBLISH: RevisionKind.PUBLISH,
+    pb.REVISION_KIND_RENEWAL: RevisionKind.RENEWAL,
+    pb.REVISION_KIND_ROLLBACK: RevisionKind.ROLLBACK,
+    pb.REVISION_KIND_FREEZE: RevisionKind.FREEZE,
+    pb.REVISION_KIND_UNFREEZE: RevisionKind.UNFREEZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +59,74 @@ class PublishTerms:
     offline_max_age_s: int = 0
     lifetime_s: int = 0
     no_rollback: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedOrg:
-    """A new org; `trust_anchor` goes into the configuration of its sidecars."""
+    """A new org; `trust_anchor` goes into the configuration of its sidecars.
+
+    `root_version` is 0 and `unsigned_root` there while the first root waits for signatures.
+    """
 
     org: str
     trust_anchor: str
     root_version: int
+    unsigned_root: SignedEnvelope | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values; `unsigned_root` in its DSSE JSON form, where there is one."""
+        values: dict[str, object] = {
+            "org": self.org,
+            "trust_anchor": self.trust_anchor,
+            "root_version": self.root_version,
+        }
+        return values if self.unsigned_root is None else {**values, "unsigned_root": self.unsigned_root.to_dsse_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedOnlineKey:
+    """A new key that the server holds: its id, as roots name it, and its public half, `ed25519:<base64url>`."""
+
+    key_id: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RootVersion:
+    """One signed root of an org. Nothing here is verified."""
+
+    version: int
+    envelope: SignedEnvelope
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionName:
+    """Names a revision; `digest` is that of what was signed."""
+
+    scope: str
+    epoch: int
+    version: int
+    digest: str
+
+    @classmethod
+    def from_proto(cls, revision: bundle_pb2.Revision) -> RevisionName:
+        """Read a received message."""
+        return cls(revision.scope, revision.epoch, revision.version, revision.digest.hex())
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRoot:
+    """The answer to a root; `repeated` if it was the newest before.
+
+    `signed_anew` are the revisions that the server made because of it, `dropped` the scopes that hosts drop because no
+    key of the new root stands behind them: publish those again.
+    """
+
+    version: int
+    repeated: bool
+    signed_anew: tuple[RevisionName, ...]
+    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +151,11 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class RevisionInfo:
-    """One published revision of a scope. `digest` is that of the signed manifest; sizes are in bytes."""
+    """One published revision of a scope. `digest` is that of what was signed; sizes are in bytes.
+
+    `published_by` is empty where the server acted by itself, `restores_version` 0 unless this is a rollback,
+    `min_version` how far back a rollback may go.
+    """
 
     scope: str
     epoch: int
@@ -75,6 +168,9 @@ class RevisionInfo:
     policy_count: int
     content_size: int
     content_digest: str
+    kind: RevisionKind = RevisionKind.UNKNOWN
+    restores_version: int = 0
+    min_version: int = 0
 
     @classmethod
     def from_proto(cls, details: pb.RevisionDetails) -> RevisionInfo:
@@ -92,6 +188,9 @@ class RevisionInfo:
             policy_count=details.policy_count,
             content_size=details.content_size,
             content_digest=details.content_digest.hex(),
+            kind=RevisionKind.from_proto(details.kind),
+            restores_version=details.restores_version,
+            min_version=details.min_version,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -108,15 +207,45 @@ class RevisionInfo:
             "policy_count": self.policy_count,
             "content_size": self.content_size,
             "content_digest": self.content_digest,
+            "kind": self.kind.value,
+            "restores_version": self.restores_version,
+            "min_version": self.min_version,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The answer to a publish; `repeated` if the same idempotency key had published it before."""
+    """The answer to a publish or a rollback.
+
+    `repeated` if the same request had been answered before; `dry_run` if nothing was stored because no more was asked.
+    """
 
     revision: RevisionInfo
     repeated: bool
+    dry_run: bool = False
+
+    @classmethod
+    def from_proto(cls, answer: pb.PublishResponse | pb.PublishEnvelopeResponse | pb.RollbackResponse) -> Published:
+        """Read a received message."""
+        return cls(RevisionInfo.from_proto(answer.revision), answer.repeated_request, answer.dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A bundle that lacks signatures, its content, and the newest root, which says whose signatures it needs."""
+
+    envelope: SignedEnvelope
+    root: SignedEnvelope
+    current_version: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeState:
+    """The current revision of an org after `set_freeze`; `changed` unless it was so already."""
+
+    revision: RevisionInfo
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +258,23 @@ class PublishedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RevisionContent:
-    """A revision with what was signed for it and its policies. Nothing here is verified."""
+    """A revision with what was signed for it and its policies. Nothing here is verified.
+
+    `original` is there for a rollback: the signed manifest that it restores.
+    """
 
     revision: RevisionInfo
     envelope: SignedEnvelope
     policies: tuple[PublishedPolicy, ...]
+    original: SignedEnvelope | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values; the envelope in its DSSE JSON form."""
+        """Return plain values; envelopes in their DSSE JSON form, `original` only for a rollback."""
+        original = {} if self.original is None else {"original": self.original.to_dsse_json()}
         return {
             "revision": self.revision.to_json(),
             "envelope": self.envelope.to_dsse_json(),
+            **original,
             "policies": [{"id": policy.id, "text": policy.text} for policy in self.policies],
         }
 

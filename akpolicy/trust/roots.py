@@ -32,18 +32,17 @@ from akpolicy.errors import (
     RootThresholdOld,
     RootUnanchored,
     SidecarTooOld,
-    UnknownKey,
     VersionJump,
 )
 from akpolicy.limits import CLOCK_SKEW_S, MAX_VERSION_JUMP
 from akpolicy.root import parse_root
-from akpolicy.trust.signatures import check_kind, check_role, verified_signers
+from akpolicy.trust.signatures import check_kind, check_role, role_signers, verified_signers
 from akpolicy.trust.verdicts import TrustedRoot
 
 if TYPE_CHECKING:
     from akpolicy.envelope import SignedEnvelope
-    from akpolicy.keys import AnchorSet, PublicKey
-    from akpolicy.root import Role, Root
+    from akpolicy.keys import AnchorSet
+    from akpolicy.root import Root
 
 # A pre-release counts as its release.
 _OWN_VERSION: Final = tuple(int(part) for part in re.findall(r"\d+", __version__)[:3])
@@ -73,7 +72,7 @@ def judge_next(envelope: SignedEnvelope, trusted: TrustedRoot, now: float) -> Tr
     # (1) limits and kind, before any cryptography.
     check_kind(envelope, PayloadType.ROOT)
     # (2) the trusted root's role signed these bytes; only then parse them.
-    if _count_signers(envelope, trusted.document.roles.root, trusted.keys) < trusted.document.roles.root.threshold:
+    if len(role_signers(envelope, trusted.document.roles.root, trusted.keys)) < trusted.document.roles.root.threshold:
         msg = (
             f"too few root keys of the trusted root (version {trusted.document.version}) signed the next one; "
             f"{trusted.document.roles.root.threshold} must"
@@ -84,7 +83,7 @@ def judge_next(envelope: SignedEnvelope, trusted: TrustedRoot, now: float) -> Tr
     _check_org(document, trusted.document.org)
     _check_successor(document, trusted.document)
     # (4) its own root role signed it.
-    if _count_signers(envelope, document.roles.root, keys) < document.roles.root.threshold:
+    if len(role_signers(envelope, document.roles.root, keys)) < document.roles.root.threshold:
         msg = f"too few root keys of root version {document.version} itself signed it"
         raise RootThresholdNew(msg)
     # (5) it takes nothing back.
@@ -122,14 +121,6 @@ def _check_anchored(envelope: SignedEnvelope, org: str, anchors: AnchorSet, now:
             "check that trust_anchors.keys holds the anchor that the server printed for this org"
         )
         raise RootUnanchored(msg)
-
-
-def _count_signers(envelope: SignedEnvelope, role: Role, keys: dict[str, PublicKey]) -> int:
-    try:
-        signers = verified_signers(envelope, keys)
-    except UnknownKey:
-        return 0
-    return sum(signer.key_id in role.keys for signer in signers)
 
 
 def _check_org(document: Root, org: str) -> None:

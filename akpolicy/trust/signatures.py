@@ -66,6 +66,15 @@ def verified_signers(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> li
     return list(signers.values())
 
 
+def role_signers(envelope: SignedEnvelope, role: Role, keys: dict[str, PublicKey]) -> list[KeyThatSigned]:
+    """Return the distinct keys of a role that signed, none if nobody did; raise `SignatureInvalid` as above."""
+    try:
+        signers = verified_signers(envelope, keys)
+    except UnknownKey:
+        return []
+    return [signer for signer in signers if signer.key_id in role.keys]
+
+
 def check_role(role: Role, signers: list[KeyThatSigned], what: str) -> None:
     """Raise `KeyNotAuthorised` or `ThresholdNotMet` unless enough of the role's keys signed."""
     count = sum(signer.key_id in role.keys for signer in signers)

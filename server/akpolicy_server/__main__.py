@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,6 +21,7 @@ from akpolicy import __version__
 from akpolicy.addresses import HostPort
 from akpolicy.clock import SystemClock
 from akpolicy.errors import AkpolicyError, ConfigError, UsageError
+from akpolicy.signing import key_file_uri
 from akpolicy.telemetry import configure_logging
 from akpolicy_server.settings import ServerSettings
 
@@ -131,7 +133,14 @@ def _address(option: str, text: str) -> HostPort:
 
 
 def _as_json(made: Installation) -> str:
-    orgs = [{"org": created.org, "trust_anchor": created.trust_anchor} for created in made.orgs]
+    orgs = [
+        {
+            "org": created.org,
+            "trust_anchor": created.trust_anchor,
+            "root_key_file": str(made.root_key_files[created.org]),
+        }
+        for created in made.orgs
+    ]
     return json.dumps(
         {"config": str(made.config), "server": made.server, "admin_api_key": made.admin_api_key, "orgs": orgs}, indent=2
     )
@@ -148,6 +157,7 @@ def _as_text(made: Installation) -> str:
         f"  {made.admin_api_key}",
     ]
     for created in made.orgs:
+        root_key = shlex.quote(key_file_uri(made.root_key_files[created.org]))
         lines += [
             "",
             f"For each sidecar of `{created.org}`, in its sidecar.toml:",
@@ -160,6 +170,11 @@ def _as_text(made: Installation) -> str:
             "",
             "  [enterprise.trust_anchors]",
             f'  keys = ["{created.trust_anchor}"]',
+            "",
+            f"The root key of `{created.org}` is {made.root_key_files[created.org]}.",
+            "Replace it by a key that is kept off this machine (the command makes one, in a file to take away):",
+            "",
+            f"  akpolicy root rotate --org {created.org} --key {root_key} --new-key-file {created.org}-root.pem",
         ]
     org = made.orgs[0].org if made.orgs else "ORG"
     lines += ["", "Next:", "", f"  akpolicy-server --config {made.config}"]

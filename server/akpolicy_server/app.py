@@ -27,25 +27,40 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import StartupError, StoreUnavailable
 from akpolicy.exposition import HttpEndpoint
+from akpolicy.signing import open_signer
 from akpolicy.tls_files import ListenerTls
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
 from akpolicy_server.api.call import Calls
 from akpolicy_server.api.distribution import DistributionServicer
+from akpolicy_server.api.part import Domain
 from akpolicy_server.api.publishing import PublishingServicer
 from akpolicy_server.api.subscription import Services
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
+from akpolicy_server.expiries import RootExpiries
 from akpolicy_server.fanout import Fanout
+from akpolicy_server.first_root import DAY_S
+from akpolicy_server.freeze import Freeze
 from akpolicy_server.history import History
+from akpolicy_server.intake import Intake
+from akpolicy_server.key_check import inspect_keys
+from akpolicy_server.ledger import Ledger
 from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
-from akpolicy_server.orgs import DAY_S, Orgs, require_platform_key
+from akpolicy_server.online import OnlineKeys, ensure_platform_keys
+from akpolicy_server.orgs import Orgs
+from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
+from akpolicy_server.pulse import Pulse
 from akpolicy_server.ready_file import ready_file
+from akpolicy_server.renewal import Renewal
 from akpolicy_server.reports import HostReports
+from akpolicy_server.rollbacks import Rollbacks
+from akpolicy_server.roots import Roots
+from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import upgrade
-from akpolicy_server.store.orgs import all_orgs, platform_key_id
+from akpolicy_server.store.orgs import is_set_up
 from akpolicy_server.store.overview import count_orgs, earliest_expiry
 from akpolicy_server.sweep import Sweep
 from akpolicy_server.threads import Threads
@@ -59,7 +74,7 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy.errors import AkpolicyError
     from akpolicy.tls_files import ServerTls
-    from akpolicy_server.settings import ServerSettings
+    from akpolicy_server.settings import ServerSection, ServerSettings
 
 SERVICES: Final = tuple(
     descriptor.services_by_name[name].full_name
@@ -82,6 +97,7 @@ class Serving:
     reports: HostReports
     fanout: Fanout
     sweep: Sweep
+    renewal: Renewal
     metrics: ServerMetrics
     background: tuple[asyncio.Task[None], ...]
 
@@ -117,42 +133,58 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         database = stack.enter_context(_opened_database(section.resolved_database_url))
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
-        _check_keys(database, vault)
+        ensure_platform_keys(database, vault, clock)
+        signatory = Signatory(vault, map(open_signer, section.signers))
+        inspect_keys(database, signatory)
         threads = stack.enter_context(closing(Threads()))
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
         fanout = Fanout(catalog, max_streams_per_host=section.max_streams_per_host)
+        pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
-        publisher = Publisher(
-            database,
-            vault,
-            clock,
-            load_default_schema(),
-            announce=fanout.announce,
-            default_lifetime_s=section.bundle_lifetime_days * DAY_S,
-        )
+        ledger = Ledger(database, signatory, clock, announce=fanout.announce)
+        renewal = Renewal(database, ledger, threads, clock, metrics)
         calls = Calls(api_keys, threads, metrics, clock)
-        publishing = PublishingServicer(
-            calls,
-            threads,
-            metrics,
-            orgs=Orgs(database, vault, clock),
-            api_keys=api_keys,
-            publisher=publisher,
-            history=History(database),
-        )
-        services = Services(catalog, reports, metrics, section.keep_alive_seconds)
-        background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run()))
-        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, database, metrics, fanout))
+        domain = _domain(section, database, vault, signatory, ledger, api_keys, clock)
+        publishing = PublishingServicer(calls, threads, metrics, domain)
+        services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds)
+        background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run(), renewal.run()))
+        expose, ready = _exposed(database, metrics, clock), _ready(database, fanout)
+        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, expose, ready))
         grpc_server, listen = _bind(settings, metrics, clock)
         publishing_pb2_grpc.add_PublishingServiceServicer_to_server(publishing, grpc_server)
         distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
             DistributionServicer(calls, fanout, services), grpc_server
         )
         await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
-        yield Serving(listen, metrics_listen, database, reports, fanout, sweep, metrics, background)
+        yield Serving(listen, metrics_listen, database, reports, fanout, sweep, renewal, metrics, background)
+
+
+def _domain(
+    section: ServerSection,
+    database: Database,
+    vault: Vault,
+    signatory: Signatory,
+    ledger: Ledger,
+    api_keys: ApiKeys,
+    clock: Clock,
+) -> Domain:
+    """Build what operators can do."""
+    intake = Intake(load_default_schema())
+    lifetime_s = section.bundle_lifetime_days * DAY_S
+    return Domain(
+        orgs=Orgs(database, vault, signatory, ledger, clock),
+        online_keys=OnlineKeys(database, vault, clock),
+        roots=Roots(database, ledger),
+        api_keys=api_keys,
+        publisher=Publisher(database, ledger, intake, default_lifetime_s=lifetime_s),
+        presigned=Presigned(database, ledger, intake, clock, default_lifetime_s=lifetime_s),
+        rollbacks=Rollbacks(ledger, default_lifetime_s=lifetime_s),
+        freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
+        history=History(database),
+    )
 
 
 @contextmanager
@@ -161,19 +193,11 @@ def _opened_database(url: str) -> Iterator[Database]:
     try:
         upgrade(database)
         with database.read() as connection:
-            require_platform_key(platform_key_id(connection))
+            if not is_set_up(connection):
+                raise StartupError("the database is empty; set up a server with `akpolicy-server init --dir DIR`")
         yield database
     finally:
         database.close()
-
-
-def _check_keys(database: Database, vault: Vault) -> None:
-    """Raise `KeyFileError` unless every key that signs bundles can be used: better now than at the next publish."""
-    with database.read() as connection:
-        needed = [require_platform_key(platform_key_id(connection))]
-        needed += [record.bundle_key_id for record in all_orgs(connection)]
-    for key_id in needed:
-        vault.load(key_id)
 
 
 @asynccontextmanager
@@ -196,13 +220,15 @@ async def _background(
 
 @asynccontextmanager
 async def _http(
-    address: HostPort | None, database: Database, metrics: ServerMetrics, fanout: Fanout
+    address: HostPort | None,
+    expose: Callable[[], tuple[str, bytes]],
+    ready: Callable[[], tuple[bool, dict[str, Any]]],
 ) -> AsyncIterator[HostPort | None]:
     """Serve `/metrics`, `/healthz` and `/readyz` while the block runs, unless `address` is None."""
     if address is None:
         yield None
         return
-    endpoint = HttpEndpoint(address, metrics=_exposed(database, metrics), ready=_ready(database, fanout))
+    endpoint = HttpEndpoint(address, metrics=expose, ready=ready)
     endpoint.start()
     try:
         yield replace(address, port=endpoint.port)
@@ -210,12 +236,17 @@ async def _http(
         await asyncio.to_thread(endpoint.stop)
 
 
-def _exposed(database: Database, metrics: ServerMetrics) -> Callable[[], tuple[str, bytes]]:
+def _exposed(database: Database, metrics: ServerMetrics, clock: Clock) -> Callable[[], tuple[str, bytes]]:
+    expiries = RootExpiries()
+
     def expose() -> tuple[str, bytes]:
         try:
             with database.read() as connection:
                 metrics.orgs.set(count_orgs(connection))
                 metrics.earliest_bundle_expiry.set(earliest_expiry(connection))
+                root, key = expiries.earliest(connection, clock.now())
+            metrics.earliest_root_expiry.set(root)
+            metrics.earliest_key_expiry.set(key)
         except StoreUnavailable as error:
             # The other metrics are needed most when the database is gone.
             log.warning("metrics about stored things are not renewed", reason=error.message)

@@ -2,7 +2,8 @@
 
 Rules:
 
-- `forget` is called for every announced scope before the hosts' streams hear of it, so that none reads the old.
+- Of each org the whole view is kept (`views`), so that a stream sends what belongs together.
+- `forget` is called for every announced org before the hosts' streams hear of it, so that none reads the old.
 - Streams that ask for the same thing at the same time wait for one load. A load that began before `forget` is not kept.
 - A load is kept or dropped when it ends, whether or not anybody waits for it still.
 - Blobs are kept by digest, the most recently used ones, up to `MAX_BLOB_CACHE_BYTES`.
@@ -19,46 +20,45 @@ from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import StoreUnavailable
 from akpolicy.limits import MIB
-from akpolicy_server.store.orgs import roots_after
-from akpolicy_server.store.revisions import current_revision, load_blob
+from akpolicy_server.store.revisions import load_blob
+from akpolicy_server.store.roots import roots_after
+from akpolicy_server.views import OrgView, read_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from akpolicy_server.store.engine import Database
-    from akpolicy_server.store.orgs import RootRecord
-    from akpolicy_server.store.revisions import RevisionRecord
+    from akpolicy_server.store.roots import RootRecord
     from akpolicy_server.threads import Threads
 
 MAX_BLOB_CACHE_BYTES: Final = 64 * MIB
 
 
 class Catalog:
-    """The current revision of each scope, and their content."""
+    """What is current for each org, and the content of revisions."""
 
     def __init__(self, database: Database, threads: Threads) -> None:
         self._database = database
         self._threads = threads
-        self._current: dict[str, RevisionRecord | None] = {}
+        self._views: dict[str, OrgView] = {}
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._blob_bytes = 0
         self._loads: dict[str | bytes, asyncio.Task[Any]] = {}
 
-    async def roots_after(self, org: str, version: int) -> list[RootRecord]:
-        """Return the org's roots newer than `version`, oldest first."""
-        return await self._threads.database(self._read, lambda connection: roots_after(connection, org, version))
+    async def roots_between(self, org: str, after: int, upto: int) -> list[RootRecord]:
+        """Return the org's roots newer than `after`, up to the version `upto`, oldest first."""
+        if after >= upto:
+            return []
+        found = await self._threads.database(self._read, lambda connection: list(roots_after(connection, org, after)))
+        return [root for root in found if root.version <= upto]
 
-    async def current(self, scope: str) -> RevisionRecord | None:
-        """Return the scope's newest revision; None before the first."""
-        if scope in self._current:
-            return self._current[scope]
-        load = self._load(
-            scope,
-            lambda connection: current_revision(connection, scope),
-            lambda found: self._keep_current(scope, found),
-        )
-        revision: RevisionRecord | None = await asyncio.shield(load)
-        return revision
+    async def view(self, org: str) -> OrgView:
+        """Return what is current for an org; raise `OrgNotFound` or `RootNotFound`."""
+        if org in self._views:
+            return self._views[org]
+        load = self._load(org, lambda connection: read_view(connection, org), partial(self._keep_view, org))
+        view: OrgView = await asyncio.shield(load)
+        return view
 
     async def blob(self, digest: bytes) -> bytes:
         """Return a content blob; raise `StoreUnavailable` if the database lacks it."""
@@ -71,14 +71,14 @@ class Catalog:
             raise StoreUnavailable(f"the content {digest.hex()} is missing; restore the database from a backup")
         return data
 
-    def known(self) -> dict[str, RevisionRecord | None]:
-        """Return what is kept in memory, by scope."""
-        return dict(self._current)
+    def known(self) -> dict[str, int]:
+        """Return the generation of each org that is kept in memory."""
+        return {org: view.seq for org, view in self._views.items()}
 
-    def forget(self, scope: str) -> None:
-        """Read the scope anew when it is next asked for."""
-        self._current.pop(scope, None)
-        self._loads.pop(scope, None)
+    def forget(self, org: str) -> None:
+        """Read the org anew when it is next asked for."""
+        self._views.pop(org, None)
+        self._loads.pop(org, None)
 
     def _load(self, key: str | bytes, query: Callable[[Any], Any], keep: Callable[[Any], None]) -> asyncio.Task[Any]:
         load = self._loads.get(key)
@@ -101,8 +101,8 @@ class Catalog:
         with self._database.read() as connection:
             return query(connection)
 
-    def _keep_current(self, scope: str, revision: RevisionRecord | None) -> None:
-        self._current[scope] = revision
+    def _keep_view(self, org: str, view: OrgView) -> None:
+        self._views[org] = view
 
     def _keep_blob(self, digest: bytes, data: bytes | None) -> None:
         if data is None:

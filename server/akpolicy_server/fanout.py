@@ -19,10 +19,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from akpolicy.errors import TooManyStreams
-from akpolicy.scope import org_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.store.hosts import HostKey
@@ -117,9 +116,9 @@ class Fanout:
         """The API keys that opened streams."""
         return list(self._by_key)
 
-    def announce(self, scope: str) -> None:
-        """Tell every stream that gets `scope`; from any thread."""
-        self._loop.call_soon_threadsafe(self._announce, scope)
+    def announce(self, orgs: Collection[str]) -> None:
+        """Tell every stream of these orgs that something changed; from any thread."""
+        self._loop.call_soon_threadsafe(self._announce, tuple(orgs))
 
     def end_key(self, key_id: str) -> None:
         """End the streams of a revoked API key; from any thread."""
@@ -136,12 +135,11 @@ class Fanout:
         host = subscriber.host
         return [(self._by_org, host.org), (self._by_host, host), (self._by_key, subscriber.key_id)]
 
-    def _announce(self, scope: str) -> None:
-        self._catalog.forget(scope)
-        org = org_of(scope)
-        audience = self._by_org.values() if org is None else [self._by_org.get(org, set())]
-        for subscribers in audience:
-            for subscriber in subscribers:
+    def _announce(self, orgs: tuple[str, ...]) -> None:
+        for org in orgs:
+            self._catalog.forget(org)
+        for org in orgs:
+            for subscriber in self._by_org.get(org, ()):
                 subscriber.wake()
 
     def _end_key(self, key_id: str) -> None:

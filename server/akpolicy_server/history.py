@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.bundle import Content
-from akpolicy.errors import InvalidField, RevisionNotFound, StoreUnavailable
+from akpolicy.errors import InvalidField, RevisionNotFound
 from akpolicy.limits import MAX_JSON_INT
 from akpolicy.strict_json import load
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
-from akpolicy_server.publisher import require_org_of
+from akpolicy_server.audience import require_scope
 from akpolicy_server.store.revisions import (
     RevisionRecord,
     current_revision,
     find_revision,
     list_revisions,
-    load_blob,
+    read_content,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 500
 
-_TOKEN: Final = re.compile(r"([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})")
+_TOKEN: Final = re.compile(r"s([1-9][0-9]{0,15})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class History:
         before = _parse_token(token)
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         with self._database.read() as connection:
-            require_org_of(connection, scope)
+            require_scope(connection, scope)
             # One more than asked for tells whether there is a next page.
             found = list_revisions(connection, scope, before=before, limit=size + 1)
         page = tuple(found[:size])
         more = len(found) > size
-        return Page(page, f"{page[-1].epoch}.{page[-1].version}" if more else "")
+        return Page(page, f"s{page[-1].serial}" if more else "")
 
     def get(self, caller: Caller, scope: str, version: int) -> tuple[RevisionRecord, list[PolicyEntry]]:
         """Return a revision (0: the newest) and its policies.
@@ -64,23 +64,22 @@ class History:
         """
         require_publisher(caller, check_publishable_scope(scope))
         with self._database.read() as connection:
-            require_org_of(connection, scope)
+            require_scope(connection, scope)
             revision = current_revision(connection, scope)
             if version and revision is not None:
                 revision = find_revision(connection, scope, version) if version <= MAX_JSON_INT else None
             if revision is None:
                 what = f"no version {version} of `{scope}`" if version else f"nothing published for `{scope}`"
                 raise RevisionNotFound(f"there is {what}")
-            blob = load_blob(connection, revision.content_digest)
-        if blob is None:
-            raise StoreUnavailable(f"the content of `{scope}` version {revision.version} is missing; restore a backup")
+            blob = read_content(connection, revision)
         return revision, load(blob, Content).policies
 
 
-def _parse_token(token: str) -> tuple[int, int] | None:
+def _parse_token(token: str) -> int | None:
+    """Return the serial before which a page begins."""
     if not token:
         return None
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise InvalidField("page_token is not one that an earlier answer gave; begin without it")
-    return int(match[1]), int(match[2])
+    return int(match[1])

@@ -5,7 +5,8 @@ Rules:
 - Nothing that exists is touched: a directory that holds a configuration or data is refused before anything is written.
 - The data is made under a temporary name and renamed when it is complete; the configuration comes last. An interrupted
   run leaves nothing that a server would start with.
-- The admin key is returned once. Every signing key is 1-of-1 and lies on this machine, the root keys too.
+- The admin key is returned once. Every signing key is 1-of-1 and lies on this machine, the root keys too, until a next
+  root names others.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from akpolicy.errors import CacheError, StateDirUnusable, UsageError
 from akpolicy.scope import is_org_name
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import make_key
+from akpolicy_server.ledger import Ledger
+from akpolicy_server.online import ensure_platform_keys
 from akpolicy_server.orgs import CreatedOrg, Orgs
 from akpolicy_server.settings import DATABASE_FILE
+from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import SQLITE_PREFIX, Database
 from akpolicy_server.store.migrate import upgrade
-from akpolicy_server.store.orgs import set_platform_key
+from akpolicy_server.store.orgs import set_up_platform
 from akpolicy_server.times import now_us
 from akpolicy_server.vault import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from akpolicy.addresses import HostPort
@@ -53,11 +58,15 @@ level = "info"
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What was made; `admin_api_key` is a platform admin's, and is shown nowhere else."""
+    """What was made; `admin_api_key` is a platform admin's, and is shown nowhere else.
+
+    `root_key_files` has the private root key of each org.
+    """
 
     config: Path
     server: str
     orgs: tuple[CreatedOrg, ...]
+    root_key_files: Mapping[str, Path]
     admin_api_key: str = field(repr=False)
 
 
@@ -90,7 +99,8 @@ def install(
         raise StateDirUnusable(error.message) from error
     except OSError as error:
         raise StateDirUnusable(f"cannot set up `{directory}`: {error.strerror}") from error
-    return Installation(config, f"http://{listen}", created, admin_api_key)
+    files = {made.org: Vault.file(data, made.root_key_id or "") for made in created}
+    return Installation(config, f"http://{listen}", created, files, admin_api_key)
 
 
 def _check_request(orgs: tuple[str, ...], listen: HostPort) -> None:
@@ -110,9 +120,9 @@ def _make_data(directory: Path, orgs: tuple[str, ...], clock: Clock) -> tuple[tu
     vault = Vault(directory)
     with closing(Database(f"{SQLITE_PREFIX}{directory / DATABASE_FILE}", create=True)) as database:
         upgrade(database)
-        platform_key = vault.create().public_key
+        ensure_platform_keys(database, vault, clock)
         with database.write() as connection:
-            set_platform_key(connection, platform_key.key_id, now_us(clock))
+            set_up_platform(connection, now_us(clock))
             admin = make_key(
                 connection,
                 now=now_us(clock),
@@ -121,6 +131,8 @@ def _make_data(directory: Path, orgs: tuple[str, ...], clock: Clock) -> tuple[tu
                 description="made by akpolicy-server init",
                 created_by=CREATED_BY,
             )
-        service = Orgs(database, vault, clock)
+        signatory = Signatory(vault)
+        ledger = Ledger(database, signatory, clock, announce=lambda _: None)
+        service = Orgs(database, vault, signatory, ledger, clock)
         caller = Caller(admin.key_id, Role.ADMIN, None)
         return tuple(service.create(caller, org) for org in orgs), admin.secret

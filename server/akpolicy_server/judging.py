@@ -2,10 +2,8 @@
 
 Rules:
 
-- The judge is the hosts' (`akpolicy.trust.Judge`), given what a host that is up to date has: the org's anchor, its
-  roots, and the marks of what is current in each of its scopes.
-- A bundle of `org/X` is judged for X; one of `global` for every org, because each has a root of its own. An org whose
-  root has expired cannot keep the others from a new `global`: its hosts deny everything until they get a new root.
+- The judge is the hosts' (`akpolicy.trust.Judge`), given what a host that is up to date has: the org's newest root, and
+  the marks of what its hosts were given last (`audience`).
 - Content does not depend on the org. It is opened as hosts open it, once and before any transaction: parsing megabytes
   must not keep other writers waiting. It never brings a schema.
 - A refusal names the org and keeps the judge's error as its class says it.
@@ -15,41 +13,74 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import structlog
-
-from akpolicy.bundle import describe_content, encode_content, open_content
+from akpolicy.bundle import Content, describe_content, encode_content, open_content
 from akpolicy.engine.files import permit_ids
-from akpolicy.errors import InvalidField, RootExpired, RootMissing, TrustError
-from akpolicy.keys import AnchorSet, TrustAnchor
+from akpolicy.engine.source import PolicyText
+from akpolicy.errors import InvalidField, TrustError
 from akpolicy.limits import MAX_CONTENT_BYTES
-from akpolicy.scope import GLOBAL, org_of, org_scope
-from akpolicy.trust import Judge, Mark, refuse_ungranted
-from akpolicy_server.store.orgs import OrgRecord, all_orgs, find_org, roots_after
-from akpolicy_server.store.revisions import current_revision
+from akpolicy.strict_json import load
+from akpolicy.trust import refuse_ungranted
+from akpolicy_server.audience import for_hosts
+from akpolicy_server.store.revisions import store_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
     from akpolicy.bundle import ContentReference
-    from akpolicy.engine.source import PolicyText
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedManifest
+    from akpolicy_server.audience import Member
 
 
-log = structlog.get_logger(__name__)
+class ContentToJudge(Protocol):
+    """Content that is or will be stored."""
+
+    @property
+    def reference(self) -> ContentReference:
+        """What a manifest says of it."""
+
+    def permits(self) -> Sequence[str]:
+        """Return the ids of its policies that permit."""
+
+    def store(self, connection: Connection) -> None:
+        """Keep it, unless it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProposedContent:
-    """Content that hosts would open: the blob, what a manifest says of it, and the ids of its permits."""
+    """New content that hosts would open: the blob, what a manifest says of it, and the ids of its permits."""
 
     blob: bytes
     reference: ContentReference
-    permits: tuple[str, ...]
+    permitting: tuple[str, ...]
+
+    def permits(self) -> tuple[str, ...]:
+        """Return the ids of its policies that permit."""
+        return self.permitting
+
+    def store(self, connection: Connection) -> None:
+        """Keep it, unless it is kept."""
+        store_blob(connection, bytes.fromhex(self.reference.digest), self.blob)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """Content that was published before; it is read only where it matters what it permits."""
+
+    reference: ContentReference
+    read: Callable[[], bytes]
+
+    def permits(self) -> tuple[str, ...]:
+        """Return the ids of its policies that permit."""
+        policies = load(self.read(), Content).policies
+        return permit_ids(PolicyText(entry.id, entry.text) for entry in policies)
+
+    def store(self, connection: Connection) -> None:
+        """Do nothing: it is kept."""
 
 
 def propose_content(policies: Sequence[PolicyText]) -> ProposedContent:
@@ -65,58 +96,39 @@ def propose_content(policies: Sequence[PolicyText]) -> ProposedContent:
     return ProposedContent(blob, reference, permit_ids(policies))
 
 
-def judge_for_hosts(
-    connection: Connection, scope: str, envelope: SignedEnvelope, content: ProposedContent, now: int
-) -> None:
-    """Raise the `TrustError` with which a host of any org that gets `scope` would refuse the bundle.
+def judge_as_host(
+    member: Member,
+    envelope: SignedEnvelope,
+    now: int,
+    *,
+    original: SignedEnvelope | None = None,
+    held: bool = False,
+) -> VerifiedManifest:
+    """Return what a host of the org makes of a document; raise the `TrustError` with which it would refuse it.
 
-    `now` is in epoch seconds.
+    `now` is in epoch seconds; `held` as the judge has it: the host accepted the document before and keeps it. What the
+    content permits is judged apart, by `refuse_ungranted_content`.
     """
-    for record in _orgs(connection, org_of(scope)):
-        try:
-            judge = judge_of(connection, record, now)
-        except RootExpired as error:
-            if scope != GLOBAL:
-                raise
-            log.warning("published without the hosts of an org", org=record.org, error=str(error))
-            continue
-        verified = judge_manifest_as_host(judge, record.org, envelope, now)
-        with _refusals_of(record.org):
-            refuse_ungranted(verified, content.permits)
+    with refusals_of(member.org):
+        return member.judge.judge_manifest(
+            for_hosts(envelope, member.root),
+            now,
+            held=held,
+            original=None if original is None else for_hosts(original, member.root),
+        )
 
 
-def judge_of(connection: Connection, record: OrgRecord, now: int) -> Judge:
-    """Return the judge that an up-to-date host of the org has; raise a `TrustError` about its roots."""
-    marks = {}
-    for scope in (GLOBAL, org_scope(record.org)):
-        current = current_revision(connection, scope)
-        if current is not None:
-            marks[scope] = Mark(current.epoch, current.version, current.digest.hex(), current.min_version)
-    judge = Judge(record.org, AnchorSet((TrustAnchor(record.root_key),)), marks=marks)
-    for root in roots_after(connection, record.org, 0):
-        with _refusals_of(record.org):
-            judge.trust_root(root.envelope, now)
-    if judge.root is None:
-        raise RootMissing(f"the org `{record.org}` has no root; restore the database from a backup")
-    return judge
-
-
-def judge_manifest_as_host(judge: Judge, org: str, envelope: SignedEnvelope, now: int) -> VerifiedManifest:
-    """Judge a manifest; a refusal says whose hosts it would be."""
-    with _refusals_of(org):
-        return judge.judge_manifest(envelope, now)
+def refuse_ungranted_content(member: Member, verified: VerifiedManifest, content: ContentToJudge) -> None:
+    """Raise `KeyNotAuthorised` if the content permits where the org's root lets the signers only forbid."""
+    if not verified.grants:
+        with refusals_of(member.org):
+            refuse_ungranted(verified, content.permits())
 
 
 @contextmanager
-def _refusals_of(org: str) -> Iterator[None]:
+def refusals_of(org: str) -> Iterator[None]:
+    """Say of a refusal whose hosts it would be."""
     try:
         yield
     except TrustError as error:
         raise type(error)(f"hosts of the org `{org}` would refuse it: {error.message}") from error
-
-
-def _orgs(connection: Connection, org: str | None) -> list[OrgRecord]:
-    if org is None:
-        return all_orgs(connection)
-    record = find_org(connection, org)
-    return [] if record is None else [record]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PUBLISH_OUTCOMES: Final = ("published", "refused", "failed")
+RENEWAL_OUTCOMES: Final = ("renewed", "refused")
 
 
 class ServerMetrics(MetricsRegistry):
@@ -36,10 +37,17 @@ class ServerMetrics(MetricsRegistry):
         self.earliest_bundle_expiry = self.gauge(names.SERVER_EARLIEST_BUNDLE_EXPIRY)
         self.tls_certificate_expiry = self.gauge(names.SERVER_TLS_CERTIFICATE_EXPIRY)
         self.credential_reload_failures = self.counter(names.SERVER_CREDENTIAL_RELOAD_FAILURES)
+        self.earliest_root_expiry = self.gauge(names.SERVER_EARLIEST_ROOT_EXPIRY)
+        self.earliest_key_expiry = self.gauge(names.SERVER_EARLIEST_KEY_EXPIRY)
+        self.heartbeats_signed = self.counter(names.SERVER_HEARTBEATS_SIGNED)
+        self.heartbeat_failures = self.counter(names.SERVER_HEARTBEAT_FAILURES)
+        self.renewals = self.counter(names.SERVER_RENEWALS)
         self.build_info = self.gauge(names.SERVER_BUILD_INFO)
         self.build_info.labels(version=__version__).set(1)
         for outcome in PUBLISH_OUTCOMES:
             self.publishes.labels(outcome=outcome)
+        for outcome in RENEWAL_OUTCOMES:
+            self.renewals.labels(outcome=outcome)
 
     def count_nack(self, code: str) -> None:
         """Count a refusal. The code comes from a sidecar, so that only codes from the error tree become labels."""

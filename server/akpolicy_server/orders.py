@@ -1,4 +1,7 @@
-"""What a publisher asks for, and what may be asked."""
+"""What a publisher asks for, and what may be asked.
+
+`digest` is what two requests share exactly if they ask for the same; whether it is a dry run does not count.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.bundle import OfflineMode
-from akpolicy.errors import InvalidField
+from akpolicy.errors import InvalidField, VersionConflict
 from akpolicy.limits import MAX_BUNDLE_LIFETIME_S, MAX_JSON_INT
 from akpolicy.strict_json import dump
 
 if TYPE_CHECKING:
     from akpolicy.engine.files import PolicyFile
+    from akpolicy.envelope import SignedEnvelope
 
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 128
 MAX_MESSAGE_CHARS: Final = 1000
@@ -32,37 +36,96 @@ class PublishOrder:
     offline_max_age_s: int = 0
     lifetime_s: int = 0
     no_rollback: bool = False
+    dry_run: bool = False
 
     def digest(self) -> bytes:
-        """Return what two requests share exactly if they ask for the same."""
+        """Return what names this request."""
         files = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in self.files]
-        return hashlib.sha256(
-            dump(
-                [
-                    self.scope,
-                    self.expected_version,
-                    self.message,
-                    self.offline_mode,
-                    self.offline_max_age_s,
-                    self.lifetime_s,
-                    self.no_rollback,
-                    files,
-                ]
-            )
-        ).digest()
+        return _digest(
+            self.scope,
+            self.expected_version,
+            self.message,
+            self.offline_mode,
+            self.offline_max_age_s,
+            self.lifetime_s,
+            self.no_rollback,
+            files,
+        )
 
     def check(self) -> None:
         """Raise `InvalidField` for a field out of bounds; the scope and the policies are judged elsewhere."""
-        key = self.idempotency_key
-        if len(key) > MAX_IDEMPOTENCY_KEY_CHARS or not (key.isascii() and key.isprintable()):
-            raise InvalidField(
-                f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY_CHARS} printable ASCII characters"
-            )
-        if len(self.message) > MAX_MESSAGE_CHARS or "\0" in self.message:
-            raise InvalidField(f"message must be at most {MAX_MESSAGE_CHARS} characters, without NUL")
-        if self.lifetime_s > MAX_BUNDLE_LIFETIME_S:
-            raise InvalidField(f"lifetime_s is {self.lifetime_s}; the limit is {MAX_BUNDLE_LIFETIME_S}")
-        if self.offline_max_age_s > MAX_OFFLINE_AGE_S:
-            raise InvalidField(f"offline_max_age_s is {self.offline_max_age_s}; the limit is {MAX_OFFLINE_AGE_S}")
-        if self.expected_version is not None and self.expected_version > MAX_JSON_INT:
-            raise InvalidField(f"expected_version is {self.expected_version}; the limit is {MAX_JSON_INT}")
+        check_request(self.idempotency_key, self.message)
+        check_number("expected_version", self.expected_version or 0, MAX_JSON_INT)
+        check_number("lifetime_s", self.lifetime_s, MAX_BUNDLE_LIFETIME_S)
+        check_number("offline_max_age_s", self.offline_max_age_s, MAX_OFFLINE_AGE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeOrder:
+    """A bundle that was signed elsewhere, with its content."""
+
+    envelope: SignedEnvelope
+    content: bytes = field(repr=False)
+    idempotency_key: str = ""
+    message: str = ""
+    dry_run: bool = False
+
+    def digest(self) -> bytes:
+        """Return what names this request."""
+        return _digest("envelope", self.envelope.digest().hex(), self.message)
+
+    def check(self) -> None:
+        """Raise `InvalidField` for a field out of bounds."""
+        check_request(self.idempotency_key, self.message)
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackOrder:
+    """What to return to; version 0 is the one before the current content."""
+
+    scope: str
+    to_version: int = 0
+    expected_version: int | None = None
+    idempotency_key: str = ""
+    message: str = ""
+    dry_run: bool = False
+
+    def digest(self) -> bytes:
+        """Return what names this request."""
+        return _digest("rollback", self.scope, self.to_version, self.expected_version, self.message)
+
+    def check(self) -> None:
+        """Raise `InvalidField` for a field out of bounds."""
+        check_request(self.idempotency_key, self.message)
+        check_number("expected_version", self.expected_version or 0, MAX_JSON_INT)
+        check_number("to_version", self.to_version, MAX_JSON_INT)
+
+
+def check_request(idempotency_key: str, message: str) -> None:
+    """Raise `InvalidField` for what every request has, out of bounds."""
+    if len(idempotency_key) > MAX_IDEMPOTENCY_KEY_CHARS or not (
+        idempotency_key.isascii() and idempotency_key.isprintable()
+    ):
+        raise InvalidField(f"idempotency_key must be at most {MAX_IDEMPOTENCY_KEY_CHARS} printable ASCII characters")
+    if len(message) > MAX_MESSAGE_CHARS or "\0" in message:
+        raise InvalidField(f"message must be at most {MAX_MESSAGE_CHARS} characters, without NUL")
+
+
+def check_number(name: str, value: int, limit: int) -> None:
+    """Raise `InvalidField` for a number above its limit."""
+    if value > limit:
+        raise InvalidField(f"{name} is {value}; the limit is {limit}")
+
+
+def check_expected(scope: str, expected: int | None, current: int) -> None:
+    """Raise `VersionConflict` if a version is expected and another one is current."""
+    if expected is not None and expected != current:
+        raise VersionConflict(
+            f"`{scope}` is at version {current}, not at {expected}; look at what changed, then ask again with expected "
+            f"version {current}",
+            current=current,
+        )
+
+
+def _digest(*fields: object) -> bytes:
+    return hashlib.sha256(dump(list(fields))).digest()

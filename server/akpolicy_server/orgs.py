@@ -1,12 +1,13 @@
-"""Orgs: created with their keys and their first root.
+"""Orgs: created with their online keys and their first root.
 
 Rules:
 
-- An org begins with two new keys of its own, one for roots and one for its bundles, and a root of version 1 that the
-  root key signs: 1-of-1 everywhere. The root delegates `org/<org>` to the bundle key and `global` to the platform's.
-- The root key's public half is the trust anchor that the org's hosts are configured with.
-- The new root is judged here by the judge that the hosts use, together with the `global` bundle that they would get
-  first: an org whose hosts could not start is not created.
+- An org begins with new online keys of its own. If its root keys belong to others, the first root is only made and
+  handed out: until they have signed it and brought it back (`roots`), the org waits. Otherwise this server makes the
+  root key too, and signs that one root with it.
+- The public halves of the root keys are the trust anchors that the org's hosts are configured with.
+- The first root that the server signs is judged by the judge that the hosts use, and so is the `global` bundle that
+  they would get first: an org whose hosts could not start is not created.
 - Key files are written before the database names them (`vault`).
 """
 
@@ -17,120 +18,157 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import IntegrityError
 
-from akpolicy.envelope import PayloadType
-from akpolicy.errors import InvalidField, OrgExists, StartupError
-from akpolicy.keys import ANCHOR_PREFIX
-from akpolicy.root import Delegation, Role, Roles, Root, RootKey
-from akpolicy.scope import GLOBAL, is_org_name, org_scope
+from akpolicy.envelope import PayloadType, SignedEnvelope
+from akpolicy.errors import InvalidField, OrgExists, TrustError
+from akpolicy.keys import MAX_ANCHORS, parse_anchor
+from akpolicy.limits import MAX_SIGNATURES
+from akpolicy.scope import is_org_name
 from akpolicy.signing import sign_document
 from akpolicy_server.access import Caller, require_platform_admin
-from akpolicy_server.api_keys import require_in_force
-from akpolicy_server.judging import judge_manifest_as_host, judge_of
-from akpolicy_server.store.orgs import (
-    OrgRecord,
-    RootRecord,
-    insert_org,
-    insert_root,
-    org_exists,
-    platform_key_id,
-)
-from akpolicy_server.store.revisions import current_revision
-from akpolicy_server.times import MICROSECONDS, now_us
+from akpolicy_server.first_root import FirstKeys, first_root
+from akpolicy_server.online import platform_key
+from akpolicy_server.roots import judge_first, store_root
+from akpolicy_server.store.online_keys import KeyRole, OnlineKey, insert_online_key
+from akpolicy_server.store.orgs import OrgRecord, find_org, insert_org
+from akpolicy_server.store.roots import newest_root
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from akpolicy.clock import Clock
     from akpolicy.keys import PublicKey
+    from akpolicy.root import Root
+    from akpolicy.signing import Signer
+    from akpolicy_server.ledger import Change, Ledger
+    from akpolicy_server.signatory import Signatory
     from akpolicy_server.store.engine import Database
     from akpolicy_server.vault import Vault
 
-DAY_S: Final = 86_400
-ROOT_LIFETIME_S: Final = 365 * DAY_S
-KEY_LIFETIME_S: Final = 730 * DAY_S
-FIRST_ROOT_VERSION: Final = 1
-FIRST_EPOCH: Final = 1
-MIN_SIDECAR: Final = "0.1.0"
+# A root is signed by at most so many.
+MAX_ROOT_THRESHOLD: Final = MAX_SIGNATURES
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedOrg:
-    """A new org; `trust_anchor` is what its sidecars are configured with."""
+    """A new org; `trust_anchor` is what its sidecars are configured with.
+
+    `root_key_id` names the root key in this server's vault, if it made one. `root_version` is 0, and `unsigned_root`
+    there, while the first root waits for the signatures of others.
+    """
 
     org: str
     trust_anchor: str
     root_version: int
+    root_key_id: str | None = None
+    unsigned_root: SignedEnvelope | None = None
 
 
 class Orgs:
     """Creates orgs. Thread-safe; blocks."""
 
-    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+    def __init__(self, database: Database, vault: Vault, signatory: Signatory, ledger: Ledger, clock: Clock) -> None:
         self._database = database
         self._vault = vault
+        self._signatory = signatory
+        self._ledger = ledger
         self._clock = clock
 
-    def create(self, caller: Caller, org: str) -> CreatedOrg:
-        """Create an org.
+    def create(self, caller: Caller, org: str, root_keys: Sequence[str] = (), root_threshold: int = 0) -> CreatedOrg:
+        """Create an org, with the root keys of others if any are given.
 
         Raises `PermissionDenied` unless the caller is a platform admin, `Unauthenticated` if its key was revoked
-        meanwhile, `InvalidField`, `OrgExists`, `KeyFileError`, or a `TrustError` of the first judgement.
+        meanwhile, `InvalidField`, `OrgExists`, a `SignerError`, or a `TrustError` of the first judgement.
         """
         require_platform_admin(caller)
         if not is_org_name(org):
             raise InvalidField(
                 f"`{org[:64]}` is not an org name; use 1 to 63 of [A-Za-z0-9_-], alphanumeric at both ends"
             )
-        with self._database.read() as connection:
-            if org_exists(connection, org):
-                raise OrgExists(f"the org `{org}` exists already")
-            platform_key = self._vault.load(require_platform_key(platform_key_id(connection))).public_key
-        created_at_us = now_us(self._clock)
-        now = created_at_us // MICROSECONDS
-        root_signer, bundle_signer = self._vault.create(), self._vault.create()
-        document = _first_root(org, now, root_signer.public_key, bundle_signer.public_key, platform_key)
-        envelope = sign_document(PayloadType.ROOT, document.to_bytes(), [root_signer])
-        record = OrgRecord(org, root_signer.public_key, bundle_signer.public_key.key_id, created_at_us)
+        owners = _parse_owners(root_keys, root_threshold)
+        if (there := self._existing(org, owners, root_threshold or 1)) is not None:
+            return there
+        root_signer = None if owners else self._vault.create()
+        own = {role: self._vault.create() for role in (KeyRole.BUNDLE, KeyRole.ROLLBACK, KeyRole.HEARTBEAT)}
         try:
-            with self._database.write() as connection:
-                require_in_force(connection, caller)
-                insert_org(connection, record)
-                insert_root(connection, RootRecord(org, document.version, envelope, document.expires_at))
-                judge = judge_of(connection, record, now)
-                if (current := current_revision(connection, GLOBAL)) is not None:
-                    judge_manifest_as_host(judge, org, current.envelope, now)
+            with self._ledger.change(caller) as change:
+                keys = self._first_keys(change, owners, root_threshold or 1, root_signer, own)
+                document = first_root(org, keys, change.now)
+                record = OrgRecord(
+                    org, keys.root, keys.threshold, document.to_bytes() if owners else None, change.now_us
+                )
+                insert_org(change.connection, record)
+                made = own if root_signer is None else {KeyRole.ROOT: root_signer, **own}
+                for role, signer in made.items():
+                    insert_online_key(change.connection, OnlineKey(signer.public_key.key_id, org, role, change.now_us))
+                if root_signer is None:
+                    return _waiting(record)
+                self._begin(change, record, document, root_signer)
         except IntegrityError:
-            raise OrgExists(f"the org `{org}` exists already") from None
-        return CreatedOrg(org, root_signer.public_key.anchor, document.version)
+            # Somebody else was first; with the same request, he gets the same answer.
+            if (there := self._existing(org, owners, root_threshold or 1)) is None:
+                raise
+            return there
+        return CreatedOrg(org, record.anchors[0].anchor, document.version, root_signer.public_key.key_id)
+
+    def _existing(self, org: str, owners: tuple[PublicKey, ...], threshold: int) -> CreatedOrg | None:
+        """Return the first answer if this request was made before; raise `OrgExists` if another one was."""
+        with self._database.read() as connection:
+            record = find_org(connection, org)
+            newest = newest_root(connection, org)
+        if record is None:
+            return None
+        if record.first_root is None or (record.anchors, record.threshold) != (owners, threshold):
+            raise OrgExists(f"the org `{org}` exists already")
+        if newest is None:
+            return _waiting(record)
+        return CreatedOrg(org, record.anchors[0].anchor, newest.version)
+
+    def _first_keys(
+        self,
+        change: Change,
+        owners: tuple[PublicKey, ...],
+        threshold: int,
+        root_signer: Signer | None,
+        own: dict[KeyRole, Signer],
+    ) -> FirstKeys:
+        return FirstKeys(
+            root=owners if root_signer is None else (root_signer.public_key,),
+            threshold=threshold,
+            bundle=own[KeyRole.BUNDLE].public_key,
+            rollback=own[KeyRole.ROLLBACK].public_key,
+            heartbeat=own[KeyRole.HEARTBEAT].public_key,
+            platform_bundle=platform_key(change.connection, self._signatory, KeyRole.BUNDLE),
+            platform_rollback=platform_key(change.connection, self._signatory, KeyRole.ROLLBACK),
+        )
+
+    def _begin(self, change: Change, record: OrgRecord, document: Root, root_signer: Signer) -> None:
+        """Sign, judge and store the first root; raise why hosts could not begin with it."""
+        envelope = sign_document(PayloadType.ROOT, document.to_bytes(), [root_signer])
+        outcome = store_root(change, self._ledger, judge_first(record, envelope, change.now), is_first=True)
+        for reason in outcome.dropped.values():
+            raise reason
 
 
-def require_platform_key(key_id: str | None) -> str:
-    """Return the id of the platform's bundle key; raise `StartupError` if the database was never set up."""
-    if key_id is None:
-        raise StartupError("the database is empty; set up a server with `akpolicy-server init --dir DIR`")
-    return key_id
+def _waiting(record: OrgRecord) -> CreatedOrg:
+    if record.first_root is None:
+        raise RuntimeError("an org that waits for a root that nobody was given")
+    unsigned = SignedEnvelope(PayloadType.ROOT, record.first_root, ())
+    return CreatedOrg(record.org, record.anchors[0].anchor, root_version=0, unsigned_root=unsigned)
 
 
-def _first_root(org: str, now: int, root_key: PublicKey, bundle_key: PublicKey, platform_key: PublicKey) -> Root:
-    def window(key: PublicKey) -> RootKey:
-        encoded = key.anchor.removeprefix(ANCHOR_PREFIX)
-        return RootKey(public_key=encoded, valid_from=now, valid_until=now + KEY_LIFETIME_S)
-
-    def delegation(prefix: str, key: PublicKey) -> Delegation:
-        return Delegation(prefix=prefix, keys=[key.key_id], threshold=1, grants=True)
-
-    return Root(
-        type="root",
-        spec=1,
-        org=org,
-        version=FIRST_ROOT_VERSION,
-        epoch=FIRST_EPOCH,
-        issued_at=now,
-        expires_at=now + ROOT_LIFETIME_S,
-        min_sidecar=MIN_SIDECAR,
-        keys={key.key_id: window(key) for key in (root_key, bundle_key, platform_key)},
-        revoked={},
-        roles=Roles(
-            root=Role(keys=[root_key.key_id], threshold=1),
-            bundle=[delegation(org_scope(org), bundle_key), delegation(GLOBAL, platform_key)],
-            rollback=[],
-        ),
-    )
+def _parse_owners(root_keys: Sequence[str], threshold: int) -> tuple[PublicKey, ...]:
+    """Return the root keys of others; raise `InvalidField`."""
+    if len(root_keys) > MAX_ANCHORS:
+        raise InvalidField(f"root_keys has {len(root_keys)} keys; the limit is {MAX_ANCHORS}")
+    try:
+        keys = tuple(parse_anchor(text) for text in root_keys)
+    except TrustError as error:
+        raise InvalidField(f"root_keys: {error.message}") from None
+    if len({key.raw for key in keys}) != len(keys):
+        raise InvalidField("root_keys has a key twice; a threshold counts it once: remove one")
+    if threshold > min(len(keys) or 1, MAX_ROOT_THRESHOLD):
+        raise InvalidField(
+            f"root_threshold is {threshold}; it must be at most the number of root keys, and at most "
+            f"{MAX_ROOT_THRESHOLD}"
+        )
+    return keys

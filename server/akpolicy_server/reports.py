@@ -76,13 +76,11 @@ class HostReports:
         record: HostRecord,
         enforced: tuple[HostRevision, ...],
         *,
-        accepted: str | None = None,
+        accepted: tuple[str, ...] = (),
         refused: HostNack | None = None,
     ) -> None:
-        """Note what a host says: all that it enforces, and the scope that it accepted or refused, if any."""
-        refusals: dict[str, HostNack | None] = {}
-        if accepted is not None:
-            refusals[accepted] = None
+        """Note what a host says: all that it enforces, and what it accepted or refused, by scope."""
+        refusals: dict[str, HostNack | None] = dict.fromkeys(accepted)
         if refused is not None:
             refusals[refused.scope] = refused
         report = _Report(record, enforced, refusals)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from akpolicy.addresses import HostPort, SecretValueError
+from akpolicy.limits import DEFAULT_HEARTBEAT_LIFETIME_S, MAX_HEARTBEAT_LIFETIME_S
 from akpolicy.settings import Mistake, load_settings
 from akpolicy.settings_types import (
     STRICT,
@@ -55,6 +56,10 @@ class ServerSection:
     max_streams_per_host: Annotated[StrictInt, Field(ge=1, le=MAX_STREAMS_PER_HOST)] = 4
     shutdown_grace_seconds: PositiveSeconds = 5.0
     bundle_lifetime_days: Annotated[StrictInt, Field(ge=1, le=MAX_BUNDLE_LIFETIME_DAYS)] = 30
+    heartbeat_lifetime_seconds: Annotated[StrictInt, Field(ge=1, le=MAX_HEARTBEAT_LIFETIME_S)] = (
+        DEFAULT_HEARTBEAT_LIFETIME_S
+    )
+    signers: tuple[StrictStr, ...] = ()
     tls: TlsFiles | None = None
 
     @property

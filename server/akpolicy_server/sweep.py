@@ -2,21 +2,22 @@
 
 Rules:
 
-- Once an interval, one read of the database finds scopes that changed without an announcement here (another process
-  published, or an announcement was lost) and open streams whose API key was revoked.
+- Once an interval, one read of the database finds orgs that changed without an announcement here (another process
+  published, or an announcement was lost), by their generation, and open streams whose API key was revoked.
 - While the database does not answer nothing is concluded, and the next round tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
 from akpolicy.errors import StoreUnavailable
 from akpolicy_server.store.api_keys import revoked_among
-from akpolicy_server.store.revisions import current_digests
+from akpolicy_server.store.batches import batches
+from akpolicy_server.store.layers import generations_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.fanout import Fanout
     from akpolicy_server.store.engine import Database
-    from akpolicy_server.store.revisions import RevisionRecord
     from akpolicy_server.threads import Threads
-
-# SQLite takes 32,766 parameters a statement, older ones 999.
-KEYS_A_QUERY: Final = 500
 
 log = structlog.get_logger(__name__)
 
@@ -58,20 +55,17 @@ class Sweep:
         """Announce what changed, end what is revoked; raise `StoreUnavailable`."""
         known, key_ids = self._catalog.known(), self._fanout.key_ids
         changed, revoked = await self._threads.database(self._look, known, key_ids)
-        for scope in changed:
-            self._fanout.announce(scope)
+        if changed:
+            self._fanout.announce(changed)
         for key_id in revoked:
             self._fanout.end_key(key_id)
 
-    def _look(self, known: Mapping[str, RevisionRecord | None], key_ids: Sequence[str]) -> tuple[list[str], set[str]]:
+    def _look(self, known: Mapping[str, int], key_ids: Sequence[str]) -> tuple[list[str], set[str]]:
+        stored = dict[str, int]()
+        revoked = set[str]()
         with self._database.read() as connection:
-            stored = current_digests(connection, known)
-            revoked = set[str]()
-            for some in _batches(key_ids):
+            for some in batches(known):
+                stored |= generations_of(connection, some)
+            for some in batches(key_ids):
                 revoked |= revoked_among(connection, some)
-        believed = {scope: revision.digest if revision else None for scope, revision in known.items()}
-        return [scope for scope in known if stored[scope] != believed[scope]], revoked
-
-
-def _batches(key_ids: Sequence[str]) -> list[Sequence[str]]:
-    return [key_ids[start : start + KEYS_A_QUERY] for start in range(0, len(key_ids), KEYS_A_QUERY)]
+        return [org for org, seq in known.items() if stored.get(org) != seq], revoked

@@ -2,8 +2,8 @@
 
 Rules:
 
-- Two pools: short database work, and policy work, in which Cedar may take seconds. A big upload cannot keep others from
-  being authenticated.
+- Three pools: short database work; policy work, in which Cedar may take seconds; and signing by itself, for which a key
+  service may take its time. A big upload cannot keep others from being authenticated, nor a slow key from either.
 - Work that began is never abandoned: if its caller goes away it still ends as it would have, and `close` waits for it.
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DATABASE_THREADS: Final = 4
 POLICY_THREADS: Final = 2
+SIGNING_THREADS: Final = 4
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +30,7 @@ class Threads:
     def __init__(self) -> None:
         self._database = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="database")
         self._policies = ThreadPoolExecutor(POLICY_THREADS, thread_name_prefix="policies")
+        self._signing = ThreadPoolExecutor(SIGNING_THREADS, thread_name_prefix="signing")
 
     async def database(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run short work that waits for the database."""
@@ -38,8 +40,13 @@ class Threads:
         """Run work that parses policies."""
         return await _run(self._policies, work, *args, **kwargs)
 
+    async def signing(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run work that signs without being asked to: heartbeats, renewals."""
+        return await _run(self._signing, work, *args, **kwargs)
+
     def close(self) -> None:
         """Wait for what runs; take no more."""
+        self._signing.shutdown()
         self._policies.shutdown()
         self._database.shutdown()
 

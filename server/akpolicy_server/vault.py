@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.durable import private_directory, write_new_file
@@ -28,30 +29,40 @@ class Vault:
 
     def __init__(self, data_dir: Path) -> None:
         """Create the directories (0700) or check them; raise `StateDirUnusable`."""
-        self._directory = data_dir / KEYS_DIR
+        self._data_dir = data_dir
         try:
             private_directory(data_dir)
-            private_directory(self._directory)
+            private_directory(data_dir / KEYS_DIR)
         except CacheError as error:
             raise StateDirUnusable(error.message) from error
 
     def create(self) -> Signer:
         """Make a key, keep it and return it; raise `KeyFileError`."""
         signer = PrivateKeySigner.generate()
-        path = self._path(signer.public_key.key_id)
+        path = self.path(signer.public_key.key_id)
         try:
             write_new_file(path, signer.to_pem())
         except OSError as error:
             raise KeyFileError(f"cannot write the key `{path}`: {error.strerror}") from error
         return signer
 
+    def find(self, key_id: str) -> Signer | None:
+        """Return a kept key, or None if it is not kept here; raise `KeyFileError` if its file cannot be used."""
+        return self.load(key_id) if os.path.lexists(self.path(key_id)) else None
+
     def load(self, key_id: str) -> Signer:
         """Return a kept key; raise `KeyFileError` if it is not there or not that key."""
-        path = self._path(key_id)
+        path = self.path(key_id)
         signer = load_key_file(path)
         if signer.public_key.key_id != key_id:
             raise KeyFileError(f"`{path}` holds the key {signer.public_key.key_id}; restore the right file")
         return signer
 
-    def _path(self, key_id: str) -> Path:
-        return self._directory / f"{key_id}.pem"
+    def path(self, key_id: str) -> Path:
+        """Return where a key lies, if it is kept here."""
+        return self.file(self._data_dir, key_id)
+
+    @staticmethod
+    def file(data_dir: Path, key_id: str) -> Path:
+        """Return where the vault of a data directory keeps a key."""
+        return data_dir / KEYS_DIR / f"{key_id}.pem"

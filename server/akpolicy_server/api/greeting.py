@@ -30,12 +30,14 @@ MAX_HELD_BLOBS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """A Hello within its bounds."""
+    """A Hello within its bounds; `index_digest` is empty if the host has no index."""
 
     software_version: str
     root_version: int
     enforced: tuple[HostRevision, ...]
     held_blobs: frozenset[bytes]
+    nonce: bytes
+    index_digest: bytes
 
 
 def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
@@ -51,7 +53,16 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
         raise InvalidField(f"nonce must have {NONCE_BYTES} bytes")
     if len(hello.held_blobs) > MAX_HELD_BLOBS or any(len(digest) != DIGEST_BYTES for digest in hello.held_blobs):
         raise InvalidField(f"held_blobs must be at most {MAX_HELD_BLOBS} digests of {DIGEST_BYTES} bytes")
-    return Greeting(version, hello.root_version, read_enforced(hello.enforced, org), frozenset(hello.held_blobs))
+    if len(hello.index_digest) not in (0, DIGEST_BYTES):
+        raise InvalidField(f"index_digest must have {DIGEST_BYTES} bytes, or none")
+    return Greeting(
+        software_version=version,
+        root_version=hello.root_version,
+        enforced=read_enforced(hello.enforced, org),
+        held_blobs=frozenset(hello.held_blobs),
+        nonce=hello.nonce,
+        index_digest=hello.index_digest,
+    )
 
 
 def read_enforced(revisions: Iterable[bundle_pb2.Revision], org: str) -> tuple[HostRevision, ...]:

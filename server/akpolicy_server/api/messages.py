@@ -10,15 +10,18 @@ from akpolicy.bundle import OfflineMode
 from akpolicy.errors import InvalidField
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2, publishing_pb2
-from akpolicy.wire import envelope_to_proto
+from akpolicy.wire import envelope_from_proto, envelope_to_proto
 from akpolicy_server.access import Role
-from akpolicy_server.orders import PublishOrder
+from akpolicy_server.orders import PublishOrder, RollbackOrder
+from akpolicy_server.store.online_keys import KeyRole
+from akpolicy_server.store.revisions import RevisionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from akpolicy.bundle import PolicyEntry
     from akpolicy.engine.files import PolicyFile
+    from akpolicy.envelope import SignedEnvelope
     from akpolicy_server.store.revisions import RevisionRecord
 
 _ROLES: Final[dict[int, Role]] = {
@@ -32,6 +35,20 @@ _OFFLINE_MODES: Final[dict[int, OfflineMode]] = {
     bundle_pb2.OFFLINE_MODE_CACHED_WITH_EXPIRY: OfflineMode.CACHED_WITH_EXPIRY,
     bundle_pb2.OFFLINE_MODE_CACHED_INDEFINITE: OfflineMode.CACHED_INDEFINITE,
     bundle_pb2.OFFLINE_MODE_DEFAULT_POLICY: OfflineMode.DEFAULT_POLICY,
+}
+
+
+_KINDS: Final = {
+    RevisionKind.PUBLISH: publishing_pb2.REVISION_KIND_PUBLISH,
+    RevisionKind.RENEWAL: publishing_pb2.REVISION_KIND_RENEWAL,
+    RevisionKind.ROLLBACK: publishing_pb2.REVISION_KIND_ROLLBACK,
+    RevisionKind.FREEZE: publishing_pb2.REVISION_KIND_FREEZE,
+    RevisionKind.UNFREEZE: publishing_pb2.REVISION_KIND_UNFREEZE,
+}
+_ONLINE_ROLES: Final[dict[int, KeyRole]] = {
+    publishing_pb2.ONLINE_ROLE_BUNDLE: KeyRole.BUNDLE,
+    publishing_pb2.ONLINE_ROLE_ROLLBACK: KeyRole.ROLLBACK,
+    publishing_pb2.ONLINE_ROLE_HEARTBEAT: KeyRole.HEARTBEAT,
 }
 
 
@@ -54,6 +71,32 @@ def role_of(value: int) -> Role:
     return _ROLES[value]
 
 
+def online_role_of(value: int) -> KeyRole:
+    """Return the role of an `OnlineRole`; raise `InvalidField` for what is none."""
+    if value not in _ONLINE_ROLES:
+        raise InvalidField("role must be ONLINE_ROLE_BUNDLE, ONLINE_ROLE_ROLLBACK or ONLINE_ROLE_HEARTBEAT")
+    return _ONLINE_ROLES[value]
+
+
+def envelope_in(message: publishing_pb2.PublishRootRequest | publishing_pb2.EnvelopeHeader) -> SignedEnvelope:
+    """Return the envelope of a request; raise `InvalidField` if it has none."""
+    if not message.HasField("envelope"):
+        raise InvalidField("envelope is missing; send the signed document")
+    return envelope_from_proto(message.envelope)
+
+
+def rollback_order_of(request: publishing_pb2.RollbackRequest) -> RollbackOrder:
+    """Return what a rollback asks for."""
+    return RollbackOrder(
+        scope=request.scope,
+        to_version=request.to_version,
+        expected_version=request.expected_version if request.HasField("expected_version") else None,
+        idempotency_key=request.idempotency_key,
+        message=request.message,
+        dry_run=request.dry_run,
+    )
+
+
 def order_of(header: publishing_pb2.PublishHeader, files: tuple[PolicyFile, ...]) -> PublishOrder:
     """Return what a header asks for; raise `InvalidField` for an unknown offline mode."""
     if header.offline_mode not in _OFFLINE_MODES:
@@ -68,6 +111,7 @@ def order_of(header: publishing_pb2.PublishHeader, files: tuple[PolicyFile, ...]
         offline_max_age_s=header.offline_max_age_s,
         lifetime_s=header.lifetime_s,
         no_rollback=header.no_rollback,
+        dry_run=header.dry_run,
     )
 
 
@@ -82,18 +126,23 @@ def details_message(record: RevisionRecord) -> publishing_pb2.RevisionDetails:
         revision=revision_message(record),
         published_at=timestamp(record.published_at_us),
         expires_at=timestamp_of_seconds(record.expires_at),
-        published_by=record.published_by,
+        published_by=record.published_by or "",
         message=record.message,
         policy_count=record.policy_count,
         content_size=record.content_size,
         content_digest=record.content_digest,
+        kind=_KINDS[record.kind],
+        restores_version=record.restores_version or 0,
+        min_version=record.min_version,
     )
 
 
 def document_message(record: RevisionRecord) -> publishing_pb2.GetRevisionResponse:
-    """Return a revision with its signed manifest."""
+    """Return a revision with what was signed for it."""
     document = publishing_pb2.RevisionDocument(
-        details=details_message(record), envelope=envelope_to_proto(record.envelope)
+        details=details_message(record),
+        envelope=envelope_to_proto(record.envelope),
+        original=None if record.original is None else envelope_to_proto(record.original),
     )
     return publishing_pb2.GetRevisionResponse(document=document)
 

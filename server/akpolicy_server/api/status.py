@@ -34,7 +34,8 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.TrustError: StatusCode.FAILED_PRECONDITION,
     errors.SignerError: StatusCode.FAILED_PRECONDITION,
     errors.SignersMissing: StatusCode.FAILED_PRECONDITION,
-    errors.RootNotFound: StatusCode.NOT_FOUND,
+    # The org is there, its first root not yet: its owners have to act.
+    errors.RootNotFound: StatusCode.FAILED_PRECONDITION,
 }
 
 

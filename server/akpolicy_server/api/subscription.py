@@ -2,50 +2,52 @@
 
 Rules:
 
-- The host lacks what its Hello does not name. First the roots, then each scope whose current revision is another than
-  the host's, with its content unless the host holds that; then KeepAlive. Whenever something may be new, the scopes are
-  looked at again; KeepAlive goes out only when nothing was left to send.
-- What was sent is not sent again on this stream, whatever becomes of it: a refusal would only be repeated.
-- At most `MAX_UNANSWERED` updates wait for an answer; a host that never answers gets no more, and no KeepAlive either.
+- Each round sends one view of the org, whole: the roots that the host lacks, then each scope whose revision is another
+  than the host's, with its content unless the host holds that, then the heartbeat that names all of it. KeepAlive goes
+  out only when nothing was left to send. Whenever something may be new, the next round begins.
+- The first heartbeat answers the nonce of Hello. Further ones go out with each change and at a third of their lives,
+  and only later ones than the last. The index text comes along unless the host has it. If a signature takes its time,
+  the stream goes on without.
+- What was sent is not sent again on this stream, whatever becomes of it: a refusal would only be repeated. After a
+  refused root no further one is sent.
+- A host that answers nothing gets `MAX_UNANSWERED` updates and then no more, and no KeepAlive either (`awaited`).
 - After the first round a host is taken to hold only the content that it acknowledged last for the scope: it may have
   swept the rest.
-- An answer must name an update of this stream that was not answered yet.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from akpolicy.errors import InvalidField, StreamProtocolError
+from akpolicy.errors import StreamProtocolError
 from akpolicy.limits import MAX_CHUNK_BYTES
-from akpolicy.scope import GLOBAL, org_scope
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
-from akpolicy_server.api.greeting import NONCE_BYTES, Greeting, read_enforced
+from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, read_refusal, read_root_version
+from akpolicy_server.api.greeting import Greeting, read_enforced
 from akpolicy_server.api.messages import revision_message
 from akpolicy_server.store.hosts import HostNack, HostRecord, HostRevision
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
-    from akpolicy.v1 import bundle_pb2
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.fanout import Subscriber
     from akpolicy_server.metrics import ServerMetrics
+    from akpolicy_server.pulse import Pulse, SignedHeartbeat
     from akpolicy_server.reports import HostReports
     from akpolicy_server.store.revisions import RevisionRecord
+    from akpolicy_server.views import OrgView
 
     Write = Callable[[distribution_pb2.SubscribeResponse], Awaitable[None]]
 
-MAX_UNANSWERED: Final = 16
-MAX_CODE_CHARS: Final = 64
-MAX_DETAIL_CHARS: Final = 1000
-MAX_POLICY_ID_CHARS: Final = 128
 MILLISECONDS: Final = 1000
+# Heartbeats have whole seconds: sooner than that there is no later one.
+HEARTBEAT_PAUSE_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class Services:
     """What every subscription of a server shares. `keep_alive_s` is in seconds."""
 
     catalog: Catalog
+    pulse: Pulse
     reports: HostReports
     metrics: ServerMetrics
     keep_alive_s: float
@@ -66,23 +69,31 @@ class Subscription:
     def __init__(self, services: Services, subscriber: Subscriber, greeting: Greeting, write: Write) -> None:
         self._services = services
         self._subscriber = subscriber
+        self._org = subscriber.host.org
         self._greeting = greeting
         self._write = write
-        self._scopes = (GLOBAL, org_scope(subscriber.host.org))
+        self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
-        self._unanswered: dict[bytes, RevisionRecord] = {}
+        self._sent_root = self._trusted_root = greeting.root_version
+        self._takes_roots = True
         self._held: frozenset[bytes] | set[bytes] = greeting.held_blobs
         self._acknowledged: dict[str, bytes] = {}
+        self._beat: SignedHeartbeat | None = None
+        self._beat_due = 0.0
+        self._signing: asyncio.Task[SignedHeartbeat | None] | None = None
+        self._signing_seq = 0
+        self._index_digest = greeting.index_digest
         self._connected_at_us = services.reports.now_us()
         self._enforced = greeting.enforced
-        self.note()
+        # Whatever was wrong with this host before, it would say it again.
+        self.note(accepted=(HOST_STATE,))
 
-    def note(self, *, accepted: str | None = None, refused: HostNack | None = None) -> None:
+    def note(self, *, accepted: tuple[str, ...] = (), refused: HostNack | None = None) -> None:
         """Report that the host is there, and what it enforces."""
         record = HostRecord(
             host=self._subscriber.host,
             software_version=self._greeting.software_version,
-            root_version=self._greeting.root_version,
+            root_version=self._trusted_root,
             connected_at_us=self._connected_at_us,
             last_seen_at_us=self._services.reports.now_us(),
         )
@@ -92,30 +103,45 @@ class Subscription:
 
     async def talk(self) -> None:
         """Send what the host lacks, and whatever comes, until cancelled."""
-        await self._send_roots()
-        while True:
-            self._subscriber.take_news()
-            nothing_left = await self._send_changes()
-            if self._subscriber.take_news():
-                self._subscriber.wake()
-                continue
-            if nothing_left:
-                self._held = set(self._acknowledged.values())
-                await self._send_keep_alive()
-            await self._subscriber.wait_for_news(self._services.keep_alive_s)
+        try:
+            while True:
+                self._subscriber.take_news()
+                view = await self._services.catalog.view(self._org)
+                nothing_left = await self._send_roots(view) and await self._send_changes(view)
+                if nothing_left:
+                    await self._send_heartbeat(view)
+                if self._subscriber.take_news():
+                    self._subscriber.wake()
+                    continue
+                if nothing_left:
+                    self._held = set(self._acknowledged.values())
+                    await self._send_keep_alive()
+                await self._subscriber.wait_for_news(self._pause())
+        finally:
+            if self._signing is not None:
+                self._signing.cancel()
 
-    async def _send_roots(self) -> None:
-        for root in await self._services.catalog.roots_after(self._subscriber.host.org, self._greeting.root_version):
-            update = distribution_pb2.RootUpdate(version=root.version, envelope=envelope_to_proto(root.envelope))
+    async def _send_roots(self, view: OrgView) -> bool:
+        """Send the roots up to the view's; return whether nothing is held back."""
+        if not self._takes_roots:
+            return True
+        newest = view.root.document.version
+        for root in await self._services.catalog.roots_between(self._org, self._sent_root, newest):
+            if self._awaited.is_full:
+                return False
+            update = distribution_pb2.RootUpdate(
+                version=root.version, envelope=envelope_to_proto(root.envelope), nonce=self._awaited.add_root(root)
+            )
+            self._sent_root = root.version
             await self._write(distribution_pb2.SubscribeResponse(root=update))
+        return True
 
-    async def _send_changes(self) -> bool:
+    async def _send_changes(self, view: OrgView) -> bool:
         """Send every scope that changed; return whether nothing is held back."""
-        for scope in self._scopes:
-            revision = await self._services.catalog.current(scope)
-            if revision is None or _name_of(revision) == self._sent.get(scope):
+        for revision in view.revisions.values():
+            if _name_of(revision) == self._sent.get(revision.scope):
                 continue
-            if len(self._unanswered) >= MAX_UNANSWERED:
+            if self._awaited.is_full:
                 return False
             await self._send_bundle(revision)
         return True
@@ -123,14 +149,13 @@ class Subscription:
     async def _send_bundle(self, revision: RevisionRecord) -> None:
         is_held = revision.content_digest in self._held
         blob = b"" if is_held else await self._services.catalog.blob(revision.content_digest)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        self._unanswered[nonce] = revision
         self._sent[revision.scope] = _name_of(revision)
         update = distribution_pb2.BundleUpdate(
-            nonce=nonce,
+            nonce=self._awaited.add_bundle(revision),
             revision=revision_message(revision),
             envelope=envelope_to_proto(revision.envelope),
             content_size=len(blob),
+            original=None if revision.original is None else envelope_to_proto(revision.original),
         )
         await self._write(distribution_pb2.SubscribeResponse(bundle=update))
         for offset in range(0, len(blob), MAX_CHUNK_BYTES):
@@ -139,10 +164,49 @@ class Subscription:
             await self._write(distribution_pb2.SubscribeResponse(chunk=chunk))
         self._services.metrics.updates_sent.inc()
 
+    async def _send_heartbeat(self, view: OrgView) -> None:
+        """Send a heartbeat for a view that was sent, if it is time for one."""
+        now = asyncio.get_running_loop().time()
+        if self._beat is not None and self._beat.seq == view.seq and now < self._beat_due:
+            return
+        beat = await self._signed(view)
+        if beat is None:
+            return
+        if not beat.is_later(self._beat):
+            self._beat_due = now + min(HEARTBEAT_PAUSE_S, self._services.pulse.interval_s)
+            return
+        self._beat, self._beat_due = beat, now + self._services.pulse.interval_s
+        digest = bytes.fromhex(view.index.digest)
+        update = distribution_pb2.HeartbeatUpdate(
+            nonce=self._awaited.add_heartbeat(),
+            envelope=envelope_to_proto(beat.envelope),
+            index=b"" if digest == self._index_digest else view.index.text,
+        )
+        self._index_digest = digest
+        await self._write(distribution_pb2.SubscribeResponse(heartbeat=update))
+
+    async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
+        """Return the next heartbeat for a view; None if there is none, or not within a keep-alive interval."""
+        pulse = self._services.pulse
+        if self._signing is None or self._signing_seq != view.seq:
+            work = pulse.fresh(view, self._greeting.nonce) if self._beat is None else pulse.shared(view)
+            self._signing, self._signing_seq = asyncio.create_task(work), view.seq
+        done, _ = await asyncio.wait([self._signing], timeout=self._services.keep_alive_s)
+        if not done:
+            return None
+        signing, self._signing = self._signing, None
+        return signing.result()
+
     async def _send_keep_alive(self) -> None:
         interval_ms = int(self._services.keep_alive_s * MILLISECONDS)
         keep_alive = distribution_pb2.KeepAlive(interval_ms=interval_ms)
         await self._write(distribution_pb2.SubscribeResponse(keep_alive=keep_alive))
+
+    def _pause(self) -> float:
+        """Return how long to wait for news: until the next keep-alive, or the next heartbeat."""
+        until_due = self._beat_due - asyncio.get_running_loop().time()
+        keep_alive_s = self._services.keep_alive_s
+        return min(keep_alive_s, until_due) if until_due > 0 else keep_alive_s
 
     # --- hearing ------------------------------------------------------------------------------------------------------
 
@@ -157,40 +221,47 @@ class Subscription:
             raise StreamProtocolError("after Hello only Ack and Nack may come")
 
     def _hear_ack(self, ack: distribution_pb2.Ack) -> None:
-        revision = self._answered(ack.nonce, ack.enforced)
-        self._acknowledged[revision.scope] = revision.content_digest
+        was_full = self._awaited.is_full
+        sent = self._awaited.accepted(ack.nonce)
+        self._take_state(ack)
+        if sent.content is not None:
+            self._acknowledged[sent.scope] = sent.content
         self._services.metrics.acks.inc()
-        self.note(accepted=revision.scope)
+        self.note(accepted=(sent.scope, HOST_STATE))
+        self._make_room(was_full)
 
     def _hear_nack(self, nack: distribution_pb2.Nack) -> None:
-        if not 0 < len(nack.code) <= MAX_CODE_CHARS or not (nack.code.isascii() and nack.code.isalnum()):
-            raise InvalidField(f"code must be 1 to {MAX_CODE_CHARS} ASCII letters and digits")
-        if len(nack.policy_id) > MAX_POLICY_ID_CHARS or not nack.policy_id.isprintable():
-            raise InvalidField(f"policy_id must be at most {MAX_POLICY_ID_CHARS} printable characters")
-        revision = self._answered(nack.nonce, nack.enforced)
+        was_full = self._awaited.is_full
+        sent = self._awaited.refused(nack.nonce)
+        refusal = read_refusal(nack, sent)
+        self._take_state(nack)
+        if sent.scope == ROOTS:
+            self._takes_roots = False
+        if sent.scope == HOST_STATE:
+            # It may have been the index that it could not take.
+            self._index_digest = b""
         self._services.metrics.count_nack(nack.code)
-        detail = nack.detail[:MAX_DETAIL_CHARS].replace("\0", "")
-        host = self._subscriber.host
         log.warning(
-            "host refuses an update",
-            host_id=host.host_id,
-            org=host.org,
-            scope=revision.scope,
-            version=revision.version,
-            code=nack.code,
-            detail=detail,
-            policy_id=nack.policy_id,
+            "host refuses an update" if nack.nonce else "host reports a problem",
+            host_id=self._subscriber.host.host_id,
+            org=self._org,
+            scope=refusal.scope,
+            version=refusal.version,
+            code=refusal.code,
+            detail=refusal.detail,
+            policy_id=refusal.policy_id,
         )
-        self.note(refused=HostNack(revision.scope, revision.epoch, revision.version, nack.code, detail, nack.policy_id))
+        self.note(refused=refusal)
+        self._make_room(was_full)
 
-    def _answered(self, nonce: bytes, enforced: Iterable[bundle_pb2.Revision]) -> RevisionRecord:
-        if nonce not in self._unanswered:
-            raise StreamProtocolError("the nonce names no update of this stream that waits for an answer")
-        self._enforced = read_enforced(enforced, self._subscriber.host.org)
-        if len(self._unanswered) == MAX_UNANSWERED:
+    def _take_state(self, answer: distribution_pb2.Ack | distribution_pb2.Nack) -> None:
+        self._enforced = read_enforced(answer.enforced, self._org)
+        self._trusted_root = read_root_version(answer.root_version, self._trusted_root)
+
+    def _make_room(self, was_full: bool) -> None:
+        if was_full and not self._awaited.is_full:
             # An update may have been held back.
             self._subscriber.wake()
-        return self._unanswered.pop(nonce)
 
 
 def _name_of(revision: RevisionRecord) -> HostRevision:

@@ -1,4 +1,4 @@
-"""Uploaded policy files: a header, then chunks.
+"""Uploads: a header, then chunks of policy files, or pieces of a bundle's content.
 
 Rules:
 
@@ -25,7 +25,14 @@ MAX_FILE_NAME_CHARS: Final = 255
 # A file has at least one policy.
 MAX_FILES: Final = MAX_POLICIES
 
-M = TypeVar("M", publishing_pb2.PublishRequest, publishing_pb2.ValidateRequest)
+F = TypeVar("F", publishing_pb2.PublishRequest, publishing_pb2.PrepareBundleRequest, publishing_pb2.ValidateRequest)
+M = TypeVar(
+    "M",
+    publishing_pb2.PublishRequest,
+    publishing_pb2.PrepareBundleRequest,
+    publishing_pb2.ValidateRequest,
+    publishing_pb2.PublishEnvelopeRequest,
+)
 
 
 async def read_header(messages: AsyncIterator[M]) -> M:
@@ -37,7 +44,7 @@ async def read_header(messages: AsyncIterator[M]) -> M:
     return first
 
 
-async def read_files(messages: AsyncIterator[M]) -> tuple[PolicyFile, ...]:
+async def read_files(messages: AsyncIterator[F]) -> tuple[PolicyFile, ...]:
     """Return the files that follow the header; raise `StreamProtocolError` or `InvalidField`."""
     files = _Files()
     async with _in_time():
@@ -46,6 +53,21 @@ async def read_files(messages: AsyncIterator[M]) -> tuple[PolicyFile, ...]:
                 raise StreamProtocolError("after the header only chunks may come")
             files.add(message.chunk)
     return files.complete()
+
+
+async def read_content(messages: AsyncIterator[publishing_pb2.PublishEnvelopeRequest]) -> bytes:
+    """Return the content that follows the header; raise `StreamProtocolError` or `InvalidField`."""
+    content = bytearray()
+    async with _in_time():
+        async for message in messages:
+            if message.WhichOneof("part") != "content":
+                raise StreamProtocolError("after the header only content may come")
+            if len(message.content) > MAX_CHUNK_BYTES:
+                raise InvalidField(f"a piece has {len(message.content)} bytes; the limit is {MAX_CHUNK_BYTES}")
+            content += message.content
+            if len(content) > MAX_CONTENT_BYTES:
+                raise InvalidField(f"the content has more than {MAX_CONTENT_BYTES} bytes; publish fewer policies")
+    return bytes(content)
 
 
 @asynccontextmanager

@@ -62,12 +62,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that alone may write; it commits at the end, or rolls back; raise `StoreUnavailable`."""
+    def write(self, *, keep: bool = True) -> Iterator[Connection]:
+        """Open a transaction that alone may write; raise `StoreUnavailable`.
+
+        It commits at the end, and rolls back if the block fails, or in any case unless `keep`.
+        """
         with _translated(), self._write_lock, self._engine.connect() as plain:
             connection = plain.execution_options(**{_WRITE_OPTION: True})
-            with connection.begin():
+            with connection.begin() as transaction:
                 yield connection
+                if not keep:
+                    transaction.rollback()
 
     def check(self) -> None:
         """Raise `StoreUnavailable` unless the database answers."""

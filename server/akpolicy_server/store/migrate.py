@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from akpolicy_server.store.engine import Database
 
 CONNECTION: Final = "connection"
+NEWEST: Final = "head"
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
-def upgrade(database: Database) -> None:
-    """Upgrade to the newest structure; raise `StartupError` for a database of a newer version, `StoreUnavailable`."""
+def upgrade(database: Database, revision: str = NEWEST) -> None:
+    """Upgrade to a structure; raise `StartupError` for a database of a newer version, `StoreUnavailable`."""
     config = Config()
     # ConfigParser interpolates `%`, and a path may have one.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
     with database.write() as connection:
-        for revision in MigrationContext.configure(connection).get_current_heads():
-            _require_known(scripts, revision)
+        for present in MigrationContext.configure(connection).get_current_heads():
+            _require_known(scripts, present)
         config.attributes[CONNECTION] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _require_known(scripts: ScriptDirectory, revision: str) -> None:

@@ -1,78 +1,61 @@
-"""Orgs, their roots, and the platform's own key."""
+"""Orgs with the anchors of their hosts, and whether the platform was set up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Row, exists, insert, select
+from sqlalchemy import Connection, exists, insert, select
 
 from akpolicy.keys import PublicKey
-from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
-from akpolicy_server.store.tables import orgs, platform, roots
+from akpolicy_server.store.tables import anchors, orgs, platform
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from akpolicy.envelope import SignedEnvelope
+    from collections.abc import Sequence
 
 _PLATFORM_ROW: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class OrgRecord:
-    """An org: `root_key` is its trust anchor, `bundle_key_id` names the key that signs its bundles."""
+    """An org: `threshold` of its `anchors` must have signed its first root.
+
+    `first_root` is the payload that their owners were given to sign; None if the server signed it itself.
+    """
 
     org: str
-    root_key: PublicKey
-    bundle_key_id: str
+    anchors: tuple[PublicKey, ...]
+    threshold: int
+    first_root: bytes | None
     created_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class RootRecord:
-    """One root of an org; `expires_at` is in epoch seconds."""
-
-    org: str
-    version: int
-    envelope: SignedEnvelope
-    expires_at: int
+def set_up_platform(connection: Connection, now_us: int) -> None:
+    """Note that the server was set up; once, when the database is new."""
+    connection.execute(insert(platform).values(id=_PLATFORM_ROW, created_at_us=now_us))
 
 
-def set_platform_key(connection: Connection, bundle_key_id: str, now_us: int) -> None:
-    """Name the key that signs `global`; once, when the database is new."""
-    connection.execute(
-        insert(platform).values(id=_PLATFORM_ROW, bundle_key_id=bundle_key_id, created_at_us=now_us),
-    )
-
-
-def platform_key_id(connection: Connection) -> str | None:
-    """Return the id of the key that signs `global`; None if the database was never set up."""
-    return connection.scalar(select(platform.c.bundle_key_id).where(platform.c.id == _PLATFORM_ROW))
+def is_set_up(connection: Connection) -> bool:
+    """Whether the server was set up."""
+    return bool(connection.scalar(select(exists().where(platform.c.id == _PLATFORM_ROW))))
 
 
 def insert_org(connection: Connection, record: OrgRecord) -> None:
-    """Add an org; an existing name breaks a constraint."""
+    """Add an org with its anchors; an existing name breaks a constraint."""
     connection.execute(
         insert(orgs).values(
             org=record.org,
-            root_public_key=record.root_key.raw,
-            bundle_key_id=record.bundle_key_id,
             created_at_us=record.created_at_us,
+            anchor_threshold=record.threshold,
+            first_root=record.first_root,
         )
     )
-
-
-def insert_root(connection: Connection, record: RootRecord) -> None:
-    """Add a root; an existing version breaks a constraint."""
     connection.execute(
-        insert(roots).values(
-            org=record.org,
-            version=record.version,
-            digest=record.envelope.digest(),
-            envelope=envelope_to_bytes(record.envelope),
-            expires_at=record.expires_at,
-        )
+        insert(anchors),
+        [
+            {"org": record.org, "position": position, "public_key": key.raw}
+            for position, key in enumerate(record.anchors)
+        ],
     )
 
 
@@ -84,22 +67,16 @@ def org_exists(connection: Connection, org: str) -> bool:
 def find_org(connection: Connection, org: str) -> OrgRecord | None:
     """Return the org, or None."""
     row = connection.execute(select(orgs).where(orgs.c.org == org)).first()
-    return None if row is None else _org(row)
+    if row is None:
+        return None
+    return OrgRecord(row.org, _anchors_of(connection, org), row.anchor_threshold, row.first_root, row.created_at_us)
 
 
-def all_orgs(connection: Connection) -> list[OrgRecord]:
-    """Return every org, by name."""
-    return [_org(row) for row in connection.execute(select(orgs).order_by(orgs.c.org))]
+def org_names(connection: Connection) -> Sequence[str]:
+    """Return the name of every org, in order."""
+    return connection.scalars(select(orgs.c.org).order_by(orgs.c.org)).all()
 
 
-def roots_after(connection: Connection, org: str, version: int) -> list[RootRecord]:
-    """Return the org's roots that are newer than `version`, oldest first."""
-    query = select(roots).where(roots.c.org == org, roots.c.version > version).order_by(roots.c.version)
-    return [
-        RootRecord(row.org, row.version, envelope_from_bytes(row.envelope), row.expires_at)
-        for row in connection.execute(query)
-    ]
-
-
-def _org(row: Row[Any]) -> OrgRecord:
-    return OrgRecord(row.org, PublicKey.from_bytes(row.root_public_key), row.bundle_key_id, row.created_at_us)
+def _anchors_of(connection: Connection, org: str) -> tuple[PublicKey, ...]:
+    query = select(anchors.c.public_key).where(anchors.c.org == org).order_by(anchors.c.position)
+    return tuple(PublicKey.from_bytes(raw) for raw in connection.scalars(query))

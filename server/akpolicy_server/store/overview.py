@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, func, select
 
-from akpolicy_server.store.tables import orgs, revisions
+from akpolicy_server.store.tables import layers, orgs, revisions
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,13 +18,13 @@ def count_orgs(connection: Connection) -> int:
 
 
 def earliest_expiry(connection: Connection) -> int:
-    """Return when the first of the current bundles expires, in epoch seconds; 0 without bundles."""
-    newer = revisions.alias()
-    is_superseded = exists().where(
-        newer.c.scope == revisions.c.scope,
-        or_(
-            newer.c.epoch > revisions.c.epoch,
-            and_(newer.c.epoch == revisions.c.epoch, newer.c.version > revisions.c.version),
+    """Return when the first of the bundles that hosts get expires, in epoch seconds; 0 without bundles."""
+    query = select(func.min(revisions.c.expires_at)).join(
+        layers,
+        and_(
+            layers.c.scope == revisions.c.scope,
+            layers.c.epoch == revisions.c.epoch,
+            layers.c.version == revisions.c.version,
         ),
     )
-    return connection.scalar(select(func.min(revisions.c.expires_at)).where(~is_superseded)) or 0
+    return connection.scalar(query.where(layers.c.in_force)) or 0

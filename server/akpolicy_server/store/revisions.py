@@ -1,39 +1,64 @@
-"""Published revisions and their content."""
+"""Published revisions and their content.
+
+`serial` is the order of publication; within a scope and epoch it is the order of versions too.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Row, Select, and_, exists, insert, or_, select
+from sqlalchemy import Connection, Row, Select, exists, func, insert, select
 
+from akpolicy.errors import StoreUnavailable
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
 from akpolicy_server.store.tables import blobs, revisions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from akpolicy.envelope import SignedEnvelope
 
 
+class RevisionKind(StrEnum):
+    """How a revision came about."""
+
+    PUBLISH = "publish"
+    RENEWAL = "renewal"
+    ROLLBACK = "rollback"
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
+
+
 @dataclass(frozen=True, slots=True)
 class RevisionRecord:
-    """A published revision. `expires_at` is in epoch seconds, `published_at_us` in epoch microseconds."""
+    """A published revision. Times are in epoch seconds, `published_at_us` in epoch microseconds.
+
+    `lifetime_s` is how long it was meant to live; it may end sooner, with the keys that signed it. `published_by` is
+    None for what the server did by itself. A rollback has the `original` that it restores. `serial` is 0 until the
+    revision is stored.
+    """
 
     scope: str
     epoch: int
     version: int
+    kind: RevisionKind
     digest: bytes
     envelope: SignedEnvelope
     min_version: int
     published_at_us: int
+    issued_at: int
     expires_at: int
-    published_by: str
+    lifetime_s: int
+    published_by: str | None
     message: str
     policy_count: int
     content_digest: bytes
     content_size: int
+    original: SignedEnvelope | None = None
+    restores_version: int | None = None
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,50 +70,63 @@ class IdempotencyClaim:
     request_digest: bytes
 
 
-def insert_revision(connection: Connection, record: RevisionRecord, claim: IdempotencyClaim | None) -> None:
-    """Add a revision whose blob is stored; an existing version or a used idempotency key breaks a constraint."""
-    connection.execute(
-        insert(revisions).values(
-            **{name: value for name, value in asdict(record).items() if name != "envelope"},
-            envelope=envelope_to_bytes(record.envelope),
-            idempotency_owner=claim.owner if claim else None,
-            idempotency_key=claim.key if claim else None,
-            request_digest=claim.request_digest if claim else None,
-        )
+def insert_revision(connection: Connection, record: RevisionRecord, claim: IdempotencyClaim | None) -> RevisionRecord:
+    """Add a revision whose blob is stored; return it with its serial.
+
+    An existing version or a used idempotency key breaks a constraint.
+    """
+    serial = (connection.scalar(select(func.max(revisions.c.serial))) or 0) + 1
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    values |= {
+        "serial": serial,
+        "envelope": envelope_to_bytes(record.envelope),
+        "original": None if record.original is None else envelope_to_bytes(record.original),
+        "idempotency_owner": claim.owner if claim else None,
+        "idempotency_key": claim.key if claim else None,
+        "request_digest": claim.request_digest if claim else None,
+    }
+    connection.execute(insert(revisions).values(**values))
+    return replace(record, serial=serial)
+
+
+def current_revision(connection: Connection, scope: str, epoch: int | None = None) -> RevisionRecord | None:
+    """Return what was published last for a scope, in one epoch if given; None before the first."""
+    return next(iter(list_revisions(connection, scope, epoch=epoch, limit=1)), None)
+
+
+def find_revision(connection: Connection, scope: str, version: int, epoch: int | None = None) -> RevisionRecord | None:
+    """Return a revision by its version, in the newest epoch that has it if none is given; None if there is none."""
+    query = _newest_first(scope, epoch).where(revisions.c.version == version).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else revision_of(row)
+
+
+def find_other_content(
+    connection: Connection, scope: str, content: bytes, *, before: int, epoch: int | None = None
+) -> RevisionRecord | None:
+    """Return the newest revision before the serial `before` that has other content; None if there is none."""
+    query = _newest_first(scope, epoch).where(revisions.c.serial < before, revisions.c.content_digest != content)
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else revision_of(row)
+
+
+def find_bundle_of(connection: Connection, scope: str, epoch: int, content: bytes) -> RevisionRecord | None:
+    """Return the newest revision of an epoch with this content that is no rollback; None if there is none."""
+    query = _newest_first(scope, epoch).where(
+        revisions.c.content_digest == content, revisions.c.kind != RevisionKind.ROLLBACK
     )
-
-
-def current_revision(connection: Connection, scope: str) -> RevisionRecord | None:
-    """Return the newest revision of a scope; None before the first."""
-    row = connection.execute(_newest_first(scope).limit(1)).first()
-    return None if row is None else _revision(row)
-
-
-def current_digests(connection: Connection, scopes: Iterable[str]) -> dict[str, bytes | None]:
-    """Return the digest of each scope's newest revision; None where there is none."""
-    newest = {}
-    for scope in scopes:
-        query = _newest_first(scope).with_only_columns(revisions.c.digest).limit(1)
-        newest[scope] = connection.scalar(query)
-    return newest
-
-
-def find_revision(connection: Connection, scope: str, version: int) -> RevisionRecord | None:
-    """Return a revision by its version, in the newest epoch that has it; None if there is none."""
-    row = connection.execute(_newest_first(scope).where(revisions.c.version == version).limit(1)).first()
-    return None if row is None else _revision(row)
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else revision_of(row)
 
 
 def list_revisions(
-    connection: Connection, scope: str, *, before: tuple[int, int] | None, limit: int
+    connection: Connection, scope: str, *, limit: int, before: int | None = None, epoch: int | None = None
 ) -> list[RevisionRecord]:
-    """Return up to `limit` revisions, newest first, all older than `before` (epoch, version) if given."""
-    query = _newest_first(scope).limit(limit)
+    """Return up to `limit` revisions, newest first, all before the serial `before` if given."""
+    query = _newest_first(scope, epoch).limit(limit)
     if before is not None:
-        epoch, version = before
-        table = revisions.c
-        query = query.where(or_(table.epoch < epoch, and_(table.epoch == epoch, table.version < version)))
-    return [_revision(row) for row in connection.execute(query)]
+        query = query.where(revisions.c.serial < before)
+    return [revision_of(row) for row in connection.execute(query)]
 
 
 def find_by_claim(connection: Connection, claim: IdempotencyClaim) -> tuple[RevisionRecord, bytes] | None:
@@ -97,7 +135,7 @@ def find_by_claim(connection: Connection, claim: IdempotencyClaim) -> tuple[Revi
         revisions.c.idempotency_owner == claim.owner, revisions.c.idempotency_key == claim.key
     )
     row = connection.execute(query).first()
-    return None if row is None else (_revision(row), row.request_digest)
+    return None if row is None else (revision_of(row), row.request_digest)
 
 
 def store_blob(connection: Connection, digest: bytes, data: bytes) -> None:
@@ -111,27 +149,42 @@ def load_blob(connection: Connection, digest: bytes) -> bytes | None:
     return connection.scalar(select(blobs.c.data).where(blobs.c.digest == digest))
 
 
-def _newest_first(scope: str) -> Select[Any]:
-    return (
-        select(revisions)
-        .where(revisions.c.scope == scope)
-        .order_by(revisions.c.epoch.desc(), revisions.c.version.desc())
-    )
+def read_content(connection: Connection, revision: RevisionRecord) -> bytes:
+    """Return the content of a revision; raise `StoreUnavailable` if the database lacks it."""
+    blob = load_blob(connection, revision.content_digest)
+    if blob is None:
+        raise StoreUnavailable(
+            f"the content of `{revision.scope}` version {revision.version} is missing; restore the database from a "
+            "backup"
+        )
+    return blob
 
 
-def _revision(row: Row[Any]) -> RevisionRecord:
+def revision_of(row: Row[Any]) -> RevisionRecord:
+    """Return a row of `revisions` as a record."""
     return RevisionRecord(
         scope=row.scope,
         epoch=row.epoch,
         version=row.version,
+        kind=RevisionKind(row.kind),
         digest=row.digest,
         envelope=envelope_from_bytes(row.envelope),
         min_version=row.min_version,
         published_at_us=row.published_at_us,
+        issued_at=row.issued_at,
         expires_at=row.expires_at,
+        lifetime_s=row.lifetime_s,
         published_by=row.published_by,
         message=row.message,
         policy_count=row.policy_count,
         content_digest=row.content_digest,
         content_size=row.content_size,
+        original=None if row.original is None else envelope_from_bytes(row.original),
+        restores_version=row.restores_version,
+        serial=row.serial,
     )
+
+
+def _newest_first(scope: str, epoch: int | None) -> Select[Any]:
+    query = select(revisions).where(revisions.c.scope == scope).order_by(revisions.c.serial.desc())
+    return query if epoch is None else query.where(revisions.c.epoch == epoch)

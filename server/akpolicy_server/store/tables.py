@@ -3,8 +3,11 @@
 Rules:
 
 - Nothing signed is ever updated: roots, revisions and blobs are inserted, never changed.
-- A revision is named by scope, epoch and version; it carries the idempotency key of the request that made it, so that
-  the key and its effect commit together.
+- A revision is named by scope, epoch and version; `serial` counts all revisions in the order of their publication. It
+  carries the idempotency key of the request that made it, so that the key and its effect commit together.
+- `layers` and `generations` alone say what is current: which revision each org's hosts get of each scope, and how often
+  that or the org's root has changed. Both change in the transaction that publishes.
+- An org without roots waits for its first one: nothing is published for it, nobody subscribes.
 - API keys are kept as SHA-256 of the secret; revocation is a time, set once.
 """
 
@@ -12,10 +15,12 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -35,12 +40,11 @@ metadata = MetaData(
     }
 )
 
-# One row: the platform's own keys.
+# One row: there is one once the server was set up.
 platform = Table(
     "platform",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("bundle_key_id", String(64), nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
@@ -49,9 +53,32 @@ orgs = Table(
     "orgs",
     metadata,
     Column("org", String(63), primary_key=True),
-    Column("root_public_key", LargeBinary(32), nullable=False),
-    Column("bundle_key_id", String(64), nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
+    # How many of its `anchors` must have signed its first root.
+    Column("anchor_threshold", Integer, nullable=False, server_default="1"),
+    # The unsigned payload of the first root that the owners of its root keys were given; NULL if the server signed it.
+    Column("first_root", LargeBinary, nullable=True),
+)
+
+# The keys that an org's hosts are configured with.
+anchors = Table(
+    "anchors",
+    metadata,
+    Column("org", ForeignKey(orgs.c.org), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("public_key", LargeBinary(32), nullable=False),
+)
+
+# Every key that the server made. What a key may sign, the org's newest root says.
+online_keys = Table(
+    "online_keys",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    # NULL: a key of the platform, for `global`.
+    Column("org", ForeignKey(orgs.c.org), nullable=True),
+    Column("role", String(16), nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    CheckConstraint("role IN ('root', 'bundle', 'rollback', 'heartbeat')", name="role"),
 )
 
 roots = Table(
@@ -95,12 +122,21 @@ revisions = Table(
     Column("scope", String(512), primary_key=True),
     Column("epoch", BigInteger, primary_key=True, autoincrement=False),
     Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
     Column("digest", LargeBinary(32), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+    # For a rollback: the envelope of the bundle that it restores, and that bundle's version.
+    Column("original", LargeBinary, nullable=True),
+    Column("restores_version", BigInteger, nullable=True),
     Column("min_version", BigInteger, nullable=False),
     Column("published_at_us", BigInteger, nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("published_by", ForeignKey(api_keys.c.key_id), nullable=False),
+    # What was meant; the signing keys may have ended it sooner.
+    Column("lifetime_s", BigInteger, nullable=False),
+    # NULL: the server itself.
+    Column("published_by", ForeignKey(api_keys.c.key_id), nullable=True),
     Column("message", Text, nullable=False),
     Column("policy_count", Integer, nullable=False),
     Column("content_digest", ForeignKey(blobs.c.digest), nullable=False),
@@ -109,7 +145,33 @@ revisions = Table(
     Column("idempotency_owner", String(63), nullable=True),
     Column("idempotency_key", String(128), nullable=True),
     Column("request_digest", LargeBinary(32), nullable=True),
+    UniqueConstraint("serial"),
+    Index(None, "scope", "serial"),
     UniqueConstraint("idempotency_owner", "idempotency_key"),
+    CheckConstraint("kind IN ('publish', 'renewal', 'rollback', 'freeze', 'unfreeze')", name="kind"),
+    CheckConstraint("(kind = 'rollback') = (original IS NOT NULL)", name="original"),
+    CheckConstraint("(kind = 'rollback') = (restores_version IS NOT NULL)", name="restores"),
+)
+
+# The revision of each scope that an org's hosts were given last. Not in force: a root took its keys away since, and
+# hosts dropped it; they still take nothing older.
+layers = Table(
+    "layers",
+    metadata,
+    Column("org", ForeignKey(orgs.c.org), primary_key=True),
+    Column("scope", String(512), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("in_force", Boolean, nullable=False),
+    ForeignKeyConstraint(["scope", "epoch", "version"], ["revisions.scope", "revisions.epoch", "revisions.version"]),
+)
+
+# How often what is current for an org has changed: `seq` of its heartbeats.
+generations = Table(
+    "generations",
+    metadata,
+    Column("org", ForeignKey(orgs.c.org), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
 )
 
 hosts = Table(

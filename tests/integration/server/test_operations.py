@@ -254,7 +254,7 @@ def test_calls_of_strangers_do_not_fill_the_log_and_those_of_revoked_keys_are_in
 def test_a_bug_is_logged_with_its_traceback_and_shown_as_an_incident_alone(
     server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: Orgs, _caller: Caller, _org: str) -> None:
+    def fail(_self: Orgs, _caller: Caller, _org: str, _keys: tuple[str, ...], _threshold: int) -> None:
         raise ValueError("a secret detail")
 
     monkeypatch.setattr(Orgs, "create", fail)

@@ -10,18 +10,19 @@ import sqlite3
 import stat
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import grpc
 import pytest
 
 from akpolicy import __version__
+from akpolicy.signing import load_key_file
 from akpolicy_server.settings import DATABASE_FILE
 from tests.integration.server.conftest import Operator, Program, policy, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -131,11 +132,17 @@ def test_init_prints_what_to_paste_and_what_to_type(tmp_path: Path) -> None:
     assert "1-of-1" in done.stdout
     assert f"akpolicy-server --config {tmp_path / 'server' / 'server.toml'}" in done.stdout
     assert "akpolicy apikey create --org acme" in done.stdout
+    [file] = re.findall(r"The root key of `acme` is (\S+\.pem)\.", done.stdout)
+    assert load_key_file(Path(file)).public_key.anchor in done.stdout
+    assert "akpolicy root rotate --org acme --key file:" in done.stdout
 
 
 def test_init_answers_in_json_for_pipelines(made: dict[str, object], tmp_path: Path) -> None:
     assert set(made) == {"config", "server", "admin_api_key", "orgs"}
-    assert made["orgs"] == [{"org": "acme", "trust_anchor": made["orgs"][0]["trust_anchor"]}]  # type: ignore[index]
+    [org] = cast("list[dict[str, str]]", made["orgs"])
+    assert org == {"org": "acme", "trust_anchor": org["trust_anchor"], "root_key_file": org["root_key_file"]}
+    key = load_key_file(Path(org["root_key_file"]))
+    assert key.public_key.anchor == org["trust_anchor"]
     assert stat.S_IMODE((tmp_path / "server" / "server.toml").stat().st_mode) == 0o600
 
 

@@ -33,7 +33,7 @@ def test_a_new_host_gets_roots_then_layers_with_content_then_keep_alive(server: 
     server.admin.publish("org/globex", policy("foreign"))
     stream = server.host().hello()
     messages = stream.until_keep_alive()
-    assert [kind for kind, _ in messages] == ["root", "bundle", "chunk", "bundle", "chunk"]
+    assert [kind for kind, _ in messages] == ["root", "bundle", "chunk", "bundle", "chunk", "heartbeat"]
     assert [m.revision.scope for kind, m in messages if kind == "bundle"] == ["global", "org/acme"]
     assert messages[0][1].version == 1
     stream.call.cancel()
@@ -41,6 +41,7 @@ def test_a_new_host_gets_roots_then_layers_with_content_then_keep_alive(server: 
 
 def test_a_host_without_anything_to_get_hears_that_the_server_is_there(server: LiveServer) -> None:
     stream = server.host().hello(root_version=1)
+    assert stream.next()[0] == "heartbeat"
     for _ in range(3):
         kind, keep_alive = stream.next()
         assert (kind, keep_alive.interval_ms) == ("keep_alive", 200)
@@ -75,7 +76,7 @@ def test_held_content_is_not_sent_again(server: LiveServer) -> None:
 def test_what_a_host_enforces_is_not_sent_again(server: LiveServer) -> None:
     published = server.admin.publish("org/acme", policy("p"))
     stream = server.host().hello(root_version=1, enforced=[published.revision.revision])
-    assert stream.until_keep_alive() == []
+    assert stream.updates() == []
     stream.call.cancel()
 
 
@@ -97,7 +98,7 @@ def test_every_connected_host_of_the_org_gets_a_publish_and_no_other_org_does(se
     streams = [server.host(f"host-{number}").hello(root_version=1) for number in range(2)]
     foreign = server.host("host-0", org="globex").hello("globex", root_version=1)
     for stream in (*streams, foreign):
-        assert stream.until_keep_alive() == []
+        assert stream.updates() == []
     revision = server.admin.publish("org/acme", policy("p")).revision.revision
     assert [stream.next_update().bundle.revision for stream in streams] == [revision, revision]
     everyone = server.admin.publish("global", policy("g")).revision.revision

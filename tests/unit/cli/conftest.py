@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.cli import run
+from akpolicy.signing import PrivateKeySigner
 from tests.simulators.publishing import API_KEY, PublishingSimulator
 from tests.simulators.sidecar import SidecarSimulator
 
@@ -32,6 +33,7 @@ class Result:
 
 
 Run = Callable[..., Result]
+KeyFile = Callable[[PrivateKeySigner, str], str]
 
 
 @pytest.fixture
@@ -63,6 +65,19 @@ def sidecar(cli: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[SidecarSimula
         monkeypatch.setenv("AKPOLICY_SOCKET", str(socket))
         with SidecarSimulator(socket) as running:
             yield running
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Callable[[PrivateKeySigner, str], str]:
+    """Return what writes a key to a file and names it as a signer URI."""
+
+    def write(signer: PrivateKeySigner, name: str) -> str:
+        path = tmp_path / f"{name}.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(signer.to_pem())
+        return f"file:{path}"
+
+    return write
 
 
 @pytest.fixture

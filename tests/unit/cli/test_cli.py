@@ -19,13 +19,25 @@ COMMANDS = [
     ["keys", "generate"],
     ["keys", "show"],
     ["org", "create"],
+    ["org", "freeze"],
+    ["org", "unfreeze"],
+    ["root", "init"],
+    ["root", "propose"],
+    ["root", "sign"],
+    ["root", "publish"],
+    ["root", "show"],
+    ["root", "rotate"],
+    ["root", "revoke"],
     ["apikey", "create"],
     ["apikey", "revoke"],
     ["policy", "validate"],
     ["policy", "publish"],
+    ["policy", "sign"],
+    ["policy", "rollback"],
     ["policy", "history"],
     ["policy", "show"],
     ["authorize"],
+    ["inspect"],
 ]
 
 
@@ -59,9 +71,10 @@ def test_the_installed_program_ends_with_the_exit_code_and_without_a_traceback()
     assert ended.stderr.count("\n") == 1
 
 
-def test_help_needs_neither_grpc_nor_cedar() -> None:
+@pytest.mark.parametrize("command", [["policy", "publish"], ["root", "propose"], ["inspect"]], ids=" ".join)
+def test_help_needs_neither_grpc_nor_cedar(command: list[str]) -> None:
     code = (
-        "import sys; from akpolicy.cli import run; code = run(['policy', 'publish', '--help']); "
+        f"import sys; from akpolicy.cli import run; code = run([*{command}, '--help']); "
         "sys.exit(code or any(name in sys.modules for name in ('grpc', 'cedarpy', 'cryptography')))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

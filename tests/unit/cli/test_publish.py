@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from akpolicy.bundle import OfflineMode
-from akpolicy.cli.policy import OfflineModeName, seconds
+from akpolicy.cli.durations import seconds
+from akpolicy.cli.publish import OfflineModeName
 from akpolicy.client.publishing import chunks
 from akpolicy.engine.files import PolicyFile
 from akpolicy.envelope import from_dsse_json

@@ -11,9 +11,12 @@ import pytest
 from akpolicy.addresses import ServerUrl
 from akpolicy.client import ServerEndpoint, SidecarUnreachable, find_socket, parse_server_url
 from akpolicy.client.channel import KEEPALIVE_TIME_MS, bearer, channel_options, open_channel
+from akpolicy.client.publishing import PublishingClient
 from akpolicy.client.sockets import DEFAULT_SOCKET
 from akpolicy.errors import ConfigError
 from tests.simulators.certificates import AuthoritySimulator
+from tests.simulators.distance import LongWay
+from tests.simulators.publishing import API_KEY, PublishingSimulator
 from tests.simulators.sidecar import SidecarSimulator
 from tests.unit.client.test_clients import ALLOWED
 
@@ -72,6 +75,14 @@ def test_keepalive_pings_are_rarer_than_a_default_server_tolerates() -> None:
     options = dict(channel_options(ServerEndpoint("policy.example.com:443")))
     assert options["grpc.keepalive_time_ms"] == KEEPALIVE_TIME_MS > TOLERATED_PING_INTERVAL_MS
     assert "grpc.enable_http_proxy" not in options
+
+
+def test_a_server_that_is_far_away_is_reached() -> None:
+    """The first connection takes longer than the pause after which a second one would be tried."""
+    with PublishingSimulator() as server, LongWay(int(server.url.rpartition(":")[2]), delay_s=0.5) as way:
+        endpoint = parse_server_url(f"http://127.0.0.1:{way.port}")
+        with PublishingClient(endpoint, API_KEY) as client:
+            assert client.history("org/acme", 1) == []
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:1", "[::1]:1", "localhost:1"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,27 @@ from akpolicy.engine.files import PolicyFile
 from akpolicy.engine.schema import CedarSchema, load_default_schema
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.api_keys import ApiKeys
+from akpolicy_server.first_root import DAY_S
+from akpolicy_server.freeze import Freeze
 from akpolicy_server.history import History
 from akpolicy_server.installation import DATA_DIR, install
+from akpolicy_server.intake import Intake
+from akpolicy_server.ledger import Ledger
+from akpolicy_server.online import OnlineKeys
 from akpolicy_server.orders import PublishOrder
-from akpolicy_server.orgs import DAY_S, Orgs
+from akpolicy_server.orgs import Orgs
+from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
+from akpolicy_server.rollbacks import Rollbacks
+from akpolicy_server.roots import Roots
 from akpolicy_server.settings import DATABASE_FILE
+from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.vault import Vault
 from tests.simulators.clock import ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 LOOPBACK = HostPort("127.0.0.1", 0)
@@ -37,9 +46,16 @@ class Core:
     clock: ManualClock
     database: Database
     vault: Vault
+    signatory: Signatory
+    ledger: Ledger
     orgs: Orgs
+    online_keys: OnlineKeys
+    roots: Roots
     api_keys: ApiKeys
     publisher: Publisher
+    presigned: Presigned
+    rollbacks: Rollbacks
+    freeze: Freeze
     history: History
     admin: Caller
     anchors: dict[str, str]
@@ -71,29 +87,51 @@ def schema() -> CedarSchema:
     return load_default_schema()
 
 
+@contextmanager
+def opened(
+    data: Path, clock: ManualClock, schema: CedarSchema, admin_key: str, anchors: dict[str, str]
+) -> Iterator[Core]:
+    """Wire the domain over the database and the keys of a data directory."""
+    announced: list[str] = []
+    revoked: list[str] = []
+
+    def announce(orgs: Collection[str]) -> None:
+        announced.extend(sorted(orgs))
+
+    with closing(Database(f"sqlite:///{data / DATABASE_FILE}")) as database:
+        vault = Vault(data)
+        signatory = Signatory(vault)
+        ledger = Ledger(database, signatory, clock, announce=announce)
+        intake = Intake(schema)
+        api_keys = ApiKeys(database, clock, on_revoked=revoked.append)
+        lifetime_s = 30 * DAY_S
+        yield Core(
+            clock=clock,
+            database=database,
+            vault=vault,
+            signatory=signatory,
+            ledger=ledger,
+            orgs=Orgs(database, vault, signatory, ledger, clock),
+            online_keys=OnlineKeys(database, vault, clock),
+            roots=Roots(database, ledger),
+            api_keys=api_keys,
+            publisher=Publisher(database, ledger, intake, default_lifetime_s=lifetime_s),
+            presigned=Presigned(database, ledger, intake, clock, default_lifetime_s=lifetime_s),
+            rollbacks=Rollbacks(ledger, default_lifetime_s=lifetime_s),
+            freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
+            history=History(database),
+            admin=api_keys.authenticate(admin_key),
+            anchors=anchors,
+            announced=announced,
+            revoked=revoked,
+        )
+
+
 @pytest.fixture
 def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
     """Return a server of the orgs `acme` and `globex`."""
     clock = ManualClock()
     made = install(tmp_path / "server", ("acme", "globex"), listen=LOOPBACK, metrics_listen=None, clock=clock)
-    data = tmp_path / "server" / DATA_DIR
-    announced: list[str] = []
-    revoked: list[str] = []
-    with closing(Database(f"sqlite:///{data / DATABASE_FILE}")) as database:
-        vault = Vault(data)
-        api_keys = ApiKeys(database, clock, on_revoked=revoked.append)
-        yield Core(
-            clock=clock,
-            database=database,
-            vault=vault,
-            orgs=Orgs(database, vault, clock),
-            api_keys=api_keys,
-            publisher=Publisher(
-                database, vault, clock, schema, announce=announced.append, default_lifetime_s=30 * DAY_S
-            ),
-            history=History(database),
-            admin=api_keys.authenticate(made.admin_api_key),
-            anchors={created.org: created.trust_anchor for created in made.orgs},
-            announced=announced,
-            revoked=revoked,
-        )
+    anchors = {created.org: created.trust_anchor for created in made.orgs}
+    with opened(tmp_path / "server" / DATA_DIR, clock, schema, made.admin_api_key, anchors) as core:
+        yield core

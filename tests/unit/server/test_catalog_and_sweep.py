@@ -12,8 +12,9 @@ from akpolicy.errors import StoreUnavailable
 from akpolicy_server.access import Role
 from akpolicy_server.catalog import Catalog
 from akpolicy_server.fanout import End, Fanout
+from akpolicy_server.store.batches import VALUES_A_STATEMENT
 from akpolicy_server.store.hosts import HostKey
-from akpolicy_server.sweep import KEYS_A_QUERY, Sweep
+from akpolicy_server.sweep import Sweep
 from akpolicy_server.threads import Threads
 from tests.unit.server.conftest import order, policy
 
@@ -37,9 +38,9 @@ def test_many_streams_cost_one_read(core: Core) -> None:
     async def scenario() -> None:
         with closing(Threads()) as threads:
             catalog = CountingCatalog(core.database, threads)
-            revisions = await asyncio.gather(*(catalog.current("org/acme") for _ in range(50)))
-            assert {revision.version for revision in revisions if revision} == {1}
-            digest = revisions[0].content_digest if revisions[0] else b""
+            views = await asyncio.gather(*(catalog.view("acme") for _ in range(50)))
+            assert {view.revisions["org/acme"].version for view in views} == {1}
+            digest = views[0].revisions["org/acme"].content_digest
             blobs = await asyncio.gather(*(catalog.blob(digest) for _ in range(50)))
             assert len({bytes(blob) for blob in blobs}) == 1
 
@@ -51,17 +52,15 @@ def test_a_read_that_began_before_a_publish_is_not_kept(core: Core) -> None:
     async def scenario() -> None:
         with closing(Threads()) as threads:
             catalog = Catalog(core.database, threads)
-            early = asyncio.create_task(catalog.current("org/acme"))
+            early = asyncio.create_task(catalog.view("acme"))
             await asyncio.sleep(0)
-            catalog.forget("org/acme")
+            catalog.forget("acme")
             await early
-            assert "org/acme" not in catalog.known()
-            assert await catalog.current("org/acme") is None
+            assert "acme" not in catalog.known()
+            assert not (await catalog.view("acme")).revisions
             core.publisher.publish(core.admin, order("org/acme", policy("p")))
-            catalog.forget("org/acme")
-            revision = await catalog.current("org/acme")
-            assert revision is not None
-            assert revision.version == 1
+            catalog.forget("acme")
+            assert (await catalog.view("acme")).revisions["org/acme"].version == 1
 
     asyncio.run(scenario())
 
@@ -121,7 +120,7 @@ def test_the_sweep_finds_what_nobody_announced(core: Core) -> None:
             fanout = Fanout(catalog, max_streams_per_host=1)
             sweep = Sweep(core.database, threads, catalog, fanout, interval_s=3600)
             with fanout.joined(HostKey("acme", "h"), made.key_id) as subscriber:
-                assert await catalog.current("org/acme") is None
+                assert not (await catalog.view("acme")).revisions
                 await sweep.once()
                 await asyncio.sleep(0)
                 assert not subscriber.take_news()
@@ -131,22 +130,21 @@ def test_the_sweep_finds_what_nobody_announced(core: Core) -> None:
                 await sweep.once()
                 assert await asyncio.wait_for(subscriber.ended(), 30) is End.KEY_REVOKED
                 assert subscriber.take_news()
-                revision = await catalog.current("org/acme")
-                assert revision is not None
-                assert revision.version == 1
+                assert (await catalog.view("acme")).revisions["org/acme"].version == 1
 
     asyncio.run(scenario())
 
 
-def test_the_sweep_asks_about_any_number_of_keys(core: Core) -> None:
-    async def scenario() -> list[str]:
+def test_the_sweep_asks_about_any_number_of_keys_and_orgs(core: Core) -> None:
+    async def scenario() -> tuple[list[str], set[str]]:
         with closing(Threads()) as threads:
             catalog = Catalog(core.database, threads)
             sweep = Sweep(core.database, threads, catalog, Fanout(catalog, max_streams_per_host=1), interval_s=3600)
-            keys = [f"{number:016x}" for number in range(2 * KEYS_A_QUERY)]
-            _, revoked = sweep._look({}, [*keys, revoked_key])
-            return list(revoked)
+            keys = [f"{number:016x}" for number in range(2 * VALUES_A_STATEMENT)]
+            return sweep._look({**dict.fromkeys(keys, 1), "acme": 1}, [*keys, revoked_key])
 
     revoked_key = core.publisher_of("acme").key_id
     core.api_keys.revoke(core.admin, revoked_key)
-    assert asyncio.run(scenario()) == [revoked_key]
+    changed, revoked = asyncio.run(scenario())
+    assert "acme" not in changed
+    assert revoked == {revoked_key}

@@ -19,8 +19,9 @@ from akpolicy.errors import (
 from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.trust import Judge
 from akpolicy_server.access import Role
-from akpolicy_server.orgs import ROOT_LIFETIME_S
-from akpolicy_server.store.orgs import find_org, roots_after
+from akpolicy_server.first_root import ROOT_LIFETIME_S
+from akpolicy_server.store.orgs import find_org
+from akpolicy_server.store.roots import roots_after
 from akpolicy_server.vault import Vault
 from tests.unit.server.conftest import order, policy
 
@@ -49,17 +50,19 @@ def test_a_new_orgs_root_is_believed_by_its_anchor(core: Core) -> None:
         ("org/initech", 1, True),
         ("global", 1, True),
     }
+    assert {d.prefix for d in document.roles.rollback} == {"org/initech", "global"}
+    assert document.roles.heartbeat is not None
     assert document.expires_at - document.issued_at == 365 * 86_400
 
 
-def test_orgs_share_the_platforms_key_and_nothing_else(core: Core) -> None:
+def test_orgs_share_the_platforms_keys_and_nothing_else(core: Core) -> None:
     acme, globex = (_judge(core, org, core.anchors[org]).root for org in ("acme", "globex"))
     assert acme is not None
     assert globex is not None
     shared = set(acme.document.keys) & set(globex.document.keys)
-    role = acme.document.bundle_role("global")
-    assert role is not None
-    assert shared == set(role.keys)
+    roles = acme.document.bundle_role("global"), acme.document.rollback_role("global")
+    assert shared == {key_id for role in roles if role for key_id in role.keys}
+    assert len(shared) == 2
 
 
 def test_a_new_org_gets_a_global_bundle_of_before_it(core: Core) -> None:
@@ -83,7 +86,7 @@ def test_what_is_no_name_is_refused(core: Core, name: str) -> None:
 
 def test_private_keys_are_for_their_owner_alone(core: Core, tmp_path: Path) -> None:
     files = list((tmp_path / "server" / "data" / "keys").iterdir())
-    assert len(files) == 5  # the platform's, and two for each org
+    assert len(files) == 10  # the platform's two, and for each org those for roots, bundles, rollbacks and heartbeats
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
@@ -109,7 +112,7 @@ def test_a_data_directory_that_others_can_enter_is_refused(tmp_path: Path) -> No
 
 def test_nothing_is_published_under_an_expired_root(core: Core) -> None:
     core.clock.advance(ROOT_LIFETIME_S)
-    with pytest.raises(RootExpired, match=r"^hosts of the org `acme` would refuse it: root expired"):
+    with pytest.raises(RootExpired, match=r"^hosts of the org `acme` would refuse it: root version 1 expired"):
         core.publisher.publish(core.admin, order("org/acme", policy("p")))
     assert core.announced == []
 

@@ -61,7 +61,7 @@ def test_an_accepted_update_clears_the_scopes_refusal(core: Core) -> None:
             reports.note(_record(1), (), refused=NACK)
             reports.note(_record(1), (), refused=other)
             await reports.flush()
-            reports.note(_record(2), (REVISION,), accepted="org/acme")
+            reports.note(_record(2), (REVISION,), accepted=("org/acme",))
             await reports.flush()
 
     asyncio.run(scenario())

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from akpolicy.errors import StartupError, StoreUnavailable
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import upgrade
-from akpolicy_server.store.orgs import platform_key_id, set_platform_key
+from akpolicy_server.store.orgs import is_set_up, set_up_platform
 from akpolicy_server.store.tables import metadata
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def _columns(database: Database) -> dict[str, list[tuple[object, ...]]]:
 
 def test_upgrading_again_changes_nothing(database: Database) -> None:
     with database.write() as connection:
-        set_platform_key(connection, "a" * 64, 1)
+        set_up_platform(connection, 1)
     upgrade(database)
     with database.read() as connection:
-        assert platform_key_id(connection) == "a" * 64
+        assert is_set_up(connection)
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
@@ -86,13 +86,13 @@ def test_a_database_of_a_newer_version_is_refused(database: Database) -> None:
 def test_a_block_that_fails_leaves_no_trace(database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:
-            set_platform_key(connection, "a" * 64, 1)
+            set_up_platform(connection, 1)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     with database.read() as connection:
-        assert platform_key_id(connection) is None
+        assert not is_set_up(connection)
 
 
 def test_a_missing_database_is_not_made_by_opening_it(path: Path) -> None:
@@ -130,13 +130,13 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path, 
 
 def test_what_a_crash_left_in_the_write_ahead_log_is_read(database: Database, path: Path) -> None:
     with database.write() as connection:
-        set_platform_key(connection, "a" * 64, 1)
+        set_up_platform(connection, 1)
     # Nothing was folded into the file: `database` is open still.
     copy = path.with_name("a copy with 100% ?.sqlite3")
     for suffix in ("", "-wal"):
         copy.with_name(copy.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
     with closing(Database(f"sqlite:///{copy}")) as recovered, recovered.read() as connection:
-        assert platform_key_id(connection) == "a" * 64
+        assert is_set_up(connection)
 
 
 def test_another_processes_lock_is_store_unavailable(
@@ -160,7 +160,7 @@ def test_writers_take_turns(database: Database) -> None:
             with database.write() as connection:
                 current = connection.scalar(text("SELECT count(*) FROM orgs"))
                 connection.execute(
-                    text("INSERT INTO orgs VALUES (:org, :key, 'k', 0)"), {"org": f"org{current}", "key": b"k" * 32}
+                    text("INSERT INTO orgs (org, created_at_us) VALUES (:org, 0)"), {"org": f"org{current}"}
                 )
                 counted.append(current)
 

@@ -1,0 +1,206 @@
+"""`akpolicy policy publish`: policies for the server to sign, to be signed elsewhere, or signed already."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.durations import seconds
+from akpolicy.cli.files import read_policy_files
+from akpolicy.cli.option_groups import OptionGroup, grouped
+from akpolicy.cli.options import (
+    DryRunOption,
+    IdempotencyKeyOption,
+    MessageOption,
+    OrgOption,
+    OutputOption,
+    ScopeOption,
+    examples,
+)
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, uploading
+from akpolicy.errors import ClientError, ServerRefused, UsageError
+
+if TYPE_CHECKING:
+    from akpolicy.client.publishing_types import Published, PublishTerms
+
+# The values of `akpolicy.bundle.OfflineMode`, which is not imported only to print help.
+OfflineModeName = Literal["fail_closed", "cached_with_expiry", "cached_indefinite", "default_policy"]
+
+# Statuses that say that nothing was published.
+_DEFINITE: Final = frozenset(
+    {
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
+    }
+)
+
+
+@dataclass(frozen=True)
+class BundleTerms(OptionGroup):
+    """The options that say what a bundle is to say of itself."""
+
+    offline_mode: Annotated[
+        OfflineModeName | None, typer.Option(help="The most lenient mode of hosts that cannot reach the server.")
+    ] = None
+    offline_max_age: Annotated[
+        str, typer.Option(metavar="TIME", help="How old policy may grow on such a host, such as 24h.")
+    ] = "24h"
+    lifetime: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long the policy is valid, such as 30d. Default: the server's."),
+    ] = None
+    no_rollback: Annotated[bool, typer.Option("--no-rollback", help="Forbid a later return to what was before.")] = (
+        False
+    )
+    expected_version: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Publish only on top of this version (0: nothing published yet)."),
+    ] = None
+
+    def publish_terms(self, *, message: str, idempotency_key: str, dry_run: bool = False) -> PublishTerms:
+        """Return the terms of a publish; raise `UsageError` for a time that is none."""
+        from akpolicy.bundle import OfflineMode
+        from akpolicy.client.publishing_types import PublishTerms
+
+        return PublishTerms(
+            message=message,
+            expected_version=self.expected_version,
+            idempotency_key=idempotency_key,
+            offline_mode=None if self.offline_mode is None else OfflineMode(self.offline_mode),
+            offline_max_age_s=seconds(self.offline_max_age, "--offline-max-age"),
+            lifetime_s=seconds(self.lifetime, "--lifetime") if self.lifetime is not None else 0,
+            no_rollback=self.no_rollback,
+            dry_run=dry_run,
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module to the group `policy`."""
+    app.command(
+        epilog=examples(
+            "akpolicy policy publish policies/ --org acme --message 'allow ssh to admins'",
+            "akpolicy policy publish a.cedar --org acme --expected-version 3",
+            "akpolicy policy publish a.cedar --org acme --dry-run",
+            "akpolicy policy publish base.cedar --scope global --offline-mode fail_closed --lifetime 7d",
+            "akpolicy policy publish a.cedar --org acme --unsigned --out acme.proposal.json",
+            "akpolicy policy publish --envelope acme.proposal.json",
+        )
+    )(grouped(publish))
+
+
+def publish(  # noqa: PLR0913 - one parameter an option
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),
+    ] = None,
+    *,
+    org: OrgOption = None,
+    scope: ScopeOption = None,
+    message: MessageOption = "",
+    terms: BundleTerms,
+    idempotency_key: IdempotencyKeyOption = None,
+    dry_run: DryRunOption = False,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Only write what is to be signed to --out, for `policy sign`.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where --unsigned writes the proposal.")] = None,
+    envelope: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Publish a proposal that `policy sign` completed.")
+    ] = None,
+    connection: Connection,
+    output: OutputOption = "text",
+) -> None:
+    """Publish policies as the whole policy of an org or of everybody (`global`).
+
+    What was published before is replaced. The server checks, signs, stores and announces them; hosts then fetch them.
+    Every problem is shown if it refuses them.
+
+    Where the server does not hold the keys: --unsigned writes a proposal, `policy sign` signs it, --envelope publishes
+    it.
+    """
+    from akpolicy.cli import policy_proposals
+
+    if unsigned != (out is not None):
+        raise UsageError("`--unsigned` and `--out FILE` go together")
+    if envelope is not None:
+        if files or org or scope or unsigned or terms != BundleTerms():
+            raise UsageError("`--envelope` publishes what was signed as it is; give no files, scope or terms with it")
+        published = policy_proposals.publish_envelope(connection, envelope, message, idempotency_key, dry_run=dry_run)
+        print_published(published, output)
+        return
+    if not files:
+        raise UsageError("no policies are named; give files, or `--envelope FILE`")
+    chosen = choose_scope(org, scope)
+    if out is not None:
+        if dry_run:
+            raise UsageError("`--unsigned` publishes nothing; leave out `--dry-run`")
+        policy_proposals.prepare(connection, chosen, files, terms, message, out, output)
+        return
+    agreed = terms.publish_terms(
+        message=message, idempotency_key=new_unless(idempotency_key, dry_run=dry_run), dry_run=dry_run
+    )
+    sources = read_policy_files(files)
+    size = sum(len(file.data) for file in sources)
+    with (
+        connection.open() as client,
+        keep_key_on_failure(agreed.idempotency_key),
+        uploading(f"publishing {chosen}", size) as progress,
+    ):
+        published = client.publish(chosen, sources, agreed, progress)
+    print_published(published, output)
+
+
+def new_unless(idempotency_key: str | None, *, dry_run: bool) -> str:
+    """Return the idempotency key of a request: the one that was given, else a new one; none for a dry run."""
+    if idempotency_key is not None:
+        return idempotency_key
+    return "" if dry_run else uuid.uuid4().hex
+
+
+@contextmanager
+def keep_key_on_failure(idempotency_key: str) -> Iterator[None]:
+    """Show the idempotency key where the server may have published all the same."""
+    try:
+        yield
+    except ClientError as error:
+        indefinite = not isinstance(error, ServerRefused) or error.status not in _DEFINITE
+        if idempotency_key and indefinite:
+            print_note(
+                "should the server have received it, it may be published all the same; "
+                f"to repeat this safely: --idempotency-key {idempotency_key}"
+            )
+        raise
+
+
+def print_published(published: Published, output: OutputFormat) -> None:
+    """Print the answer to a publish, a rollback or a dry run of one."""
+    from akpolicy.client.publishing_types import rfc3339
+
+    revision = published.revision
+    if output == "json":
+        print_json({**revision.to_json(), "repeated_request": published.repeated, "dry_run": published.dry_run})
+        return
+    again = " (this very request had published it before)" if published.repeated else ""
+    restored = f", with the content of version {revision.restores_version}" if revision.restores_version else ""
+    verb = "would publish" if published.dry_run else "published"
+    print_text(
+        f"{verb} {revision.scope} version {revision.version}{restored}{again}\n"
+        f"policies  {revision.policy_count} ({revision.content_size} bytes)\n"
+        f"digest    {revision.digest}\n"
+        f"expires   {rfc3339(revision.expires_at)}"
+    )
+    if published.dry_run:
+        print_note("hosts would accept it; nothing was stored, because this is a dry run")

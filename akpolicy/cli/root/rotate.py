@@ -1,0 +1,136 @@
+"""`akpolicy root rotate`: another root key, in one command, for orgs with a single one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from akpolicy.cli.anchors import Anchors
+from akpolicy.cli.connection import Connection
+from akpolicy.cli.option_groups import grouped
+from akpolicy.cli.options import OutputOption, examples
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, printable
+from akpolicy.cli.root.making import RootLife, next_proposal
+from akpolicy.errors import KeyNotAuthorised, UsageError
+
+if TYPE_CHECKING:
+    from akpolicy.root import Root
+    from akpolicy.root_change import Change
+    from akpolicy.signing import Signer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module to the group `root`."""
+    app.command(
+        epilog=examples(
+            "akpolicy root rotate --org acme --key file:/var/lib/akpolicy-server/data/keys/KEY_ID.pem \\",
+            "    --new-key-file acme-root.pem",
+            "akpolicy root rotate --org acme --key file:acme-root.pem --new-key 'pkcs11:token=acme;object=root'",
+            "akpolicy root rotate --org acme --key file:leaked.pem --new-key-file acme-root-2.pem --revoke",
+        )
+    )(grouped(rotate))
+
+
+def rotate(  # noqa: PLR0913 - one parameter an option
+    *,
+    org: Annotated[str, typer.Option(metavar="NAME", help="The org.")],
+    key: Annotated[str, typer.Option(metavar="URI", help="The root key that goes.")],
+    new_key: Annotated[str | None, typer.Option(metavar="URI", help="The root key that comes.")] = None,
+    new_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The root key that comes; made if there is no such file.")
+    ] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the old key for good: it leaked.")] = False,
+    life: RootLife,
+    anchors: Anchors,
+    connection: Connection,
+    output: OutputOption = "text",
+) -> None:
+    """Replace the root key of an org that has one: the old and the new key sign the next root, which is published.
+
+    The old key, having signed an earlier root, is what verifies the way to the newest one; --anchor takes its place. An
+    org with several root keys uses `root propose`.
+    """
+    from akpolicy.cli.root.fetch import anchors_or_keys, newest_root
+    from akpolicy.cli.root.publish import publish_root
+    from akpolicy.cli.root.sign import describe
+    from akpolicy.cli.signing import open_keys, require_complete
+    from akpolicy.proposal import add_signature
+
+    new_uri = _new_uri(new_key, new_key_file)
+    life.check()
+    with open_keys([key]) as [old], connection.open() as client:
+        current = newest_root(client, org, anchors_or_keys(anchors, [old]))
+        key_id = _single_key(current.document)
+        if new_key_file is not None and not new_key_file.exists():
+            # Before a key is made that nobody will need.
+            _check_current(org, key_id, old)
+            _make(new_key_file)
+        with open_keys([new_uri]) as [new]:
+            if key_id == new.public_key.key_id != old.public_key.key_id:
+                _print_done(current.document, output)
+                return
+            _check_current(org, key_id, old)
+            changes = _exchange(old, new, revoke=revoke)
+            proposal = next_proposal(client, current, life, lambda _: changes)
+            for signer in (old, new):
+                proposal = add_signature(proposal, signer)
+        require_complete(proposal)
+        print_note(printable(describe(proposal)))
+        publish_root(client, proposal, output)
+    if revoke and output == "text":
+        print_note(
+            "the old key is revoked for hosts that know this root; a host without state that has the old key as its "
+            "trust anchor would believe a root that it signs: replace the anchor on every host now"
+        )
+
+
+def _new_uri(new_key: str | None, new_key_file: Path | None) -> str:
+    from akpolicy.signing import key_file_uri
+
+    if new_key is not None and new_key_file is None:
+        return new_key
+    if new_key_file is not None and new_key is None:
+        return key_file_uri(new_key_file)
+    raise UsageError("name the new root key: either `--new-key URI` or `--new-key-file FILE`")
+
+
+def _print_done(root: Root, output: OutputFormat) -> None:
+    if output == "json":
+        print_json({"org": root.org, "version": root.version, "repeated_request": True})
+    else:
+        print_text(f"{root.roles.root.keys[0]} is the root key of {root.org} already; nothing was changed")
+
+
+def _single_key(root: Root) -> str:
+    """Return the id of the only root key; raise `UsageError` if there are several."""
+    keys = root.roles.root.keys
+    if len(keys) > 1:
+        raise UsageError(
+            f"`{root.org}` has {len(keys)} root keys; exchange one with "
+            "`akpolicy root propose --add-key root=ed25519:... --remove-key root=KEY_ID`"
+        )
+    return keys[0]
+
+
+def _check_current(org: str, key_id: str, old: Signer) -> None:
+    if key_id != old.public_key.key_id:
+        raise KeyNotAuthorised(f"the key {old.public_key.key_id} is not the root key of `{org}`; that is {key_id}")
+
+
+def _exchange(old: Signer, new: Signer, *, revoke: bool) -> list[Change]:
+    from akpolicy.role_name import ROOT, RoleName
+    from akpolicy.root_change import AddKey, RemoveKey, RevokeKey
+
+    old_id, role = old.public_key.key_id, RoleName(ROOT)
+    if new.public_key.key_id == old_id:
+        raise UsageError("the new root key is the old one; name another")
+    return [AddKey(role, new.public_key), RevokeKey(old_id) if revoke else RemoveKey(role, old_id)]
+
+
+def _make(file: Path) -> None:
+    from akpolicy.signing import create_key_file
+
+    key = create_key_file(file).public_key
+    print_note(f"made the new root key {file}, key id {key.key_id}; keep it off the server, and keep a copy")

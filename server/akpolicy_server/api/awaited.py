@@ -1,0 +1,109 @@
+"""What was sent over a stream and may be answered.
+
+Rules:
+
+- Roots and bundles wait for an answer each, at most `MAX_UNANSWERED` of them together. Heartbeats wait for none, but
+  each of the last `MAX_HEARTBEATS` may be refused.
+- An answer must name one of these, once. A refusal without a nonce is about the host and not about an update.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import InvalidField, StreamProtocolError
+from akpolicy.limits import MAX_JSON_INT
+from akpolicy_server.api.greeting import NONCE_BYTES
+from akpolicy_server.store.hosts import HostNack
+
+if TYPE_CHECKING:
+    from akpolicy.v1 import distribution_pb2
+    from akpolicy_server.store.revisions import RevisionRecord
+    from akpolicy_server.store.roots import RootRecord
+
+MAX_UNANSWERED: Final = 16
+MAX_HEARTBEATS: Final = 16
+MAX_CODE_CHARS: Final = 64
+MAX_DETAIL_CHARS: Final = 1000
+MAX_POLICY_ID_CHARS: Final = 128
+
+# Under which name a refusal is kept that is not about a scope.
+ROOTS: Final = "root"
+HOST_STATE: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An update that was sent; `content` is the digest of a bundle's content, None for a root or a heartbeat."""
+
+    scope: str
+    epoch: int = 0
+    version: int = 0
+    content: bytes | None = None
+
+
+class Awaited:
+    """The updates of one stream that may still be answered."""
+
+    def __init__(self) -> None:
+        self._unanswered: dict[bytes, Sent] = {}
+        self._heartbeats: deque[bytes] = deque(maxlen=MAX_HEARTBEATS)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be sent before something is answered."""
+        return len(self._unanswered) >= MAX_UNANSWERED
+
+    def add_root(self, root: RootRecord) -> bytes:
+        """Return the nonce of a root that goes out."""
+        return self._add(Sent(ROOTS, version=root.version))
+
+    def add_bundle(self, revision: RevisionRecord) -> bytes:
+        """Return the nonce of a bundle that goes out."""
+        return self._add(Sent(revision.scope, revision.epoch, revision.version, revision.content_digest))
+
+    def add_heartbeat(self) -> bytes:
+        """Return the nonce of a heartbeat that goes out."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._heartbeats.append(nonce)
+        return nonce
+
+    def accepted(self, nonce: bytes) -> Sent:
+        """Return what an Ack is about; raise `StreamProtocolError`."""
+        if nonce not in self._unanswered:
+            raise StreamProtocolError("the nonce names no update of this stream that waits for an answer")
+        return self._unanswered.pop(nonce)
+
+    def refused(self, nonce: bytes) -> Sent:
+        """Return what a Nack is about; raise `StreamProtocolError`."""
+        if not nonce:
+            return Sent(HOST_STATE)
+        if nonce in self._heartbeats:
+            self._heartbeats.remove(nonce)
+            return Sent(HOST_STATE)
+        return self.accepted(nonce)
+
+    def _add(self, sent: Sent) -> bytes:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._unanswered[nonce] = sent
+        return nonce
+
+
+def read_refusal(nack: distribution_pb2.Nack, sent: Sent) -> HostNack:
+    """Return a refusal within its bounds; raise `InvalidField`."""
+    if not 0 < len(nack.code) <= MAX_CODE_CHARS or not (nack.code.isascii() and nack.code.isalnum()):
+        raise InvalidField(f"code must be 1 to {MAX_CODE_CHARS} ASCII letters and digits")
+    if len(nack.policy_id) > MAX_POLICY_ID_CHARS or not nack.policy_id.isprintable():
+        raise InvalidField(f"policy_id must be at most {MAX_POLICY_ID_CHARS} printable characters")
+    detail = nack.detail[:MAX_DETAIL_CHARS].replace("\0", "")
+    return HostNack(sent.scope, sent.epoch, sent.version, nack.code, detail, nack.policy_id)
+
+
+def read_root_version(version: int, before: int) -> int:
+    """Return the newest root that a host says it trusts (0: it does not say, so as before); raise `InvalidField`."""
+    if version > MAX_JSON_INT:
+        raise InvalidField(f"root_version is above {MAX_JSON_INT}")
+    return version or before

@@ -1,0 +1,119 @@
+"""Freezing an org: every host of it denies everything, until somebody ends that.
+
+Rules:
+
+- A freeze is a bundle of the org's scope with one policy, which forbids all. Whether an org is frozen is told by its
+  current content, however that came about: a renewal of a freeze is one too.
+- No rollback goes back past a freeze, so that a stolen rollback key cannot end one.
+- Ending it publishes the newest content from before as a bundle; a rollback could still go back to the freeze, and no
+  further.
+- Asking for what is so already changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
+from akpolicy.engine.source import PolicyText
+from akpolicy.errors import RevisionNotFound
+from akpolicy.scope import org_scope
+from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
+from akpolicy_server.audience import require_scope
+from akpolicy_server.drafts import BundleDraft, Floor, Reason, manifest_of
+from akpolicy_server.judging import ContentToJudge, StoredContent, propose_content
+from akpolicy_server.orders import check_request
+from akpolicy_server.store.layers import layers_of
+from akpolicy_server.store.revisions import (
+    RevisionKind,
+    RevisionRecord,
+    current_revision,
+    find_other_content,
+    read_content,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from akpolicy_server.ledger import Ledger
+
+FREEZE_ID: Final = "akpolicy-freeze"
+DEFAULT_OFFLINE: Final = OfflineFloor(mode="cached_with_expiry", max_age_s=DEFAULT_OFFLINE_MAX_AGE_S)
+FREEZE_POLICY: Final = f'@id("{FREEZE_ID}")\nforbid (principal, action, resource);'
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeState:
+    """The current revision of an org; `changed` unless it was frozen, or free, already."""
+
+    revision: RevisionRecord
+    changed: bool
+
+
+class Freeze:
+    """Freezes orgs and frees them. Thread-safe; blocks. `default_lifetime_s` is for both kinds of bundles."""
+
+    def __init__(self, ledger: Ledger, *, default_lifetime_s: int) -> None:
+        self._ledger = ledger
+        self._default_lifetime_s = default_lifetime_s
+        self._content = propose_content([PolicyText(FREEZE_ID, FREEZE_POLICY)])
+
+    def set(self, caller: Caller, org: str, *, frozen: bool, message: str) -> FreezeState:
+        """Freeze an org, or end that.
+
+        Raises `PermissionDenied`, `Unauthenticated`, `InvalidField`, `OrgNotFound`, `RootNotFound`, `RevisionNotFound`
+        if there is nothing to return to, `SignersMissing`, or the `TrustError` with which hosts would refuse it.
+        """
+        scope = check_publishable_scope(org_scope(org))
+        require_publisher(caller, scope)
+        check_request("", message)
+        with self._ledger.change(caller) as change:
+            require_scope(change.connection, scope)
+            current = current_revision(change.connection, scope)
+            if current is not None and self._is_so(change.connection, org, current, frozen=frozen):
+                return FreezeState(current, changed=False)
+            if frozen:
+                reason = Reason(RevisionKind.FREEZE, message, caller.key_id)
+                draft = self._draft(scope, self._content, current, Floor.ITSELF, reason)
+            else:
+                before = self._before(change.connection, scope, current)
+                content = _content_of(change.connection, before)
+                reason = Reason(RevisionKind.UNFREEZE, message, caller.key_id)
+                draft = self._draft(scope, content, before, Floor.PREVIOUS, reason)
+            return FreezeState(self._ledger.commit(change, draft), changed=True)
+
+    def _is_so(self, connection: Connection, org: str, current: RevisionRecord, *, frozen: bool) -> bool:
+        is_freeze = current.content_digest.hex() == self._content.reference.digest
+        if not (is_freeze and frozen):
+            return is_freeze == frozen
+        # A freeze that hosts have dropped since freezes nothing.
+        layer = layers_of(connection, org).get(current.scope)
+        return layer is not None and layer.in_force and layer.revision.serial == current.serial
+
+    def _before(self, connection: Connection, scope: str, current: RevisionRecord | None) -> RevisionRecord:
+        """Return the newest revision that is no freeze."""
+        before = current and find_other_content(connection, scope, current.content_digest, before=current.serial)
+        if before is None:
+            raise RevisionNotFound(f"there is nothing published for `{scope}` to return to; publish policies instead")
+        return before
+
+    def _draft(
+        self, scope: str, content: ContentToJudge, like: RevisionRecord | None, floor: Floor, reason: Reason
+    ) -> BundleDraft:
+        return BundleDraft(
+            scope=scope,
+            content=content,
+            offline=manifest_of(like).offline if like else DEFAULT_OFFLINE,
+            floor=floor,
+            lifetime_s=self._default_lifetime_s,
+            is_lifetime_asked=False,
+            reason=reason,
+        )
+
+
+def _content_of(connection: Connection, revision: RevisionRecord) -> StoredContent:
+    reference = manifest_of(revision).content
+    if reference is None:
+        raise RuntimeError("no revision without content is published")
+    return StoredContent(reference, lambda: read_content(connection, revision))

@@ -1,0 +1,84 @@
+"""What is current: the layers of each org, and how often they or its root have changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, and_, insert, select, update
+
+from akpolicy_server.store.batches import batches
+from akpolicy_server.store.revisions import RevisionRecord, revision_of
+from akpolicy_server.store.tables import generations, layers, revisions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
+
+    from sqlalchemy import ColumnElement, Select
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The revision of a scope that an org's hosts were given last; `in_force`: they have not dropped it since."""
+
+    revision: RevisionRecord
+    in_force: bool
+
+
+def layers_of(connection: Connection, org: str) -> dict[str, Layer]:
+    """Return an org's layers by scope, in the order of their names."""
+    query = _with_revisions(layers.c.org == org).order_by(layers.c.scope)
+    return {row.scope: Layer(revision_of(row), row.in_force) for row in connection.execute(query)}
+
+
+def layers_past_half_life(connection: Connection, now: int) -> list[RevisionRecord]:
+    """Return the revisions that hosts of any org get and that are past half of their lives, each once, oldest first."""
+    is_past = revisions.c.issued_at + revisions.c.expires_at <= 2 * now
+    rows = connection.execute(_with_revisions(and_(layers.c.in_force, is_past)).order_by(revisions.c.serial))
+    return list({row.serial: revision_of(row) for row in rows}.values())
+
+
+def set_layer(connection: Connection, org: str, revision: RevisionRecord) -> None:
+    """Give an org's hosts this revision of its scope from now on."""
+    here = and_(layers.c.org == org, layers.c.scope == revision.scope)
+    values = {"epoch": revision.epoch, "version": revision.version, "in_force": True}
+    if not connection.execute(update(layers).where(here).values(**values)).rowcount:
+        connection.execute(insert(layers).values(org=org, scope=revision.scope, **values))
+
+
+def drop_layer(connection: Connection, org: str, scope: str) -> None:
+    """Note that an org's hosts drop a scope; what they had is kept, because they take nothing older."""
+    connection.execute(update(layers).where(layers.c.org == org, layers.c.scope == scope).values(in_force=False))
+
+
+def begin_generation(connection: Connection, org: str) -> None:
+    """Begin to count an org's generations."""
+    connection.execute(insert(generations).values(org=org, seq=0))
+
+
+def bump_generations(connection: Connection, orgs: Collection[str]) -> None:
+    """Count one more generation for each of the orgs."""
+    for some in batches(orgs):
+        connection.execute(update(generations).where(generations.c.org.in_(some)).values(seq=generations.c.seq + 1))
+
+
+def generations_of(connection: Connection, orgs: Collection[str]) -> dict[str, int]:
+    """Return the generation of each of the orgs that there are."""
+    query = select(generations.c.org, generations.c.seq).where(generations.c.org.in_(orgs))
+    return {row.org: row.seq for row in connection.execute(query)}
+
+
+def _with_revisions(condition: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(revisions, layers.c.in_force)
+        .join(
+            layers,
+            and_(
+                layers.c.scope == revisions.c.scope,
+                layers.c.epoch == revisions.c.epoch,
+                layers.c.version == revisions.c.version,
+            ),
+        )
+        .where(condition)
+    )

@@ -1,0 +1,486 @@
+"""`akpolicy root init`, `propose`, `sign`, `publish` and `show`: a key ceremony from file to file."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from akpolicy.proposal import add_signature, parse_proposal
+from akpolicy.root import Root
+from akpolicy.signing import PrivateKeySigner
+from tests.simulators.org import OrgSimulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from akpolicy.proposal import Proposal
+    from tests.simulators.publishing import PublishingSimulator
+    from tests.unit.cli.conftest import KeyFile, Run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "proposal.json"
+
+
+def read(path: Path) -> Proposal:
+    return parse_proposal(path.read_bytes())
+
+
+def root_in(path: Path) -> Root:
+    document = read(path).document
+    assert isinstance(document, Root)
+    return document
+
+
+def propose(cli: Run, server: PublishingSimulator, out: Path, *options: object) -> None:
+    result = cli("root", "propose", "--org", "acme", "--anchor", server.org.anchor, "--out", out, *options)
+    assert result.code == 0, result.err
+
+
+# --- the first root ---------------------------------------------------------------------------------------------------
+
+
+def test_an_org_begins_with_root_keys_in_several_hands(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
+) -> None:
+    owners = [PrivateKeySigner.generate() for _ in range(3)]
+    keys = [option for owner in owners for option in ("--root-key", owner.public_key.anchor)]
+    made = cli("root", "init", "--org", "newco", *keys, "--threshold", 2, "--out", out)
+    assert made.code == 0, made.err
+    assert "root role: 0 of 2: waiting for 2 of" in made.out
+    assert all(owner.public_key.key_id in made.err for owner in owners)
+    first = cli("root", "sign", out, "--key", key_file(owners[0], "one"), "--yes")
+    assert "root role: 1 of 2: waiting for one of" in first.out
+    assert "compare its root keys" in first.err
+    too_early = cli("root", "publish", out)
+    assert too_early.code == 1
+    assert server.roots["newco"].envelopes == []
+    second = cli("root", "sign", out, "--key", key_file(owners[2], "three"), "--yes", "--output", "json")
+    assert json.loads(second.out)["complete"] is True
+    published = cli("root", "publish", out)
+    assert published.code == 0, published.err
+    assert published.out.startswith("published root version 1 of newco\n")
+    assert "threshold = 2" in published.err
+    assert [envelope.payload for envelope in server.roots["newco"].envelopes] == [read(out).envelope.payload]
+
+
+def test_a_root_key_that_is_none_never_reaches_the_server(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    result = cli("root", "init", "--org", "newco", "--root-key", "age1abc", "--out", out)
+    assert result.code == 2
+    assert "--root-key: " in result.err
+    assert not out.exists()
+    assert "newco" not in server.orgs
+
+
+def test_another_first_root_than_the_one_that_was_asked_for_is_not_written(
+    cli: Run, server: PublishingSimulator, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = (PrivateKeySigner.generate().public_key.anchor for _ in range(2))
+    honest = server._pending
+
+    def exchange(request: Any) -> Any:
+        del request.root_keys[:]
+        request.root_keys.append(theirs)
+        return honest(request)
+
+    monkeypatch.setattr(server, "_pending", exchange)
+    result = cli("root", "init", "--org", "newco", "--root-key", mine, "--out", out)
+    assert result.code == 1
+    assert "do not sign it" in result.err
+    assert not out.exists()
+
+
+# --- the next root ----------------------------------------------------------------------------------------------------
+
+
+def test_every_change_goes_into_the_next_root(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    new, team = (PrivateKeySigner.generate().public_key for _ in range(2))
+    heartbeat = server.org.heartbeat_signer.public_key.key_id
+    rollback = server.org.rollback_signer.public_key.key_id
+    propose(
+        cli,
+        server,
+        out,
+        *("--add-key", f"root={new.anchor}", "--threshold", "root=2", "--min-sidecar", "0.0.1", "--new-epoch"),
+        *("--add-key", f"bundle:org/acme/team/red={team.anchor}", "--grants", "org/acme/team/red=no"),
+        *("--remove-key", f"rollback:global={rollback[:12]}", "--drop-role", "rollback:global"),
+        *("--extend-key", heartbeat[:12], "--expires", "30d", "--key-lifetime", "60d"),
+    )
+    root = root_in(out)
+    assert (root.version, root.epoch, root.min_sidecar) == (2, 2, "0.0.1")
+    assert root.expires_at - root.issued_at == 30 * 86_400
+    assert (root.roles.root.threshold, new.key_id in root.roles.root.keys) == (2, True)
+    red = root.bundle_role("org/acme/team/red")
+    assert red is not None
+    assert (red.keys, red.grants) == ([team.key_id], False)
+    assert root.rollback_role("global") is None
+    assert root.keys[heartbeat].valid_until == root.issued_at + 60 * 86_400
+    assert root.keys[new.key_id].valid_until == root.issued_at + 60 * 86_400
+
+
+def test_a_new_online_key_stands_beside_the_old_one_or_in_its_place(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path
+) -> None:
+    old = server.org.bundle_signer.public_key.key_id
+    server.org.bundle_signer = PrivateKeySigner.generate()
+    new = server.org.bundle_signer.public_key.key_id
+    propose(cli, server, out, "--new-online-key", "bundle")
+    role = root_in(out).bundle_role("org/acme")
+    assert role is not None
+    assert role.keys == [old, new]
+    other = tmp_path / "other.json"
+    propose(cli, server, other, "--new-online-key", "bundle", "--replace", "--revoke", old[:12])
+    root = root_in(other)
+    assert set(root.revoked) == {old}
+    role = root.bundle_role("org/acme")
+    assert role is not None
+    assert role.keys == [new]
+    assert [(request.org, request.role) for request in server.online_keys] == [("acme", 1), ("acme", 1)]
+
+
+def test_a_key_of_the_platform_is_asked_for_without_an_org(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    server.org.platform_signer = PrivateKeySigner.generate()
+    propose(cli, server, out, "--new-online-key", "bundle:global", "--replace")
+    assert [(request.org, request.role) for request in server.online_keys] == [("", 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--threshold", "root=2"], "role `root` would have 1 of the 2 keys"),
+        (["--revoke", "bundle"], "add a key to `bundle:org/acme`"),
+        (["--new-online-key", "bundle", "--threshold", "bundle=3"], "role `bundle:org/acme` would have 2 of the 3"),
+        (["--add-key", "root"], "must be `--add-key NAME=VALUE`"),
+        (["--add-key", "chief=ed25519:x"], "is not a role"),
+        (["--add-key", "root=ed25519:x"], "--add-key: "),
+        (["--remove-key", "root=abc"], "no key `abc`"),
+        (["--threshold", "root=many"], "no number of keys"),
+        (["--grants", "org/acme=maybe"], "neither `yes` nor `no`"),
+        (["--grants", "org/acme/team/x=no"], "no role `bundle:org/acme/team/x`"),
+        (["--replace"], "`--replace` goes with"),
+        (["--new-online-key", "root"], "holds no root keys"),
+        (["--expires", "soon"], "`--expires soon` is no time"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_wrong_usage_and_makes_no_key(
+    cli: Run, server: PublishingSimulator, out: Path, options: list[str], said: str
+) -> None:
+    bundle = server.org.bundle_signer.public_key.key_id
+    # Only so that the simulator has a key to hand out that the root does not list yet.
+    server.org.bundle_signer = PrivateKeySigner.generate()
+    options = [bundle if option == "bundle" and options[0] == "--revoke" else option for option in options]
+    result = cli("root", "propose", "--org", "acme", "--anchor", server.org.anchor, "--out", out, *options)
+    assert result.code == 2
+    assert said in result.err
+    assert not out.exists()
+    assert server.online_keys == []
+
+
+def test_a_proposal_never_replaces_a_file(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    out.write_text("signatures")
+    result = cli("root", "propose", "--org", "acme", "--anchor", server.org.anchor, "--out", out)
+    assert result.code == 2
+    assert "may have signatures" in result.err
+    assert out.read_text() == "signatures"
+
+
+def test_a_proposal_that_could_not_be_written_is_not_asked_for(
+    cli: Run, server: PublishingSimulator, tmp_path: Path
+) -> None:
+    out = tmp_path / "missing" / "r.json"
+    result = cli("root", "init", "--org", "newco", "--root-key", OrgSimulator().anchor, "--out", out)
+    assert result.code == 2
+    assert "is no directory" in result.err
+    assert server.orgs == set()
+
+
+# --- whom to believe --------------------------------------------------------------------------------------------------
+
+
+def test_whom_to_believe_must_be_said(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    neither = cli("root", "propose", "--org", "acme", "--out", out)
+    both = cli("root", "propose", "--org", "acme", "--trust-server", "--anchor", server.org.anchor, "--out", out)
+    assert (neither.code, both.code) == (2, 2)
+    assert "say whom to believe" in neither.err
+    assert not out.exists()
+
+
+def test_the_roots_of_a_server_that_the_anchor_did_not_sign_are_refused(
+    cli: Run, server: PublishingSimulator, out: Path
+) -> None:
+    anchor = PrivateKeySigner.generate().public_key.anchor
+    result = cli("root", "propose", "--org", "acme", "--anchor", anchor, "--out", out)
+    assert result.code == 1
+    assert "signed by 0 of 1 needed trust anchors" in result.err
+    assert not out.exists()
+    trusting = cli("root", "propose", "--org", "acme", "--trust-server", "--out", out)
+    assert trusting.code == 0
+    assert "no anchor verified them" in trusting.err
+
+
+def test_the_newest_root_is_reached_from_the_first_anchor(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path, key_file: KeyFile
+) -> None:
+    new = PrivateKeySigner.generate()
+    anchor, old = server.org.anchor, server.org.root_signer
+    propose(
+        cli, server, out, "--add-key", f"root={new.public_key.anchor}", "--remove-key", f"root={old.public_key.key_id}"
+    )
+    cli("root", "sign", out, "--key", key_file(old, "old"), "--key", key_file(new, "new"), "--yes")
+    assert cli("root", "publish", out).code == 0
+    third = tmp_path / "third.json"
+    assert cli("root", "propose", "--org", "acme", "--anchor", anchor, "--out", third).code == 0
+    assert root_in(third).roles.root.keys == [new.public_key.key_id]
+    # The anchor of hosts that are set up now works too.
+    fourth = tmp_path / "fourth.json"
+    assert cli("root", "propose", "--org", "acme", "--anchor", new.public_key.anchor, "--out", fourth).code == 0
+
+
+# --- signing ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_signed_is_shown_and_the_root_before_is_verified_by_the_key(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
+) -> None:
+    new = PrivateKeySigner.generate().public_key
+    propose(cli, server, out, "--add-key", f"root={new.anchor}")
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"), "--yes")
+    assert result.code == 0
+    assert f"role `root`: + key {new.key_id}" in result.err
+    assert "root version 1 of acme, which came with the file, was verified: one of these keys signed it" in result.err
+    assert "root role (old): 1 of 1: enough\nroot role (new): 1 of 1: enough" in result.out
+    assert f"publish it: akpolicy root publish {out}" in result.err
+
+
+def test_a_root_before_that_nobody_vouches_for_is_said_to_be_unverified(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
+) -> None:
+    new = PrivateKeySigner.generate()
+    propose(cli, server, out, "--add-key", f"root={new.public_key.anchor}")
+    uri = key_file(new, "new")
+    assert "was not verified: none of these keys signed it" in cli("root", "sign", out, "--key", uri, "--yes").err
+    with_anchor = cli("root", "sign", out, "--key", uri, "--yes", "--anchor", server.org.anchor)
+    assert "was verified: the anchors signed it" in with_anchor.err
+    before = out.read_bytes()
+    stranger = PrivateKeySigner.generate().public_key.anchor
+    refused = cli("root", "sign", out, "--key", uri, "--yes", "--anchor", stranger)
+    assert refused.code == 1
+    assert out.read_bytes() == before
+
+
+def test_a_key_that_cannot_count_changes_nothing(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
+) -> None:
+    propose(cli, server, out)
+    before = out.read_bytes()
+    keys = [key_file(server.org.root_signer, "root"), key_file(PrivateKeySigner.generate(), "stranger")]
+    result = cli("root", "sign", out, "--key", keys[0], "--key", keys[1], "--yes")
+    assert result.code == 1
+    assert "cannot sign this" in result.err
+    assert out.read_bytes() == before
+
+
+def test_without_a_key_or_somebody_to_ask_nothing_is_signed(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose(cli, server, out)
+    before = out.read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    no_key = cli("root", "sign", out, "--yes")
+    unasked = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert (no_key.code, unasked.code) == (2, 2)
+    assert "--key URI" in no_key.err
+    assert "give `--yes`" in unasked.err
+    assert out.read_bytes() == before
+
+
+class Person(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code", "signatures"), [("y\n", 0, 1), ("n\n", 1, 0), ("\n", 1, 0)])
+def test_a_person_is_asked(
+    cli: Run,
+    server: PublishingSimulator,
+    out: Path,
+    key_file: KeyFile,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    code: int,
+    signatures: int,
+) -> None:
+    propose(cli, server, out)
+    monkeypatch.setattr(sys, "stdin", Person(answer))
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert result.code == code
+    assert "Sign this?" in result.err
+    assert len(read(out).envelope.signatures) == signatures
+
+
+def agree_after(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let a person agree after something else has happened."""
+
+    def confirm(*_: object, **__: object) -> bool:
+        happens()
+        return True
+
+    monkeypatch.setattr(sys, "stdin", Person())
+    monkeypatch.setattr("typer.confirm", confirm)
+
+
+def test_signatures_that_others_add_meanwhile_are_kept(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = PrivateKeySigner.generate()
+    propose(cli, server, out, "--add-key", f"root={new.public_key.anchor}", "--threshold", "root=2")
+
+    def sign_meanwhile() -> None:
+        out.write_bytes(add_signature(read(out), new).to_bytes())
+
+    agree_after(monkeypatch, sign_meanwhile)
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert result.code == 0, result.err
+    assert "root role (new): 2 of 2: enough" in result.out
+    assert len(read(out).envelope.signatures) == 2
+
+
+def test_another_document_in_its_place_is_left_alone(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.json"
+    propose(cli, server, other, "--expires", "10d")
+    propose(cli, server, out)
+    agree_after(monkeypatch, lambda: out.write_bytes(other.read_bytes()))
+    result = cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"))
+    assert result.code == 1
+    assert "is not the same root of acme, version 2" in result.err
+    assert read(out).envelope.signatures == ()
+
+
+def test_a_linked_file_is_signed_where_it_lies(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path, key_file: KeyFile
+) -> None:
+    propose(cli, server, out)
+    link = tmp_path / "link.json"
+    link.symlink_to(out)
+    assert cli("root", "sign", link, "--key", key_file(server.org.root_signer, "root"), "--yes").code == 0
+    assert link.is_symlink()
+    assert len(read(out).envelope.signatures) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "akpolicy/proposal/v1"}'])
+def test_what_is_no_proposal_is_refused(cli: Run, server: PublishingSimulator, out: Path, text: str) -> None:
+    out.write_text(text)
+    for command in (["root", "sign", out, "--key", "file:x"], ["root", "publish", out], ["policy", "sign", out]):
+        result = cli(*command)
+        assert result.code in (1, 2)
+        assert result.err.startswith("error: ")
+        assert "Traceback" not in result.err
+
+
+# --- publishing -------------------------------------------------------------------------------------------------------
+
+
+def signed(cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, *options: object) -> None:
+    propose(cli, server, out, *options)
+    assert cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"), "--yes").code == 0
+
+
+def test_a_dry_run_says_what_would_be_and_stores_nothing(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
+) -> None:
+    signed(cli, server, out, key_file)
+    server.dropped = ["global"]
+    result = cli("root", "publish", out, "--dry-run")
+    assert result.code == 0
+    assert result.out == "would publish root version 2 of acme\ndropped      global\n"
+    assert "`akpolicy policy publish FILES --scope global`" in result.err
+    assert len(server.roots["acme"].envelopes) == 1
+
+
+def test_what_a_published_root_leads_to_is_said(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, good: Path
+) -> None:
+    cli("policy", "publish", good, "--org", "acme")
+    signed(cli, server, out, key_file)
+    server.dropped = ["org/acme/team/red"]
+    answer = json.loads(cli("root", "publish", out, "--output", "json").out)
+    [anew] = answer.pop("signed_anew")
+    assert (anew["scope"], anew["version"]) == ("org/acme", 1)
+    assert answer == {
+        "version": 2,
+        "repeated_request": False,
+        "dropped": ["org/acme/team/red"],
+        "org": "acme",
+        "dry_run": False,
+        "trust_anchors": [server.org.anchor],
+    }
+    again = cli("root", "publish", out)
+    assert again.code == 0
+    assert "(it was published before)" in again.out
+
+
+def test_what_the_server_refuses_for_its_hosts_is_an_error(
+    cli: Run, server: PublishingSimulator, out: Path, tmp_path: Path, key_file: KeyFile
+) -> None:
+    other = tmp_path / "other.json"
+    signed(cli, server, out, key_file)
+    signed(cli, server, other, key_file, "--expires", "10d")
+    assert cli("root", "publish", out).code == 0
+    for options in ([], ["--dry-run"]):
+        result = cli("root", "publish", other, *options)
+        assert result.code == 1
+        assert "(FAILED_PRECONDITION)" in result.err
+
+
+def test_a_bundle_is_no_root(cli: Run, server: PublishingSimulator, out: Path, good: Path) -> None:
+    cli("policy", "publish", good, "--org", "acme", "--unsigned", "--out", out)
+    for command in (["root", "sign", out, "--key", "file:x"], ["root", "publish", out]):
+        result = cli(*command)
+        assert result.code == 2
+        assert "is the proposal of a bundle" in result.err
+
+
+# --- show -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_root_is_shown_with_roles_and_keys(cli: Run, server: PublishingSimulator) -> None:
+    result = cli("root", "show", "--org", "acme", "--anchor", server.org.anchor)
+    assert result.code == 0
+    assert result.err == ""
+    lines = [line.split() for line in result.out.splitlines()]
+    assert ["role", "bundle:org/acme", "1", "of", "1", "must", "sign"] in lines
+    assert ["anchor", server.org.anchor] in lines
+    key_id = server.org.rollback_signer.public_key.key_id[:12]
+    assert [key_id, "rollback:global,", "rollback:org/acme"] in [line[:3] for line in lines]
+    assert "not verified" in cli("root", "show", "--org", "acme").err
+
+
+def test_the_shown_json_has_the_roots_for_inspect(cli: Run, server: PublishingSimulator, tmp_path: Path) -> None:
+    result = cli("root", "show", "--org", "acme", "--anchor", server.org.anchor, "--output", "json")
+    shown = json.loads(result.out)
+    assert shown["verified"] is True
+    assert shown["trust_anchors"] == [server.org.anchor]
+    assert {key["key_id"] for key in shown["keys"]} >= {server.org.bundle_signer.public_key.key_id}
+    chain = tmp_path / "chain.json"
+    chain.write_text(result.out)
+    inspected = cli("inspect", chain, "--anchor", server.org.anchor)
+    assert inspected.code == 0
+    assert "it is reached from the anchors" in inspected.out
+
+
+def test_an_org_without_a_root_is_refused(cli: Run, server: PublishingSimulator, out: Path) -> None:
+    missing = cli("root", "show", "--org", "nobody")
+    assert missing.code == 1
+    assert "(NOT_FOUND)" in missing.err
+    cli("root", "init", "--org", "newco", "--root-key", OrgSimulator().anchor, "--out", out)
+    pending = cli("root", "show", "--org", "newco")
+    assert pending.code == 1
+    assert "`akpolicy root init`" in pending.err
