@@ -38,9 +38,12 @@ from akpolicy.errors import Problem
 from akpolicy.limits import KIB, MAX_POLICIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from akpolicy.engine.schema import CedarSchema
+
+    # `check_policies`, or what says the same.
+    Check = Callable[[Sequence["PolicyText"], CedarSchema], tuple["Problem", ...]]
 
 # Cedar's validator takes time by the square of the number of its errors (0.8 s for 2,000); a batch bounds that, in
 # policies and in characters, because a policy of 9 KiB can have 490 of them.

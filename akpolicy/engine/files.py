@@ -4,7 +4,8 @@ Rules:
 
 - Every mistake in every file is reported, up to `MAX_PROBLEMS`, each with its file and line.
 - Files that can be cut are checked together even if another one cannot: one look shows as much as possible.
-- Cedar takes its time: do not call this on an event loop.
+- Cedar takes its time: do not call this on an event loop. Who must not die of it hands in a check that another process
+  does (`akpolicy.fence`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from akpolicy.errors import PolicySetInvalid, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from akpolicy.engine.check import Check
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
 
@@ -43,8 +45,8 @@ class Findings:
     problems: tuple[Problem, ...]
 
 
-def examine(files: Sequence[PolicyFile], schema: CedarSchema) -> Findings:
-    """Cut and check the files; problems are a result, not an error."""
+def examine(files: Sequence[PolicyFile], schema: CedarSchema, check: Check = check_policies) -> Findings:
+    """Cut and check the files; problems are a result, not an error, except for those that `check` raises."""
     policies: list[PolicyText] = []
     problems: list[Problem] = []
     for file in files:
@@ -53,15 +55,17 @@ def examine(files: Sequence[PolicyFile], schema: CedarSchema) -> Findings:
         except PolicySetInvalid as error:
             problems += error.problems
     if policies:
-        problems += check_policies(policies, schema)
+        problems += check(policies, schema)
     elif not problems:
         problems.append(NO_POLICIES)
     return Findings(tuple(policies), tuple(problems[:MAX_PROBLEMS]))
 
 
-def read_policies(files: Sequence[PolicyFile], schema: CedarSchema) -> tuple[PolicyText, ...]:
-    """Return the policies of the files; raise `PolicySetInvalid` with what is wrong."""
-    findings = examine(files, schema)
+def read_policies(
+    files: Sequence[PolicyFile], schema: CedarSchema, check: Check = check_policies
+) -> tuple[PolicyText, ...]:
+    """Return the policies of the files; raise `PolicySetInvalid` with what is wrong, or what `check` raises."""
+    findings = examine(files, schema, check)
     if findings.problems:
         raise PolicySetInvalid(findings.problems)
     return findings.policies

@@ -45,11 +45,10 @@ from akpolicy.limits import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from akpolicy.engine.check import Check
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
     from akpolicy.errors import Problem
-
-    Check = Callable[[Sequence[PolicyText], CedarSchema], tuple[Problem, ...]]
 
 # What a thread gets from glibc where the stack is unlimited (x86-64, aarch64).
 UNLIMITED_THREAD_STACK_BYTES: Final = 2 * MIB

@@ -25,8 +25,9 @@ from grpc_health.v1.health import aio as grpc_health_aio  # type: ignore[import-
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from akpolicy.engine.schema import load_default_schema
-from akpolicy.errors import StartupError, StoreUnavailable
+from akpolicy.errors import EngineUnavailable, StartupError, StoreUnavailable
 from akpolicy.exposition import HttpEndpoint
+from akpolicy.fence.fence import Fence
 from akpolicy.signing import open_signer
 from akpolicy.tls_files import ListenerTls
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
@@ -134,9 +135,12 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
         ensure_platform_keys(database, vault, clock)
-        signatory = Signatory(vault, map(open_signer, section.signers))
+        signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
+        signatory = Signatory(vault, signers)
         inspect_keys(database, signatory)
         threads = stack.enter_context(closing(Threads()))
+        # After the threads, so that it is closed before them: they wait for what it does.
+        fence = _started_fence(stack)
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
         fanout = Fanout(catalog, max_streams_per_host=section.max_streams_per_host)
@@ -147,7 +151,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
         calls = Calls(api_keys, threads, metrics, clock)
-        domain = _domain(section, database, vault, signatory, ledger, api_keys, clock)
+        intake = Intake(load_default_schema(), fence.check)
+        domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         publishing = PublishingServicer(calls, threads, metrics, domain)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds)
         background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run(), renewal.run()))
@@ -170,9 +175,9 @@ def _domain(
     ledger: Ledger,
     api_keys: ApiKeys,
     clock: Clock,
+    intake: Intake,
 ) -> Domain:
     """Build what operators can do."""
-    intake = Intake(load_default_schema())
     lifetime_s = section.bundle_lifetime_days * DAY_S
     return Domain(
         orgs=Orgs(database, vault, signatory, ledger, clock),
@@ -185,6 +190,15 @@ def _domain(
         freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
         history=History(database),
     )
+
+
+def _started_fence(stack: AsyncExitStack) -> Fence:
+    fence = stack.enter_context(Fence())
+    try:
+        fence.start()
+    except EngineUnavailable as error:
+        raise StartupError(error.message) from error
+    return fence
 
 
 @contextmanager

@@ -27,6 +27,7 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.LastAdminKey: StatusCode.FAILED_PRECONDITION,
     errors.InvalidField: StatusCode.INVALID_ARGUMENT,
     errors.PolicyError: StatusCode.INVALID_ARGUMENT,
+    errors.EngineUnavailable: StatusCode.UNAVAILABLE,
     errors.StreamProtocolError: StatusCode.INVALID_ARGUMENT,
     errors.TooManyStreams: StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailable: StatusCode.UNAVAILABLE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,7 +155,7 @@ def test_a_replayed_older_update_is_refused(scene: Scene) -> None:
     recorded: list[Response] = []
 
     def record(response: Response) -> list[Response]:
-        if response.WhichOneof("message") != "keep_alive":
+        if response.WhichOneof("message") in {"bundle", "chunk"}:
             recorded.append(Response.FromString(response.SerializeToString()))
         return [response]
 
@@ -199,3 +200,37 @@ def test_a_host_that_sees_the_middlemans_root_first_believes_neither_root_nor_bu
         sidecar.wait_for_record("update refused", subject=SCOPE, code="RootMissing")
         assert decided_by(world.ask()) == "NO_POLICY"
         assert sidecar.readiness()[0] == 503
+
+
+@pytest.mark.slow
+def test_a_host_whose_update_is_withheld_denies_once_the_last_heartbeat_that_vouched_for_it_has_expired(
+    world: World,
+) -> None:
+    world.init()
+    world.server_tables["server"]["heartbeat_lifetime_seconds"] = 3
+    world.start_server()
+    world.publish(permit("first"))
+
+    def withhold(response: Response) -> list[Response]:
+        return [] if response.WhichOneof("message") in {"bundle", "chunk"} else [response]
+
+    with Middleman(f"127.0.0.1:{world.port}") as between:
+        tables = world.sidecar_tables()
+        tables["enterprise"] |= {"policy_server": f"http://127.0.0.1:{between.port}", "offline_mode": "fail_closed"}
+        sidecar = world.start_sidecar(tables=tables)
+        assert world.wait_decided_by("first").fresh
+        between.tamper = withhold
+        world.publish(permit("second"))
+
+        denied = world.wait_decided_by("POLICY_STALE")
+        assert (denied.fresh, denied.stalest_layer, denied.source.value) == (False, SCOPE, "cache")
+        status, ready = sidecar.readiness()
+        assert (status, ready["trouble"], ready["fresh"]) == (503, "PolicyStale", False)
+        assert sidecar.metric("akpolicy_sidecar_fresh") == 0
+        # At the second at which the heartbeat that vouched last expired, and not before.
+        vouched_until = world.freshness()[SCOPE]["expires_at"]
+        decisions = [(datetime.fromisoformat(r["timestamp"]).timestamp(), r["reason"]) for r in world.audited()]
+        assert [at for at, reason in decisions if (reason == "POLICY_STALE") != (at >= vouched_until)] == []
+
+        between.tamper = None
+        assert world.wait_decided_by("second").fresh

@@ -196,8 +196,21 @@ class World:
 
     def state(self, host: str = HOST) -> dict[str, Any]:
         """Return what a sidecar's `state.json` says of its scopes."""
-        scopes: dict[str, Any] = json.loads((self.state_dir(host) / "state.json").read_bytes())["scopes"]
+        scopes: dict[str, Any] = self._state(host)["scopes"]
         return scopes
+
+    def freshness(self, host: str = HOST) -> dict[str, Any]:
+        """Return the heartbeat that vouched last for each scope, as a sidecar's `state.json` says."""
+        confirmations: dict[str, Any] = self._state(host)["freshness"]["by_scope"]
+        return confirmations
+
+    def _state(self, host: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((self.state_dir(host) / "state.json").read_bytes())["state"]
+        return state
+
+    def audited(self, host: str = HOST) -> list[dict[str, Any]]:
+        """Return every decision in a sidecar's audit log."""
+        return [json.loads(line) for line in (self.state_dir(host) / "audit.jsonl").read_text("utf-8").splitlines()]
 
     def client(self, host: str = HOST) -> PolicyClient:
         """Return a client of a host's sidecar."""

@@ -40,6 +40,7 @@ from tests.unit.server.follower import current_root, next_root, with_role
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from akpolicy.engine.check import Check
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
     from akpolicy.trust import VerifiedBundle
@@ -329,9 +330,9 @@ def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
 ) -> None:
     caller = core.publisher_of("acme")
 
-    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema) -> tuple[PolicyText, ...]:
+    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema, check: Check) -> tuple[PolicyText, ...]:
         core.api_keys.revoke(core.admin, caller.key_id)
-        return read_policies(files, schema)
+        return read_policies(files, schema, check)
 
     monkeypatch.setattr("akpolicy_server.intake.read_policies", check_slowly)
     with pytest.raises(Unauthenticated, match="revoked"):

@@ -258,6 +258,9 @@ def test_a_slow_signer_keeps_nobody_else_waiting(core: Core, threads: Threads, m
             assert released.wait(30)
             return key.sign(message)
 
+        def close(self) -> None:
+            """Nothing is open."""
+
     slow = Pulse(Signatory(core.vault, [Slow()]), threads, core.clock, metrics, lifetime_s=LIFETIME_S)
     acme, globex = view_of(core), view_of(core, "globex")
 

@@ -91,6 +91,9 @@ def test_keys_elsewhere_count_and_come_before_files(vault: Vault) -> None:
         def sign(self, message: bytes) -> bytes:
             return b""
 
+        def close(self) -> None:
+            """Nothing is open."""
+
     elsewhere = Service()
     root = root_of((kept.public_key, -9, 9), (service.public_key, -9, 9))
     signatory = Signatory(vault, [elsewhere, service])
