@@ -66,6 +66,15 @@ class BundleUpdates:
         """Whether the scope is one of those that this sidecar enforces."""
         return scope in self._scopes
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The scopes of which the last heartbeat names another document than is enforced."""
+        last, digests = self._ledger.last_heartbeat, self._ledger.enforcement.digests
+        lines = last.index.lines if last is not None else {}
+        return tuple(
+            scope for scope in sorted(self._scopes & lines.keys()) if lines[scope].digest != digests.get(scope)
+        )
+
     def apply(self, envelope: SignedEnvelope, original: SignedEnvelope | None, content: ContentSource) -> Accepted:
         """Make a bundle take effect; `content` is asked once, for a believed manifest that has content.
 
@@ -76,15 +85,14 @@ class BundleUpdates:
         # (1) the manifest
         verified = self._judged(envelope, original)
         manifest = verified.manifest
-        current = enforcement.get(manifest.scope)
-        if not verified.fresh and current is not None:
+        if not verified.fresh and enforcement.get(manifest.scope) is not None:
             return Accepted(Outcome.UNCHANGED, manifest.scope, manifest.version)
         # (2) its content
         blob = content(manifest.content) if manifest.content is not None else None
         # (3) which is what the manifest says
         bundle = judge.judge_content(verified, blob)
         # (4) and can be enforced
-        entry = self._built(bundle, current)
+        entry = self._built(bundle)
         # (5) survives a crash
         freshness = self._freshness_with(entry)
         self._persist(bundle, blob, freshness)
@@ -112,13 +120,13 @@ class BundleUpdates:
             raise ScopeMismatch(msg)
         return verified
 
-    def _built(self, bundle: VerifiedBundle, current: Enforced | None) -> Enforced:
+    def _built(self, bundle: VerifiedBundle) -> Enforced:
         root = self._ledger.judge.root
         if root is None:
             msg = "no root is trusted yet"
             raise RootMissing(msg)
         expires_at = root.document.expires_at
-        return self._builder.build(bundle, root_expires_at=expires_at, current=current, parsed_before=False)
+        return self._builder.build(bundle, root_expires_at=expires_at, parsed_before=False)
 
     def _freshness_with(self, entry: Enforced) -> Freshness:
         """Return the freshness once `entry` is enforced: the last heartbeat may have named it before it came."""

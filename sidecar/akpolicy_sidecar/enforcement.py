@@ -5,14 +5,17 @@ Rules:
 - `swap` makes everything that was changed before visible at once; nothing is visible before.
 - A scope whose revision was accepted and cannot be enforced any more is `missing`: everything is denied until it is put
   again. It is not claimed towards the server.
+- A scope that is let go is not claimed either, but goes on deciding for a moment, so that its successor, which is
+  on the way, can take over without a denial between.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Freshness
-from akpolicy_sidecar.snapshot import Snapshot
+from akpolicy_sidecar.snapshot import NOTHING_LEAVING, Leaving, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +35,8 @@ class Enforcement:
         self._snapshots = snapshots
         self._local = local
         self._enforced: dict[str, Enforced] = {}
+        self._leaving: dict[str, Enforced] = {}
+        self._leaving_until = math.inf
         self._missing: set[str] = set()
         self._revisions: tuple[BundleVersion, ...] = ()
         self.freshness: Freshness = NOTHING_CONFIRMED
@@ -48,12 +53,25 @@ class Enforcement:
     def put(self, scope: str, entry: Enforced) -> None:
         """Enforce this for a scope from the next swap on."""
         self._enforced[scope] = entry
+        self._leaving.pop(scope, None)
         self._missing.discard(scope)
 
     def drop(self, scope: str) -> None:
         """Enforce nothing for a scope whose revision was accepted: it is missing from the next swap on."""
         self._enforced.pop(scope, None)
+        self._leaving.pop(scope, None)
         self._missing.add(scope)
+
+    def let_go(self, scope: str, until: float) -> None:
+        """Let what is enforced for a scope decide on, to `until` (seconds since boot) at the most."""
+        if not self._leaving:
+            self._leaving_until = until
+        self._leaving[scope] = self._enforced.pop(scope)
+
+    @property
+    def leaving(self) -> dict[str, Enforced]:
+        """Every scope that was let go and has no successor yet."""
+        return dict(self._leaving)
 
     @property
     def revisions(self) -> tuple[BundleVersion, ...]:
@@ -67,8 +85,13 @@ class Enforcement:
 
     def swap(self) -> None:
         """Let every decision from now on see all that was changed."""
-        layers = [entry.layer for entry in self._enforced.values() if entry.layer is not None]
+        deciding = (*self._enforced.values(), *self._leaving.values())
         self._snapshots.current = Snapshot.build(
-            layers, local=self._local, missing=self._missing, freshness=self.freshness, proof=self.proof
+            [entry.layer for entry in deciding if entry.layer is not None],
+            local=self._local,
+            missing=self._missing,
+            leaving=Leaving(tuple(sorted(self._leaving)), self._leaving_until) if self._leaving else NOTHING_LEAVING,
+            freshness=self.freshness,
+            proof=self.proof,
         )
         self._revisions = tuple(entry.bundle for _, entry in self)

@@ -4,7 +4,8 @@ Rules:
 
 - Cedar text that this host has never parsed is parsed by a child process first (`fence`): what kills the child is
   refused, and never seen by this process. What an earlier run with the same version of Cedar has enforced was parsed.
-- A bundle with the content that the scope's layer already has is not compiled again: a renewal costs a signature check.
+- Content that the scope had last is not compiled again: a renewal, or the same policy under another key, costs a
+  signature check.
 - A schema in the content is refused: invalid, or not supported by this version.
 - A prefix without `grants` publishes forbids only; what its policies are is known once they are compiled.
 """
@@ -56,11 +57,11 @@ class LayerBuilder:
         """`fence` takes what was never parsed before."""
         self._schema = schema
         self._fence = fence
+        # The digest of the content that each scope had last, and what it was compiled to.
+        self._compiled: dict[str, tuple[str, CompiledLayer]] = {}
 
-    def build(
-        self, bundle: VerifiedBundle, *, root_expires_at: int, current: Enforced | None, parsed_before: bool
-    ) -> Enforced:
-        """Return what `bundle` enforces; `current` is what its scope has now.
+    def build(self, bundle: VerifiedBundle, *, root_expires_at: int, parsed_before: bool) -> Enforced:
+        """Return what `bundle` enforces; `parsed_before` says that this version of Cedar has parsed its content here.
 
         Raises the `PolicyError` that says why it cannot be enforced, or `KeyNotAuthorised` for an ungranted permit.
         """
@@ -69,10 +70,10 @@ class LayerBuilder:
         if bundle.content is None:
             return Enforced(revision, bundle.envelope, bundle.original, "", None)
         digest = bundle.content.digest
-        if current is not None and current.layer is not None and current.content_digest == digest:
-            compiled = current.layer.compiled
-        else:
+        known, compiled = self._compiled.get(manifest.scope, ("", None))
+        if compiled is None or known != digest:
             compiled = self._compile(bundle, parsed_before=parsed_before)
+            self._compiled[manifest.scope] = digest, compiled
         refuse_ungranted(bundle, _permits(compiled))
         layer = layer_of(manifest, bundle.digest, compiled, root_expires_at=root_expires_at)
         return Enforced(revision, bundle.envelope, bundle.original, digest, layer)

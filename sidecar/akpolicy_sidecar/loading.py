@@ -80,7 +80,6 @@ class Loader:
         return self._builder.build(
             self._judge.judge_content(verified, blob),
             root_expires_at=root.document.expires_at,
-            current=None,
             parsed_before=kept.engine == ENGINE,
         )
 

@@ -81,6 +81,10 @@ class Reporter:
         self._metrics.update_refusals.labels(code=error.code).inc()
         log.error("enforced policy was dropped; everything is denied", subject=what, code=error.code, error=str(error))
 
+    def withheld(self, what: str) -> None:
+        """Tell that the server has vouched for a document of a scope that has not come."""
+        log.warning("the server vouches for another version than it has sent; asking for it again", subject=what)
+
     def heartbeat(self) -> None:
         """Count a heartbeat that was believed."""
         self._metrics.heartbeats.inc()

@@ -7,6 +7,9 @@ Rules:
 - The chain on disk begins with the first root that was believed; what came before is of no use to a restart.
 - What a believed root does not stand behind any more is dropped at once, in every offline mode: its scope is missing
   and everything is denied until the server delivers it again. The mark stays.
+- What was only signed by other keys than the root names now, none of them revoked, is let go: the server sends what the
+  new keys signed behind the root. It decides until then, to the end of what the server sends (`settle`), and no longer
+  than `ROTATION_GRACE_S`; then it is dropped. So a rotation of keys denies nothing.
 - Once a key is revoked that has signed a heartbeat, nothing is vouched for until the next one: which heartbeat has
   confirmed what is not kept.
 - Roots that come before the first one that the anchors signed are passed over; if none is left, that is an error
@@ -16,9 +19,17 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from akpolicy.errors import CacheError, Equivocation, RootRollback, RootUnanchored
+from akpolicy.errors import (
+    CacheError,
+    Equivocation,
+    KeyNotAuthorised,
+    RootRollback,
+    RootUnanchored,
+    ThresholdNotMet,
+    UnknownKey,
+)
 from akpolicy.trust import refuse_ungranted
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
@@ -27,9 +38,14 @@ from akpolicy_sidecar.updates import REFUSALS, AcceptedRoot, Outcome, Trouble
 
 if TYPE_CHECKING:
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.errors import TrustError
+    from akpolicy.root import Root
     from akpolicy.trust import TrustedRoot
     from akpolicy_sidecar.layers import Enforced
     from akpolicy_sidecar.ledger import Ledger
+
+# How long what a root's successor is on the way for decides on. The server sends it in the same breath.
+ROTATION_GRACE_S: Final = 5.0
 
 
 class RootUpdates:
@@ -43,6 +59,8 @@ class RootUpdates:
         self._first: int | None = None
         # Believed and not on disk, oldest first, by digest.
         self._unkept: dict[str, TrustedRoot] = {}
+        # Why each scope was let go.
+        self._let_go: dict[str, TrustError] = {}
 
     def begin(self) -> None:
         """Let a connection's roots come."""
@@ -94,6 +112,17 @@ class RootUpdates:
             raise
         self._ledger.judge.check_root(self._ledger.time_at(self._ledger.moment()))
 
+    def settle(self) -> tuple[Trouble, ...]:
+        """Drop what was let go and has no successor, because nothing more is on the way; return it with the reasons."""
+        let_go, self._let_go = self._let_go, {}
+        enforcement = self._ledger.enforcement
+        dropped = tuple(Trouble(scope, let_go[scope]) for scope in sorted(enforcement.leaving))
+        for trouble in dropped:
+            enforcement.drop(trouble.subject)
+        if dropped:
+            enforcement.swap()
+        return dropped
+
     def _keep(self, root: TrustedRoot) -> CacheError | None:
         """Write the root behind those that could not be written; return why that cannot be done."""
         self._unkept[root.digest] = root
@@ -119,27 +148,44 @@ class RootUpdates:
             self._ledger.commit(root=state)
 
     def _judge_anew(self, root: TrustedRoot) -> tuple[Trouble, ...]:
-        """Drop what the root does not stand behind; return it with the reasons."""
+        """Drop, or let go, what the root does not stand behind; return what was dropped with the reasons."""
         enforcement, now = self._ledger.enforcement, self._ledger.latest_time()
         dropped = []
-        for scope, entry in enforcement:
+        for scope, entry in (*enforcement, *enforcement.leaving.items()):
             try:
-                enforcement.put(scope, self._still_enforced(entry, root, now))
+                still = self._still_enforced(entry, root, now)
             except REFUSALS as error:
                 enforcement.drop(scope)
                 dropped.append(Trouble(scope, error))
+                continue
+            if still is not None:
+                enforcement.put(scope, still)
         if not root.document.revoked.keys().isdisjoint(self._ledger.vouchers):
             self._forget_heartbeats()
         enforcement.swap()
         return tuple(dropped)
 
-    def _still_enforced(self, entry: Enforced, root: TrustedRoot, now: float) -> Enforced:
-        verified = self._ledger.judge.judge_manifest(entry.envelope, now, held=True, original=entry.original)
+    def _still_enforced(self, entry: Enforced, root: TrustedRoot, now: float) -> Enforced | None:
+        """Return what is enforced, as the root has it; None if it was let go. Raises why it must be dropped."""
+        try:
+            verified = self._ledger.judge.judge_manifest(entry.envelope, now, held=True, original=entry.original)
+        except (UnknownKey, KeyNotAuthorised, ThresholdNotMet) as error:
+            if not _is_rotation(entry, root.document):
+                raise
+            self._release(entry.bundle.scope, error)
+            return None
         refuse_ungranted(verified, entry.permits)
         if entry.layer is None:
             return entry
         expires_at = min(verified.manifest.expires_at, root.document.expires_at)
         return replace(entry, layer=replace(entry.layer, expires_at=expires_at))
+
+    def _release(self, scope: str, error: TrustError) -> None:
+        """Let a scope go, unless an earlier root has done so."""
+        enforcement = self._ledger.enforcement
+        if scope not in enforcement.leaving:
+            enforcement.let_go(scope, self._ledger.moment().elapsed + ROTATION_GRACE_S)
+            self._let_go[scope] = error
 
     def _forget_heartbeats(self) -> None:
         self._ledger.enforcement.freshness = NOTHING_CONFIRMED
@@ -149,6 +195,15 @@ class RootUpdates:
         except CacheError as error:
             # A restart comes to the same: it looks at who vouched, too.
             self._ledger.watch.cache_failed(error)
+
+
+def _is_rotation(entry: Enforced, root: Root) -> bool:
+    """Whether the root lets other keys sign for the scope, and has revoked none of those that did."""
+    scope, original = entry.bundle.scope, entry.original
+    if root.bundle_role(scope) is None or (original is not None and root.rollback_role(scope) is None):
+        return False
+    documents = [entry.envelope] if original is None else [entry.envelope, original]
+    return not any(signature.key_id in root.revoked for document in documents for signature in document.signatures)
 
 
 def _check_kept_one(root: TrustedRoot, kept: RootState | None) -> None:

@@ -10,9 +10,8 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 - The first heartbeat must answer the nonce of Hello. From then on the stream counts (`link`), unless something was
   refused on this connection and not made good since: what is enforced is then known to be older than what the server
   has. A refusal is noted under the name that the server gave, and made good by what a signed document says.
-- The server sends an update once a connection, and nothing that Hello claimed. What was refused, or dropped because of
-  a root, is asked for again by a new connection: soon if the cause is on this host or on the way (a full disk, a broken
-  transfer), later if it is the document, whose verdict only time can change.
+- The server sends an update once a connection, and nothing that Hello claimed. What was refused, dropped because of a
+  root, or never came although a heartbeat names it, a new connection asks for (`outstanding`).
 - What is wrong with the state of this host rather than with an update is told by a Nack without nonce, once for each
   change (`tell`, from any thread).
 - While a message is worked on the stream is not silent: `waiting_since` is None then.
@@ -27,12 +26,8 @@ from akpolicy import __version__
 from akpolicy.clock import Moment
 from akpolicy.errors import (
     CacheError,
-    ClockJump,
-    ClockRollback,
     DistributionError,
-    EngineUnavailable,
     PolicyError,
-    RootChainTooLong,
     StreamProtocolError,
 )
 from akpolicy.fields import NONCE_BYTES
@@ -41,6 +36,7 @@ from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
+from akpolicy_sidecar.outstanding import Outstanding
 from akpolicy_sidecar.updates import HEARTBEAT, REFUSALS, ROOT, UNKNOWN, Outcome
 
 if TYPE_CHECKING:
@@ -53,12 +49,9 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
     from akpolicy_sidecar.updater import Updater
+    from akpolicy_sidecar.updates import Trouble
 
 MAX_DETAIL_CHARS: Final = 1024
-# How long a refused update waits at least before a new connection asks for it again. The Nack must be out by then.
-PASSING_PAUSE_S: Final = 1.0
-CLOCK_PAUSE_S: Final = 30.0
-LASTING_PAUSE_S: Final = 300.0
 # Until the server has announced its own interval.
 FIRST_INTERVAL_S: Final = 10.0
 
@@ -89,8 +82,7 @@ class Session:
         self._roots_came = False
         # The root that was passed over last and is not answered yet.
         self._passed_over = b""
-        # What is to be made good, and when (seconds since boot) a new connection asks for it again.
-        self._refused: dict[str, float] = {}
+        self._outstanding = Outstanding()
         self._dropping = False
         self._told = ""
         self.waiting_since: Moment | None = Moment.read(clock)
@@ -174,16 +166,20 @@ class Session:
             # The last one may have been one too many.
             self._passed_over = update.nonce
             return
-        for trouble in accepted.dropped:
-            self._report.dropped(trouble.subject, trouble.error)
-            self._make_good(trouble.subject, PASSING_PAUSE_S)
-            self._nack(b"", trouble.error)
+        self._tell_dropped(accepted.dropped)
         if accepted.not_kept is not None:
             self._refuse(ROOT, update.nonce, accepted.not_kept)
             return
-        self._refused.pop(ROOT, None)
+        self._outstanding.make_good(ROOT)
         self._count(ROOT, accepted.outcome, accepted.version)
         self._ack(update.nonce)
+
+    def _tell_dropped(self, dropped: tuple[Trouble, ...]) -> None:
+        for trouble in dropped:
+            self._report.dropped(trouble.subject, trouble.error)
+            self._links.lost()
+            self._outstanding.drop(trouble.subject, self._clock.elapsed())
+            self._nack(b"", trouble.error)
 
     def _end_roots(self) -> None:
         """Judge what only the end of the roots can tell: of the last one that was passed over, or of this host."""
@@ -231,7 +227,7 @@ class Session:
                 msg = "content that the server takes for held is not here"
                 raise StreamProtocolError(msg) from error
             return
-        self._refused.pop(accepted.scope, None)
+        self._outstanding.make_good(accepted.scope)
         self._count(accepted.scope, accepted.outcome, accepted.version)
         self._ack(update.nonce)
 
@@ -248,21 +244,28 @@ class Session:
         except REFUSALS as error:
             self._refuse(HEARTBEAT, update.nonce, error)
             return
-        self._refused.pop(HEARTBEAT, None)
+        self._outstanding.make_good(HEARTBEAT)
         self._report.heartbeat()
+        # It comes behind everything that it names.
+        self._tell_dropped(self._updater.settle())
+        self._ask_for_withheld()
         if not self.proven:
             self.proven = True
             self._report.connected()
-        if not self._refused:
+        if not self._outstanding.is_refused:
             self._links.proven(Moment.read(self._clock))
+
+    def _ask_for_withheld(self) -> None:
+        for scope in self._outstanding.withhold(self._updater.lacking, self._clock.elapsed()):
+            self._report.withheld(scope)
 
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
         if self.proven:
             self._links.announced(self.interval_s)
-        if self._refused and self._clock.elapsed() >= min(self._refused.values()):
-            names = ", ".join(sorted(self._refused))
-            msg = f"what was refused ({names}) is asked for again"
+        self._tell_dropped(self._updater.settle())
+        if wanted := self._outstanding.due(self._clock.elapsed()):
+            msg = f"what was refused or never came ({wanted}) is asked for again"
             raise StreamProtocolError(msg)
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -277,16 +280,10 @@ class Session:
         if isinstance(error, CacheError):
             self._report.cache_failed(error)
         self._report.refused(subject, error)
-        self._make_good(subject, _pause_after(subject, error))
-        self._nack(nonce, error)
-
-    def _make_good(self, subject: str, pause_s: float) -> None:
-        """Note that the server has something newer for `subject` than what is enforced."""
         if subject != HEARTBEAT:
-            # A refused heartbeat renews nothing, and takes nothing away: anybody on the way could send one.
             self._links.lost()
-        due = self._clock.elapsed() + pause_s
-        self._refused[subject] = min(due, self._refused.get(subject, due))
+        self._outstanding.refuse(subject, error, self._clock.elapsed())
+        self._nack(nonce, error)
 
     def _ack(self, nonce: bytes) -> None:
         updater = self._updater
@@ -303,15 +300,6 @@ class Session:
             root_version=self._updater.root_version,
         )
         self._send(pb.SubscribeRequest(nack=nack))
-
-
-def _pause_after(subject: str, error: AkpolicyError) -> float:
-    """Return after how many seconds it is worth while to ask again."""
-    if isinstance(error, (CacheError, DistributionError, EngineUnavailable, RootChainTooLong)):
-        return PASSING_PAUSE_S
-    if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):
-        return CLOCK_PAUSE_S
-    return LASTING_PAUSE_S
 
 
 def _revisions(bundles: tuple[BundleVersion, ...]) -> list[bundle_pb2.Revision]:

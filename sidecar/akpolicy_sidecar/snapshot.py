@@ -8,14 +8,16 @@ Rules:
   revision, when it expires (the manifest or the root, whichever is first) and its signed offline floor.
 - `missing` names scopes whose bundle was accepted earlier and cannot be enforced now (it cannot be loaded, or its keys
   were revoked). Their forbids are unknown, so nothing is decided by policy while there is one.
+- `leaving` names scopes whose layer a new root does not stand behind: they decide until a moment that is near.
 - How fresh the layers are and what time it is at least belong to the snapshot: one reference holds all that a decision
   rests on, so that no decision sees half of an update.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from akpolicy.decision import BundleVersion
 from akpolicy.scope import specificity
@@ -56,12 +58,24 @@ def layer_of(manifest: Manifest, digest: str, compiled: CompiledLayer, *, root_e
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """Scopes that have to be replaced `until` a moment, in seconds since boot."""
+
+    scopes: tuple[str, ...]
+    until: float
+
+
+NOTHING_LEAVING: Final = Leaving((), math.inf)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All layers that are enforced at one time, with what follows from them for every decision."""
 
     layers: tuple[Layer, ...]
     rule: OfflineRule
     missing: tuple[str, ...] = ()
+    leaving: Leaving = NOTHING_LEAVING
     freshness: Freshness = NOTHING_CONFIRMED
     proof: TimeProof | None = None
     compiled: tuple[CompiledLayer, ...] = field(init=False, repr=False)
@@ -83,13 +97,18 @@ class Snapshot:
         *,
         local: OfflineRule,
         missing: Iterable[str] = (),
+        leaving: Leaving = NOTHING_LEAVING,
         freshness: Freshness = NOTHING_CONFIRMED,
         proof: TimeProof | None = None,
     ) -> Snapshot:
         """Order the layers and work out the offline rule that they and the host's configuration (`local`) demand."""
         ordered = tuple(sorted(layers, key=lambda layer: (specificity(layer.scope), layer.scope)))
         rule = effective_rule(local, [layer.floor for layer in ordered])
-        return cls(ordered, rule, tuple(sorted(missing)), freshness, proof)
+        return cls(ordered, rule, tuple(sorted(missing)), leaving, freshness, proof)
+
+    def missing_at(self, elapsed: float) -> tuple[str, ...]:
+        """Return the scopes that cannot be enforced at a moment, in seconds since boot."""
+        return self.missing if elapsed < self.leaving.until else tuple(sorted({*self.missing, *self.leaving.scopes}))
 
     def layer(self, scope: str) -> Layer | None:
         """Return the layer of a scope, if there is one."""

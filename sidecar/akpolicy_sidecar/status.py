@@ -70,8 +70,9 @@ def stand(snapshot: Snapshot, link: Link, moment: Moment) -> Standing:
     """Judge whether `snapshot` may decide at `moment`."""
     freshness, mode = snapshot.freshness, snapshot.rule.mode
     # (1) there is verified policy, and all of it
-    if snapshot.missing or not snapshot.layers or freshness.whole is None:
-        return _no_policy(snapshot)
+    missing = snapshot.missing_at(moment.elapsed)
+    if missing or not snapshot.layers or freshness.whole is None:
+        return _no_policy(snapshot, missing)
     # (2) it is known what time it is
     try:
         now = time_of(snapshot.proof, moment)
@@ -106,11 +107,11 @@ def _offline(standing: Standing, rule: OfflineRule, age: float | None, *, fresh:
     return _deny(standing, Reason.POLICY_STALE, _stale(standing, age, rule.max_age_s))
 
 
-def _no_policy(snapshot: Snapshot) -> Standing:
+def _no_policy(snapshot: Snapshot, missing: tuple[str, ...]) -> Standing:
     """Return the denial where there is nothing to decide by."""
     error: AkpolicyError | None = None
-    if snapshot.missing:
-        names = ", ".join(f"`{scope}`" for scope in snapshot.missing)
+    if missing:
+        names = ", ".join(f"`{scope}`" for scope in missing)
         message = f"denied: the policy of {names} cannot be enforced any more; the server has to deliver it again"
     elif not snapshot.layers:
         message = "denied: no verified policy is here yet"

@@ -93,6 +93,11 @@ class Updater:
         """How many documents are kept because they contradict others. Safe to ask from any thread."""
         return self._ledger.directory.evidence_count
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The scopes of which the server has vouched for another document than is enforced."""
+        return self._bundles.lacking
+
     def concerns(self, scope: str) -> bool:
         """Whether the scope is one of those that this sidecar enforces."""
         return self._bundles.concerns(scope)
@@ -114,6 +119,10 @@ class Updater:
     def end_roots(self) -> None:
         """Note that no more roots come, as `RootUpdates.end`."""
         self._roots.end()
+
+    def settle(self) -> tuple[Trouble, ...]:
+        """Note that nothing more is on the way behind a root, as `RootUpdates.settle`."""
+        return self._roots.settle()
 
     def apply_bundle(
         self, envelope: SignedEnvelope, content: ContentSource, *, original: SignedEnvelope | None = None

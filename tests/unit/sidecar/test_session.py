@@ -12,13 +12,8 @@ from akpolicy.errors import ClockJump, HeartbeatStale, PolicyStale, StreamProtoc
 from akpolicy.limits import MAX_ROTATIONS
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S
-from akpolicy_sidecar.session import (
-    CLOCK_PAUSE_S,
-    FIRST_INTERVAL_S,
-    LASTING_PAUSE_S,
-    MAX_DETAIL_CHARS,
-    PASSING_PAUSE_S,
-)
+from akpolicy_sidecar.outstanding import CLOCK_PAUSE_S, LASTING_PAUSE_S, PASSING_PAUSE_S, WITHHELD_PAUSE_S
+from akpolicy_sidecar.session import FIRST_INTERVAL_S, MAX_DETAIL_CHARS
 from tests.simulators.host import HostSimulator, OpenGate
 from tests.simulators.office import bundle_messages, keep_alive, root_message
 from tests.simulators.org import DAY, OrgSimulator, delegation, role
@@ -651,6 +646,30 @@ def test_what_a_root_dropped_and_a_newer_bundle_replaced_is_not_asked_for_again(
     host.hear(*drop_and_restore(host)).update(PERMIT, scope="org/acme")
 
     assert is_live(host)
+    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
+
+
+def test_what_a_heartbeat_names_and_nobody_sent_is_asked_for_again(host: HostSimulator) -> None:
+    host.update(PERMIT)
+    host.office.publish(PERMIT)
+    host.clock.advance(1)
+
+    host.beat()
+
+    assert host.nacks == []
+    assert not is_asked_for_again(host, WITHHELD_PAUSE_S - 1)
+    assert is_live(host), "how old policy may become is not for the stream to say"
+    assert is_asked_for_again(host, 1)
+    assert host.connect().versions == {"global": 2}
+    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
+
+
+def test_what_a_heartbeat_names_and_comes_late_is_not_asked_for_again(host: HostSimulator) -> None:
+    host.office.publish(PERMIT)
+    host.beat().hear(*host.office.bundle())
+    host.clock.advance(1)
+
+    assert is_live(host.beat())
     assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
 
 

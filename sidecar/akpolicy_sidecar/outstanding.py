@@ -1,0 +1,87 @@
+"""What the server has and this host does not, on one connection, and when a new connection asks for it again.
+
+Rules:
+
+- The server sends an update once a connection, so what was not taken has to be asked for by another one: soon if the
+  cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
+  time can change.
+- While something is refused and not made good, the stream does not make decisions live: what is enforced is known to be
+  older than what the server has. A refused heartbeat takes nothing away: anybody on the way could send one.
+- What heartbeats name and never came is asked for too. How long that may go on is for freshness to say, not for the
+  stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from akpolicy.errors import (
+    CacheError,
+    ClockJump,
+    ClockRollback,
+    DistributionError,
+    EngineUnavailable,
+    RootChainTooLong,
+)
+from akpolicy_sidecar.updates import HEARTBEAT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from akpolicy.errors import AkpolicyError
+
+# How long a refused update waits at least before a new connection asks for it again. The Nack must be out by then.
+PASSING_PAUSE_S: Final = 1.0
+WITHHELD_PAUSE_S: Final = 10.0
+CLOCK_PAUSE_S: Final = 30.0
+LASTING_PAUSE_S: Final = 300.0
+
+
+class Outstanding:
+    """What is to be made good, by subject. Times are seconds since boot."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, float] = {}
+        self._withheld: dict[str, float] = {}
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether something was refused, or dropped, and not made good since."""
+        return bool(self._refused)
+
+    def refuse(self, subject: str, error: AkpolicyError, elapsed: float) -> None:
+        """Note that an update was refused."""
+        self._ask_again(subject, elapsed + _pause_after(subject, error))
+
+    def drop(self, scope: str, elapsed: float) -> None:
+        """Note that what is enforced had to be dropped."""
+        self._ask_again(scope, elapsed + PASSING_PAUSE_S)
+
+    def withhold(self, scopes: Sequence[str], elapsed: float) -> list[str]:
+        """Note of which scopes a heartbeat names something that is not here; return those of which that is news."""
+        news = [scope for scope in scopes if scope not in self._refused and scope not in self._withheld]
+        noted = {**self._withheld, **dict.fromkeys(news, elapsed + WITHHELD_PAUSE_S)}
+        self._withheld = {scope: due for scope, due in noted.items() if scope in scopes}
+        return news
+
+    def make_good(self, subject: str) -> None:
+        """Note that what the server has is in force."""
+        self._refused.pop(subject, None)
+        self._withheld.pop(subject, None)
+
+    def due(self, elapsed: float) -> str:
+        """Return what to ask for by a new connection, now; empty if there is nothing, or it is too early."""
+        wanted = {**self._withheld, **self._refused}
+        return ", ".join(sorted(wanted)) if wanted and elapsed >= min(wanted.values()) else ""
+
+    def _ask_again(self, subject: str, due: float) -> None:
+        self._refused[subject] = min(due, self._refused.get(subject, due))
+
+
+def _pause_after(subject: str, error: AkpolicyError) -> float:
+    """Return after how many seconds it is worth while to ask again."""
+    if isinstance(error, (CacheError, DistributionError, EngineUnavailable, RootChainTooLong)):
+        return PASSING_PAUSE_S
+    if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):
+        return CLOCK_PAUSE_S
+    return LASTING_PAUSE_S
