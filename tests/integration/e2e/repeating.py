@@ -33,6 +33,10 @@ class Repeating(Generic[T]):
         if kind is None:
             assert self._failures == []
 
+    def end(self) -> None:
+        """Call no more; fail if a call has failed."""
+        self.__exit__(None)
+
     def more(self, count: int = 3) -> None:
         """Wait until this many calls more have ended, each begun after this one."""
         # The one that runs now began before.

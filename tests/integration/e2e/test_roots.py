@@ -89,6 +89,7 @@ def test_every_key_of_an_org_is_rotated_without_one_refused_decision(
     asking.more()
 
     assert {decided_by(decision) for decision in asking.results} == {"first"}
+    asking.end()
     # Nothing of this needed a change on the host: a restart believes the same chain from the first anchor on.
     enforcing.sidecars[HOST].kill()
     (enforcing.directory / old).unlink()
