@@ -12,8 +12,9 @@ from akpolicy.cli.output import EXIT_FAILED, print_json, print_note
 _HELP = """See a policy travel from an operator to a decision, on this machine.
 
 Starts a real server and a real sidecar for each of two orgs in a temporary directory, publishes the example policies,
-asks twelve questions, publishes a change and times it, kills the server and goes on from cache, then prints the
-sidecars' decision metrics.
+asks twelve questions, publishes a change and times it, has a middleman alter a bundle and a host refuse it, replaces an
+org's root key under running decisions, kills the server and goes on from cache, then prints the sidecars' decision
+metrics.
 
 Exit code 1 if anything is not as expected.
 
@@ -32,9 +33,9 @@ def _demo(
     # Only this command needs these, and they take a moment.
     from rich.console import Console
 
+    from akpolicy.cli.demo.findings import summary
     from akpolicy.cli.demo.report import show
     from akpolicy.cli.demo.run import run
-    from akpolicy.cli.demo.script import summary
 
     findings, notes = run(keep=keep, say=lambda text: print_note(f"· {text}"))
     if output == "json":

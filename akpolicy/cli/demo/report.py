@@ -12,13 +12,15 @@ from akpolicy.cli.demo.script import DECISIONS_METRIC
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from akpolicy.cli.demo.script import Answer, Findings
+    from akpolicy.cli.demo.findings import Answer, Findings
 
 
 def show(console: Console, findings: Findings) -> None:
     """Print what was found, step by step."""
     console.print(_table("Twelve questions, answered by the sidecars", findings.answers))
     _show_update(console, findings)
+    _show_attack(console, findings)
+    _show_rotation(console, findings)
     console.print(_table("The server is gone; decisions go on from the verified cache", findings.offline))
     _show_metrics(console, findings.metrics)
     if findings.as_expected:
@@ -59,6 +61,40 @@ def _show_update(console: Console, findings: Findings) -> None:
         f"{before.effect} -> {after.effect} by {', '.join(after.policies)}, "
         f"enforced {findings.enforced_after_ms:.0f} ms after publish was called\n"
     )
+
+
+def _show_attack(console: Console, findings: Findings) -> None:
+    attack = findings.attack
+    if attack is None:
+        return
+    request = attack.after.example.request
+    _paragraph(
+        console,
+        "An attack",
+        "a middleman turned forbids of the next version into permits, and made its digests fit. The host refused it as "
+        f"{attack.refused_as or 'nothing'} and told the server. It enforces version {attack.versions[1]} as before: "
+        f"{request.action} in {request.resource.id} is {attack.after.effect}",
+        as_expected=attack.as_expected,
+    )
+
+
+def _show_rotation(console: Console, findings: Findings) -> None:
+    rotation = findings.rotation
+    if rotation is None:
+        return
+    _paragraph(
+        console,
+        "A key rotation",
+        f"root {rotation.root[0]} -> {rotation.root[1]}, signed by the old and the new root key. The host followed "
+        f"{rotation.followed_after_ms:.0f} ms after the command began, made {rotation.decisions} decisions meanwhile, "
+        f"{rotation.refused} of them not as before, and enforces version {rotation.bundle_after}, published under the "
+        "new root",
+        as_expected=rotation.as_expected,
+    )
+
+
+def _paragraph(console: Console, title: str, text: str, *, as_expected: bool) -> None:
+    console.print(f"[bold]{title}[/bold]: {text}{'' if as_expected else ' [red](not as expected)[/red]'}\n")
 
 
 def _show_metrics(console: Console, metrics: dict[str, float]) -> None:

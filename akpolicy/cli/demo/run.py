@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from akpolicy.cli.demo.script import Findings, Script, load_examples, program
+from akpolicy.cli.demo.script import Script, load_examples, program
 from akpolicy.cli.demo.stage import Stage
 from akpolicy.cli.output import EXIT_FAILED
 from akpolicy.client.channel import parse_server_url
@@ -14,6 +14,8 @@ from akpolicy.client.publishing import PublishingClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from akpolicy.cli.demo.findings import Findings
 
 
 def _end(_signal: int, _frame: object) -> NoReturn:
@@ -37,6 +39,8 @@ def run(*, keep: bool, say: Callable[[str], None]) -> tuple[Findings, list[str]]
                 script.start(publishing, server)
                 script.ask_all()
                 script.change(publishing)
+                script.alter_on_the_way(publishing, server)
+                script.rotate(publishing, server)
             script.go_offline(server)
             script.read_metrics()
             return script.findings, _notes(stage, script, say) if keep else []

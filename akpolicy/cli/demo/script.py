@@ -1,7 +1,7 @@
-"""What the demo does, step by step, and what it found.
+"""What the demo does, step by step.
 
-Each step uses the public surface only: the publishing RPCs, Authorize on the socket, `/metrics`. A step returns facts;
-`report` shows them. Nothing is judged by a clock except what the report says is a time.
+Each step uses the public surface only: the publishing RPCs, Authorize on the socket, `/metrics`, commands. A step
+returns facts (`findings`); `report` shows them. Nothing is judged by a clock except what the report says is a time.
 """
 
 from __future__ import annotations
@@ -9,101 +9,40 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 import time
-import urllib.request
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from akpolicy.cli.demo.asking import ASK_TIMEOUT_S, ask, series_of, wait
+from akpolicy.cli.demo.attack import attack
+from akpolicy.cli.demo.findings import CHANGE_ID, Answer, Example, Findings
+from akpolicy.cli.demo.rotation import RotationStep
 from akpolicy.client import PolicyClient, PolicySource
 from akpolicy.client.publishing_types import PublishTerms
 from akpolicy.engine.files import PolicyFile
 from akpolicy.engine.request import request_from_json
-from akpolicy.errors import StartupError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from akpolicy.cli.demo.stage import Program, Stage
     from akpolicy.client.publishing import PublishingClient
-    from akpolicy.decision import Decision
-    from akpolicy.engine.request import AuthorizationRequest
 
 DECISIONS_METRIC: Final = "akpolicy_sidecar_decisions_total"
 POLICIES: Final = "policies.cedar"
 REQUESTS: Final = "requests.jsonl"
-DEADLINE_S: Final = 20.0
-POLL_S: Final = 0.001
-ASK_TIMEOUT_S: Final = 2.0
 
 # The change of step 4: it takes away what request 6 (alice, Exec) was allowed.
-CHANGE_ID: Final = "freeze-ml-project"
 CHANGE: Final = f"""
 @id("{CHANGE_ID}")
 forbid (principal, action == AgentKernel::Action::"Exec", resource is AgentKernel::Sandbox)
 when {{ resource.name == "ml-project" }};
 """
 
-_pause = threading.Event()
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A request with the decision that its author expects."""
-
-    request: AuthorizationRequest
-    expected: str
-    policies: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for an example."""
-
-    example: Example
-    decision: Decision
-
-    @property
-    def effect(self) -> str:
-        """`allow` or `deny`."""
-        return "allow" if self.decision.allowed else "deny"
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        """The determining policies by their own ids."""
-        return tuple(d.policy_id for d in self.decision.determining)
-
-    @property
-    def as_expected(self) -> bool:
-        """Whether decision and policies are the expected ones."""
-        return self.effect == self.example.expected and set(self.policies) == set(self.example.policies)
-
-
-@dataclass(slots=True)
-class Findings:
-    """Everything that the demo found out."""
-
-    answers: list[Answer] = field(default_factory=list)
-    flipped: tuple[Answer, Answer] | None = None
-    enforced_after_ms: float = 0.0
-    offline: list[Answer] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def as_expected(self) -> bool:
-        """Whether every step came out as it should."""
-        flipped = self.flipped is not None and [a.effect for a in self.flipped] == ["allow", "deny"]
-        return (
-            bool(self.answers)
-            and all(a.as_expected for a in self.answers)
-            and flipped
-            and bool(self.offline)
-            and all(a.as_expected and a.decision.source is PolicySource.CACHE for a in self.offline)
-            and sum(self.metrics.values()) >= len(self.answers) + len(self.offline)
-        )
+# The same again with a remark, so that there is a new version.
+REVIEWED: Final = CHANGE.replace("when {", "// reviewed by a second person\nwhen {")
 
 
 def load_examples() -> list[Example]:
@@ -172,6 +111,33 @@ class Script:
         self._examples[index] = flipped
         self.findings.flipped = (before, self._ask(flipped))
 
+    def alter_on_the_way(self, publishing: PublishingClient, server: Program) -> None:
+        """Publish a version, and alter it on its way to one more host of the org."""
+        question = self._changed()
+        org = question.request.principal.org_id
+        self._say(f"starting one more host of {org} behind a middleman, who alters the next version")
+        self.findings.attack = attack(
+            self._stage,
+            publishing,
+            server,
+            question,
+            lambda: publish(publishing, org, load_policies() + REVIEWED, "reviewed"),
+        )
+
+    def rotate(self, publishing: PublishingClient, server: Program) -> None:
+        """Replace the root key of an org while its host is asked."""
+        org = self._changed().request.principal.org_id
+        allowed = (e for e in self._examples if e.request.principal.org_id == org and e.expected == "allow")
+        step = RotationStep(self._stage, self._sidecars[org], self._clients[org], next(allowed))
+        command = step.command(program())
+        self._say(f"rotating: {' '.join(command)}")
+        self.findings.rotation = step.play(
+            command, server, lambda: publish(publishing, org, load_policies() + CHANGE, "under the new root")
+        )
+
+    def _changed(self) -> Example:
+        return next(example for example in self._examples if example.policies == (CHANGE_ID,))
+
     def go_offline(self, server: Program) -> None:
         """Kill the server, wait until the sidecars noticed, and ask everything again."""
         self._say("killing the server (SIGKILL), asking again")
@@ -185,12 +151,8 @@ class Script:
         """Add up the sidecars' decision counters, by their labels."""
         self._say("reading the sidecars' metrics")
         for sidecar in self._sidecars.values():
-            with urllib.request.urlopen(f"http://{sidecar.ready['metrics']}/metrics", timeout=ASK_TIMEOUT_S) as page:
-                lines = page.read().decode().splitlines()
-            for line in lines:
-                if line.startswith(DECISIONS_METRIC):
-                    series, value = line.rsplit(" ", 1)
-                    self.findings.metrics[series] = self.findings.metrics.get(series, 0.0) + float(value)
+            for series, value in series_of(sidecar, DECISIONS_METRIC).items():
+                self.findings.metrics[series] = self.findings.metrics.get(series, 0.0) + value
 
     def close(self) -> None:
         """Close the clients."""
@@ -212,49 +174,7 @@ class Script:
         return self._ask(example).decision.source is PolicySource.CACHE
 
     def _ask(self, example: Example) -> Answer:
-        request = example.request
-        client = self._clients[request.principal.org_id]
-        decision = client.authorize(
-            principal=request.principal, action=request.action, resource=request.resource, context=request.context
-        )
-        return Answer(example, decision)
+        return ask(self._clients[example.request.principal.org_id], example)
 
     def _wait(self, condition: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            if time.monotonic() > deadline:
-                raise StartupError(f"{otherwise} after {DEADLINE_S:.0f} s; see the logs in {self._stage.directory}")
-            _pause.wait(POLL_S)
-
-
-def summary(findings: Findings) -> dict[str, Any]:
-    """Return the findings as JSON-ready values."""
-    return {
-        "decisions": [_answer_json(a) for a in findings.answers],
-        "update": {
-            "enforced_after_ms": round(findings.enforced_after_ms, 1),
-            "policy": CHANGE_ID,
-            "before": findings.flipped[0].effect if findings.flipped else "",
-            "after": findings.flipped[1].effect if findings.flipped else "",
-        },
-        "offline": {
-            "decisions": [_answer_json(a) for a in findings.offline],
-            "as_expected": all(a.as_expected for a in findings.offline),
-            "source": sorted({a.decision.source.name.lower() for a in findings.offline}),
-        },
-        "metrics": dict(sorted(findings.metrics.items())),
-        "as_expected": findings.as_expected,
-    }
-
-
-def _answer_json(answer: Answer) -> dict[str, Any]:
-    return {
-        "expected": answer.example.expected,
-        "decision": answer.effect,
-        "policies": list(answer.policies),
-        "reason": answer.decision.reason.name,
-        "principal": answer.example.request.principal.id,
-        "org": answer.example.request.principal.org_id,
-        "action": answer.example.request.action,
-        "resource": answer.example.request.resource.id,
-    }
+        wait(condition, otherwise, self._stage.directory)

@@ -92,6 +92,7 @@ class Stage:
         self.directory = Path(tempfile.mkdtemp(prefix="akpolicy-demo-"))
         self.admin_key = ""
         self.anchors: dict[str, str] = {}
+        self.root_key_files: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +102,9 @@ class Stage:
             return
         for program in reversed(self._programs):
             program.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # What went wrong says where the logs are.
+        if not isinstance(failure[1], StartupError):
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def programs(self) -> tuple[Program, ...]:
@@ -121,26 +124,30 @@ class Stage:
         result = json.loads(done.stdout)
         self.admin_key = result["admin_api_key"]
         self.anchors = {entry["org"]: entry["trust_anchor"] for entry in result["orgs"]}
+        self.root_key_files = {entry["org"]: Path(entry["root_key_file"]) for entry in result["orgs"]}
 
     def start_server(self) -> Program:
         """Start the policy server; its ready file has `listen` and `metrics`."""
         return self._start("akpolicy_server", "server", self.directory / "server" / "server.toml", {})
 
-    def start_sidecar(self, org: str, server: str, host_key: str) -> Program:
-        """Configure and start a sidecar for `org`; its ready file has `socket` and `metrics`."""
-        home = self.directory / org
+    def start_sidecar(self, org: str, server: str, host_key: str, *, name: str = "") -> Program:
+        """Configure and start a sidecar for `org`; its ready file has `socket` and `metrics`.
+
+        `name` is that of its directory and its log: the org's if none is given.
+        """
+        home = self.directory / (name or org)
         home.mkdir(mode=0o700)
         config = home / "sidecar.toml"
         config.write_text(
             _SIDECAR_TOML.format(server=server, org=org, anchor=self.anchors[org], variable=HOST_KEY_VARIABLE),
             encoding="utf-8",
         )
-        return self.restart_sidecar(org, host_key)
+        return self.restart_sidecar(name or org, host_key)
 
-    def restart_sidecar(self, org: str, host_key: str) -> Program:
+    def restart_sidecar(self, name: str, host_key: str) -> Program:
         """Start a sidecar that was configured before, on the state that it left."""
-        config = self.directory / org / "sidecar.toml"
-        return self._start("akpolicy_sidecar", org, config, {HOST_KEY_VARIABLE: host_key})
+        config = self.directory / name / "sidecar.toml"
+        return self._start("akpolicy_sidecar", name, config, {HOST_KEY_VARIABLE: host_key})
 
     def _start(self, module: str, name: str, config: Path, environment: dict[str, str]) -> Program:
         ready, log = self.directory / f"{name}.ready", self.directory / f"{name}.log"

@@ -61,6 +61,11 @@ def test_the_demo_decides_as_expected_and_leaves_nothing_behind(place: Path) -> 
     assert told(found["decisions"]) == EXPECTED
     assert (found["update"]["before"], found["update"]["after"]) == ("allow", "deny")
     assert found["update"]["enforced_after_ms"] > 0
+    attack, rotation = found["attack"], found["rotation"]
+    assert (attack["refused_as"], attack["before"], attack["after"]) == ("SignatureInvalid", "deny", "deny")
+    assert attack["version_before"] == attack["version_after"] == 2
+    assert (rotation["root_before"], rotation["root_after"], rotation["version_after"]) == (1, 2, 4)
+    assert (rotation["decisions_meanwhile"] > 0, rotation["refused_meanwhile"]) == (True, 0)
     assert told(found["offline"]["decisions"]) == [CHANGED if e[:3] == CHANGED[:3] else e for e in EXPECTED]
     assert found["offline"]["source"] == ["cache"]
     from_cache = [value for labels, value in found["metrics"].items() if 'source="cache"' in labels]

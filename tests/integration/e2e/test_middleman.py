@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from akpolicy.cli.demo.middleman import Middleman
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
-from tests.integration.e2e.middleman import Middleman
 from tests.integration.e2e.world import ORG, World, decided_by, permit
 from tests.simulators.distribution import Response
 from tests.simulators.org import OrgSimulator
