@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from akpolicy.errors import ExpiryExceedsKey, RootExpired, SignerError, SignersMissing, TrustError
+from akpolicy.errors import EpochMismatch, ExpiryExceedsKey, RootExpired, SignerError, SignersMissing, TrustError
 from akpolicy.scope import GLOBAL
 from akpolicy.signing import sign_document
 from akpolicy_server.api_keys import require_in_force
@@ -124,7 +124,7 @@ class Ledger:
             if (document := self._sign(change, draft, group, refusals)) is not None
         ]
         if not signed:
-            raise refusals[0]
+            raise refusals[0] if refusals else _no_such_epoch(draft.scope, groups)
         for document in signed:
             _judge(draft, document, change.now)
         draft.content.store(change.connection)
@@ -177,6 +177,11 @@ def _nobody(connection: Connection, scope: str) -> Group:
     """Return the group to publish for while there is no org."""
     current = current_revision(connection, scope)
     return Group(current.epoch if current else FIRST_EPOCH, ())
+
+
+def _no_such_epoch(scope: str, groups: Collection[Group]) -> EpochMismatch:
+    present = ", ".join(str(group.epoch) for group in groups)
+    return EpochMismatch(f"the roots that get `{scope}` are of other epochs by now ({present})")
 
 
 def _expiry(draft: Draft, group: Group, quorums: dict[str, Quorum], now: int) -> int:
