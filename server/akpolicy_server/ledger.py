@@ -29,7 +29,7 @@ from akpolicy_server.drafts import place_in
 from akpolicy_server.first_root import DAY_S, FIRST_EPOCH
 from akpolicy_server.judging import judge_as_host, refuse_ungranted_content
 from akpolicy_server.signatory import Quorum
-from akpolicy_server.store.layers import bump_generations, set_layer
+from akpolicy_server.store.layers import bump_generations, set_layers
 from akpolicy_server.store.online_keys import newest_key
 from akpolicy_server.store.revisions import RevisionRecord, current_revision, insert_revision
 from akpolicy_server.times import MICROSECONDS, now_us
@@ -243,7 +243,7 @@ def _enter(change: Change, draft: Draft, signed: _Signed, *, is_last: bool) -> R
 
 def give(change: Change, revision: RevisionRecord, members: Collection[Member]) -> RevisionRecord:
     """Make a stored revision what the hosts of these orgs get; return it."""
-    for member in members:
-        set_layer(change.connection, member.org, revision)
-        change.touched.add(member.org)
+    orgs = {member.org for member in members}
+    set_layers(change.connection, orgs, revision)
+    change.touched |= orgs
     return revision
