@@ -21,7 +21,7 @@ from akpolicy.keys import AnchorSet, TrustAnchor
 from akpolicy.root import parse_root
 from akpolicy.scope import GLOBAL, org_of
 from akpolicy.trust import Judge, Mark, TrustedRoot
-from akpolicy_server.store.layers import layers_of
+from akpolicy_server.store.layers import layers_of, layers_of_scope
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.store.roots import newest_root, newest_roots
 
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
     from akpolicy.root import Root
     from akpolicy_server.store.layers import Layer
     from akpolicy_server.store.orgs import OrgRecord
-    from akpolicy_server.store.revisions import RevisionRecord
     from akpolicy_server.store.roots import RootRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An org among those that get a document: its newest root, and the judge of a host that is up to date."""
+    """An org among those that get a document: its newest root, and the judge of a host that is up to date.
+
+    In a group the judge knows what its hosts have of the scope, alone it knows all that they have.
+    """
 
     org: str
     root: Root
@@ -67,8 +69,10 @@ def groups_of(connection: Connection, scope: str) -> list[Group]:
         member = member_of(connection, org)
         return [Group(member.root.epoch, (member,))]
     by_epoch = defaultdict[int, list[Member]](list)
+    layers = layers_of_scope(connection, scope)
     for record in newest_roots(connection):
-        member = _member(connection, record)
+        layer = layers.get(record.org)
+        member = _member(record, [layer] if layer else [])
         by_epoch[member.root.epoch].append(member)
     return [Group(epoch, tuple(members)) for epoch, members in sorted(by_epoch.items())]
 
@@ -79,7 +83,7 @@ def member_of(connection: Connection, org: str) -> Member:
     if record is None:
         require_org(connection, org)
         raise waits_for_root(org)
-    return _member(connection, record)
+    return _member(record, layers_of(connection, org).values())
 
 
 def require_org(connection: Connection, org: str) -> None:
@@ -113,16 +117,6 @@ def anchors_of(record: OrgRecord) -> AnchorSet:
     return AnchorSet(tuple(TrustAnchor(key) for key in record.anchors), record.threshold)
 
 
-def marks_of(layers: Iterable[Layer]) -> dict[str, Mark]:
-    """Return the marks of a host that has these layers."""
-    return {layer.revision.scope: mark_of(layer.revision) for layer in layers}
-
-
-def mark_of(revision: RevisionRecord) -> Mark:
-    """Return the mark of a host that accepted a revision."""
-    return Mark(revision.epoch, revision.version, revision.digest.hex(), revision.min_version)
-
-
 def for_hosts(envelope: SignedEnvelope, root: Root) -> SignedEnvelope:
     """Return the envelope as hosts that trust `root` get it; the payload, and so its digest, is the same.
 
@@ -132,8 +126,16 @@ def for_hosts(envelope: SignedEnvelope, root: Root) -> SignedEnvelope:
     return replace(envelope, signatures=known) if known else envelope
 
 
-def _member(connection: Connection, record: RootRecord) -> Member:
+def _member(record: RootRecord, layers: Iterable[Layer]) -> Member:
     root = trusted(record)
-    judge = Judge(record.org, AnchorSet(()), marks=marks_of(layers_of(connection, record.org).values()))
+    judge = Judge(record.org, AnchorSet(()), marks=_marks_of(layers))
     judge.accept_root(root)
     return Member(record.org, root.document, root.envelope, judge)
+
+
+def _marks_of(layers: Iterable[Layer]) -> dict[str, Mark]:
+    """Return the marks of a host that has these layers."""
+    return {
+        revision.scope: Mark(revision.epoch, revision.version, revision.digest.hex(), revision.min_version)
+        for revision in (layer.revision for layer in layers)
+    }

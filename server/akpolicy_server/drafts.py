@@ -4,7 +4,8 @@ Rules:
 
 - One draft makes one document for each epoch in use; they differ in epoch, version and what follows from these alone.
 - How far back a later rollback may go is decided by why something is published (`Floor`), never carried by accident: a
-  renewal leaves it where it was, a freeze cannot be rolled back past.
+  renewal leaves it where it was, a freeze cannot be rolled back past. After a rollback it is what that restored,
+  because some hosts know nothing older: what is published must suit them all.
 - A lifetime that somebody asked for is kept or refused; a default one ends with the keys that sign.
 """
 
@@ -188,8 +189,8 @@ class RollbackDraft:
             restores=Restored(version=original.version, digest=original.digest.hex()),
             content=self.content.reference,
         )
-        min_version = Floor.UNCHANGED.version(place.current, original.version)
-        return UnsignedDocument(PayloadType.ROLLBACK, rollback.to_bytes(), min_version, original)
+        # A host that joins now knows nothing older, and goes back no further than this; others might.
+        return UnsignedDocument(PayloadType.ROLLBACK, rollback.to_bytes(), original.version, original)
 
     def _original(self, epoch: int) -> RevisionRecord:
         if epoch not in self.restores:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from akpolicy.errors import ExpiryExceedsKey, RootExpired, SignerError, SignersMissing, TrustError
+from akpolicy.errors import EpochMismatch, ExpiryExceedsKey, RootExpired, SignerError, SignersMissing, TrustError
 from akpolicy.scope import GLOBAL
 from akpolicy.signing import sign_document
 from akpolicy_server.api_keys import require_in_force
@@ -29,7 +29,7 @@ from akpolicy_server.drafts import place_in
 from akpolicy_server.first_root import DAY_S, FIRST_EPOCH
 from akpolicy_server.judging import judge_as_host, refuse_ungranted_content
 from akpolicy_server.signatory import Quorum
-from akpolicy_server.store.layers import bump_generations, set_layer
+from akpolicy_server.store.layers import bump_generations, set_layers
 from akpolicy_server.store.online_keys import newest_key
 from akpolicy_server.store.revisions import RevisionRecord, current_revision, insert_revision
 from akpolicy_server.times import MICROSECONDS, now_us
@@ -124,7 +124,7 @@ class Ledger:
             if (document := self._sign(change, draft, group, refusals)) is not None
         ]
         if not signed:
-            raise refusals[0]
+            raise refusals[0] if refusals else _no_such_epoch(draft.scope, groups)
         for document in signed:
             _judge(draft, document, change.now)
         draft.content.store(change.connection)
@@ -177,6 +177,11 @@ def _nobody(connection: Connection, scope: str) -> Group:
     """Return the group to publish for while there is no org."""
     current = current_revision(connection, scope)
     return Group(current.epoch if current else FIRST_EPOCH, ())
+
+
+def _no_such_epoch(scope: str, groups: Collection[Group]) -> EpochMismatch:
+    present = ", ".join(str(group.epoch) for group in groups)
+    return EpochMismatch(f"the roots that get `{scope}` are of other epochs by now ({present})")
 
 
 def _expiry(draft: Draft, group: Group, quorums: dict[str, Quorum], now: int) -> int:
@@ -238,7 +243,7 @@ def _enter(change: Change, draft: Draft, signed: _Signed, *, is_last: bool) -> R
 
 def give(change: Change, revision: RevisionRecord, members: Collection[Member]) -> RevisionRecord:
     """Make a stored revision what the hosts of these orgs get; return it."""
-    for member in members:
-        set_layer(change.connection, member.org, revision)
-        change.touched.add(member.org)
+    orgs = {member.org for member in members}
+    set_layers(change.connection, orgs, revision)
+    change.touched |= orgs
     return revision

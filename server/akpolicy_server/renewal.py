@@ -99,7 +99,9 @@ class Renewal:
                 if not _is_newest(change.connection, revision):
                     return None
                 draft = _draft(change.connection, revision)
-                renewed = self._ledger.commit(change, draft, epochs={revision.epoch})
+                # An org has one epoch: if its root's was raised meanwhile, that is where it goes.
+                epochs = {revision.epoch} if revision.scope == GLOBAL else None
+                renewed = self._ledger.commit(change, draft, epochs=epochs)
         except StoreUnavailable:
             raise
         except AkpolicyError as error:

@@ -28,6 +28,7 @@ def test_a_data_directory_is_all_that_is_needed(tmp_path: Path) -> None:
     assert server.resolved_database_url == f"sqlite:///{tmp_path}/data/akpolicy.sqlite3"
     assert (server.keep_alive_seconds, server.shutdown_grace_seconds) == (10, 5)
     assert (server.max_streams_per_host, server.bundle_lifetime_days) == (4, 30)
+    assert (server.heartbeat_lifetime_seconds, server.signers) == (300, ())
     assert server.tls is None
     assert not server.allow_plaintext
 
@@ -83,3 +84,18 @@ def test_only_sqlite_is_taken_and_a_password_is_not_repeated(tmp_path: Path) -> 
 def test_what_is_missing_or_out_of_bounds_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.toml:\d+: "):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize("value", ["0", "3601", "1.5", '"300"'])
+def test_a_heartbeat_lives_from_a_second_to_an_hour(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.heartbeat_lifetime_seconds"):
+        load(tmp_path, f'[server]\ndata_dir = "d"\nheartbeat_lifetime_seconds = {value}\n')
+    server = load(tmp_path, '[server]\ndata_dir = "d"\nheartbeat_lifetime_seconds = 3600\n').server
+    assert server.heartbeat_lifetime_seconds == 3600
+
+
+def test_signers_are_uris(tmp_path: Path) -> None:
+    server = load(tmp_path, '[server]\ndata_dir = "d"\nsigners = ["file:/a.pem", "file:/b.pem"]\n').server
+    assert server.signers == ("file:/a.pem", "file:/b.pem")
+    with pytest.raises(ConfigError, match=r"server\.signers"):
+        load(tmp_path, '[server]\ndata_dir = "d"\nsigners = "file:/a.pem"\n')

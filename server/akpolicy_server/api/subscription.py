@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 MILLISECONDS: Final = 1000
 # Heartbeats have whole seconds: sooner than that there is no later one.
 HEARTBEAT_PAUSE_S: Final = 1.0
+# How long a KeepAlive waits for a signature.
+SIGNING_PATIENCE_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -118,8 +120,7 @@ class Subscription:
                     await self._send_keep_alive()
                 await self._subscriber.wait_for_news(self._pause())
         finally:
-            if self._signing is not None:
-                self._signing.cancel()
+            self._stop_signing()
 
     async def _send_roots(self, view: OrgView) -> bool:
         """Send the roots up to the view's; return whether nothing is held back."""
@@ -186,16 +187,26 @@ class Subscription:
         await self._write(distribution_pb2.SubscribeResponse(heartbeat=update))
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
-        """Return the next heartbeat for a view; None if there is none, or not within a keep-alive interval."""
-        pulse = self._services.pulse
+        """Return the next heartbeat for a view; None if there is none, or none yet: then its end is news."""
+        patience_s = 0.0
         if self._signing is None or self._signing_seq != view.seq:
+            self._stop_signing()
+            pulse = self._services.pulse
             work = pulse.fresh(view, self._greeting.nonce) if self._beat is None else pulse.shared(view)
             self._signing, self._signing_seq = asyncio.create_task(work), view.seq
-        done, _ = await asyncio.wait([self._signing], timeout=self._services.keep_alive_s)
-        if not done:
-            return None
-        signing, self._signing = self._signing, None
-        return signing.result()
+            patience_s = min(self._services.keep_alive_s, SIGNING_PATIENCE_S)
+        signing = self._signing
+        done, _ = await asyncio.wait([signing], timeout=patience_s)
+        if done:
+            self._signing = None
+            return signing.result()
+        if patience_s:
+            signing.add_done_callback(lambda _: self._subscriber.wake())
+        return None
+
+    def _stop_signing(self) -> None:
+        if self._signing is not None:
+            self._signing.cancel()
 
     async def _send_keep_alive(self) -> None:
         interval_ms = int(self._services.keep_alive_s * MILLISECONDS)

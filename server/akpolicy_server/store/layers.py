@@ -32,6 +32,19 @@ def layers_of(connection: Connection, org: str) -> dict[str, Layer]:
     return {row.scope: Layer(revision_of(row), row.in_force) for row in connection.execute(query)}
 
 
+def layers_of_scope(connection: Connection, scope: str) -> dict[str, Layer]:
+    """Return the layers of one scope by org."""
+    query = _with_revisions(layers.c.scope == scope).add_columns(layers.c.org)
+    revision: RevisionRecord | None = None
+    found: dict[str, Layer] = {}
+    for row in connection.execute(query.order_by(revisions.c.serial)):
+        # Most orgs have the same one.
+        if revision is None or revision.serial != row.serial:
+            revision = revision_of(row)
+        found[row.org] = Layer(revision, row.in_force)
+    return found
+
+
 def layers_past_half_life(connection: Connection, now: int) -> list[RevisionRecord]:
     """Return the revisions that hosts of any org get and that are past half of their lives, each once, oldest first."""
     is_past = revisions.c.issued_at + revisions.c.expires_at <= 2 * now
@@ -39,12 +52,16 @@ def layers_past_half_life(connection: Connection, now: int) -> list[RevisionReco
     return list({row.serial: revision_of(row) for row in rows}.values())
 
 
-def set_layer(connection: Connection, org: str, revision: RevisionRecord) -> None:
-    """Give an org's hosts this revision of its scope from now on."""
-    here = and_(layers.c.org == org, layers.c.scope == revision.scope)
+def set_layers(connection: Connection, orgs: Collection[str], revision: RevisionRecord) -> None:
+    """Give the hosts of these orgs this revision of its scope from now on."""
     values = {"epoch": revision.epoch, "version": revision.version, "in_force": True}
-    if not connection.execute(update(layers).where(here).values(**values)).rowcount:
-        connection.execute(insert(layers).values(org=org, scope=revision.scope, **values))
+    for some in batches(orgs):
+        here = and_(layers.c.org.in_(some), layers.c.scope == revision.scope)
+        present = set(connection.scalars(select(layers.c.org).where(here)))
+        connection.execute(update(layers).where(here).values(**values))
+        new = [{"org": org, "scope": revision.scope, **values} for org in some if org not in present]
+        if new:
+            connection.execute(insert(layers), new)
 
 
 def drop_layer(connection: Connection, org: str, scope: str) -> None:

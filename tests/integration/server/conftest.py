@@ -18,7 +18,10 @@ import grpc
 import pytest
 
 from akpolicy.addresses import HostPort
+from akpolicy.client.channel import parse_server_url
+from akpolicy.client.publishing import PublishingClient
 from akpolicy.clock import SystemClock
+from akpolicy.signing import load_key_file
 from akpolicy.v1 import distribution_pb2 as dist
 from akpolicy.v1 import publishing_pb2 as pub
 from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
@@ -31,6 +34,8 @@ from tests.simulators.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from akpolicy.signing import PrivateKeySigner
 
 ANY_PORT = HostPort("127.0.0.1", 0)
 DEADLINE_S = 30.0
@@ -159,9 +164,9 @@ class Stream:
         self.send(hello=dist.Hello(org=org, **values))
         return self
 
-    def ack(self, update: Update) -> None:
+    def ack(self, update: Update, **fields: Any) -> None:
         """Say that an update is enforced, and nothing else."""
-        self.send(ack=dist.Ack(nonce=update.bundle.nonce, enforced=[update.bundle.revision]))
+        self.send(ack=dist.Ack(nonce=update.bundle.nonce, enforced=[update.bundle.revision], **fields))
 
     def next(self) -> tuple[str, Any]:
         """Return the next message and its kind."""
@@ -265,6 +270,18 @@ class LiveServer(Connection):
     def admin(self) -> Operator:
         """The platform's admin."""
         return self.operator(self.made.admin_api_key)
+
+    @contextmanager
+    def client(self, secret: str = "") -> Iterator[PublishingClient]:
+        """Connect the operators' client; as the platform's admin unless another key is given."""
+        with PublishingClient(
+            parse_server_url(f"http://{self.serving.listen}"), secret or self.made.admin_api_key
+        ) as one:
+            yield one
+
+    def root_signer(self, org: str = "acme") -> PrivateKeySigner:
+        """Return an org's first root key."""
+        return load_key_file(self.made.root_key_files[org])
 
     def host(self, host_id: str = "host-1", org: str = "acme") -> Stream:
         """Open a stream with a new key of that host."""

@@ -17,9 +17,15 @@ import grpc
 import pytest
 
 from akpolicy import __version__
-from akpolicy.signing import load_key_file
+from akpolicy.client.channel import parse_server_url
+from akpolicy.client.publishing import PublishingClient
+from akpolicy.client.publishing_types import PublishTerms
+from akpolicy.engine.files import PolicyFile
+from akpolicy.errors import ServerUnreachable
+from akpolicy.signing import create_key_file, load_key_file
 from akpolicy_server.settings import DATABASE_FILE
 from tests.integration.server.conftest import Operator, Program, policy, program
+from tests.integration.server.judged import JudgedHost, next_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,6 +229,37 @@ def test_no_secret_and_no_policy_text_reaches_the_log(
     assert outcomes == [("CreateApiKey", "OK"), ("Publish", "OK"), ("Publish", "INVALID_ARGUMENT")]
 
 
+def test_keys_that_the_settings_name_sign_too_and_those_that_cannot_be_opened_prevent_the_start(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program], tmp_path: Path
+) -> None:
+    [org] = cast("list[dict[str, str]]", made["orgs"])
+    key = create_key_file(tmp_path / "elsewhere.pem").public_key
+    settings = config.read_text()
+    config.write_text(settings.replace("[server]", f'[server]\nsigners = ["file:{tmp_path / "elsewhere.pem"}"]'))
+    running = start(config)
+    endpoint = parse_server_url(f"http://{running.ready['listen']}")
+    with PublishingClient(endpoint, str(made["admin_api_key"])) as client:
+        newest = client.roots("acme")[0].envelope
+        fields = json.loads(newest.payload)
+        window = next(iter(fields["keys"].values()))
+        fields["keys"][key.key_id] = window | {"public_key": key.anchor.removeprefix("ed25519:")}
+        for role in (*fields["roles"]["bundle"], *fields["roles"]["rollback"], fields["roles"]["heartbeat"]):
+            role["keys"] = [key.key_id]
+        owner = load_key_file(Path(org["root_key_file"]))
+        client.publish_root("acme", next_root(newest, owner, keys=fields["keys"], roles=fields["roles"]))
+        client.publish("org/acme", [PolicyFile("p.cedar", policy("p").encode())], PublishTerms())
+        assert [s.key_id for s in client.revision("org/acme").envelope.signatures] == [key.key_id]
+    secret = admin_of(made, running).create_key("acme", "host", "h").secret
+    assert JudgedHost(running.stream(secret), "acme", [org["trust_anchor"]]).hello().follow().is_content
+    running.end()
+    for wrong in ("nonsense:x", f"file:{tmp_path / 'missing.pem'}"):
+        config.write_text(settings.replace("[server]", f'[server]\nsigners = ["{wrong}"]'))
+        done = program("--config", str(config))
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+
+
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +308,58 @@ def test_after_kill_nine_everything_that_was_answered_is_there(
     last = admin.publish("org/acme", policy(answered[-1][1]), idempotency_key=answered[-1][1])
     assert last.repeated_request
     assert last.revision.revision.version == answered[-1][0]
+    assert running.end() == 0
+
+
+@pytest.mark.slow
+def test_after_kill_nine_in_the_midst_of_rotations_every_host_can_follow(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    [org] = cast("list[dict[str, str]]", made["orgs"])
+    owner = load_key_file(Path(org["root_key_file"]))
+    answered: list[tuple[str, int]] = []
+
+    def work_until_it_dies(running: Program, work: Callable[[PublishingClient], tuple[str, int]]) -> None:
+        with PublishingClient(parse_server_url(f"http://{running.ready['listen']}"), str(made["admin_api_key"])) as one:
+            try:
+                while True:
+                    answered.append(work(one))
+            except ServerUnreachable:
+                return
+
+    def rotate(client: PublishingClient) -> tuple[str, int]:
+        newest = client.roots("acme", newest_only=True)[0].envelope
+        epoch = json.loads(newest.payload)["epoch"]
+        return "root", client.publish_root("acme", next_root(newest, owner, epoch=epoch + 1)).version
+
+    def publish(client: PublishingClient) -> tuple[str, int]:
+        file = PolicyFile("policies.cedar", policy("p").encode())
+        revision = client.publish("org/acme", [file], PublishTerms()).revision
+        return f"epoch {revision.epoch}", revision.version
+
+    for _ in range(3):
+        running = start(config)
+        enough = len(answered) + 12
+        threads = [threading.Thread(target=work_until_it_dies, args=(running, work)) for work in (rotate, publish)]
+        for thread in threads:
+            thread.start()
+        while len(answered) < enough:
+            threads[0].join(0.001)
+        running.end(signal.SIGKILL)
+        for thread in threads:
+            thread.join(30)
+    running = start(config)
+    with PublishingClient(parse_server_url(f"http://{running.ready['listen']}"), str(made["admin_api_key"])) as client:
+        versions = [root.version for root in client.roots("acme")]
+        assert versions == list(range(1, len(versions) + 1))
+        stored = {(f"epoch {r.epoch}", r.version) for r in client.history("org/acme", 10_000)}
+        assert set(answered) <= stored | {("root", version) for version in versions}
+    secret = admin_of(made, running).create_key("acme", "host", "h").secret
+    host = JudgedHost(running.stream(secret), "acme", [org["trust_anchor"]]).hello().follow()
+    # Root, bundle and heartbeat belong together: what was signed anew was so with the root, or there was no such root.
+    assert host.is_content
+    assert host.judge.root is not None
+    assert host.versions()["org/acme"][0] == host.judge.root.document.epoch
     assert running.end() == 0
 
 

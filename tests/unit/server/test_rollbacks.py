@@ -68,13 +68,22 @@ def test_the_content_before_is_another_one_however_often_it_was_published(core: 
     assert roll_back(core).revision.restores_version == 3
 
 
-def test_back_and_forth(core: Core) -> None:
+def test_back_and_forth_and_not_back_again(core: Core) -> None:
     publish(core, "a", "b")
     host = Follower(core)
-    for expected in ("a", "b", "a"):
+    for expected in ("a", "b"):
         roll_back(core)
         host.follow()
         assert host.policies(ACME) == [expected]
+    # A host that joins now would refuse to go back to `a`: all that it knows of is `b`.
+    late = Follower(core)
+    late.follow()
+    with pytest.raises(RollbackNotAuthorised, match="permits 2 on"):
+        roll_back(core)
+    publish(core, "c")
+    assert roll_back(core).revision.restores_version == 2
+    host.follow()
+    late.follow()
 
 
 def test_a_rollback_to_a_rollback_restores_what_that_restored(core: Core) -> None:
@@ -98,7 +107,7 @@ def test_hosts_decide_how_far_back_it_goes(core: Core) -> None:
     assert view_of(core).revisions[ACME].version == 4
 
 
-def test_a_rollback_moves_no_floor(core: Core) -> None:
+def test_a_rollback_goes_back_no_further_than_what_it_restored(core: Core) -> None:
     publish(core, "a", "b", "c")
     assert roll_back(core).revision.min_version == 2
     with pytest.raises(RollbackNotAuthorised):
