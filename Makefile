@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
+MUTATION_ARGS ?=
+MUTATION_SEED ?= $(shell git rev-parse HEAD 2>/dev/null || echo 1)
 
 # How many tests run at once; `auto` is one a core.
 WORKERS ?= auto
@@ -19,10 +21,10 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 RELEASED_PROTOS := tests/testdata/proto/released.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-trust check lint types imports protos-check package-check proto lock clean
+.PHONY: help demo test bench bench-trust mutation mutation-sample check lint types imports protos-check package-check proto lock clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## Set up and watch a policy travel from an operator to a decision
 	$(BIN)/akpolicy demo
@@ -37,6 +39,13 @@ bench: $(VENV)/.test ## Measure the whole path on this machine, with targets
 
 bench-trust: $(VENV)/.test ## Measure what trust costs on this machine, with targets
 	$(BIN)/python -m bench.trust
+
+mutation: $(VENV)/.dev ## Change trust and cache code in every small way and see the tests notice (MUTATION_ARGS)
+	$(BIN)/python -m tools.mutation run $(MUTATION_ARGS)
+
+# Another commit draws another sample.
+mutation-sample: $(VENV)/.dev ## The same with 200 of the changes
+	$(BIN)/python -m tools.mutation run --sample 200 --seed "$(MUTATION_SEED)" $(MUTATION_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
