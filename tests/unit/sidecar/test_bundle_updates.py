@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.errors import AkpolicyError, CacheWriteFailed, PolicyParseError, RootMissing, StreamProtocolError
+from akpolicy.errors import AkpolicyError, CacheWriteFailed, RootMissing, StreamProtocolError
 from akpolicy_sidecar.freshness import Confirmation
 from akpolicy_sidecar.updates import Accepted, Outcome
 from tests.simulators.host import HostSimulator
@@ -16,12 +16,10 @@ from tests.simulators.org import DAY, OrgSimulator, delegation, role, sign
 from tests.simulators.tampering import flip_bit, with_payload, with_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from akpolicy.bundle import ContentReference
-    from akpolicy.engine.schema import CedarSchema
-    from akpolicy.engine.source import PolicyText
 
 PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
 FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
@@ -109,83 +107,6 @@ def test_the_layer_expires_with_the_root_if_that_is_earlier(new_host: HostSimula
     new_host.connect().update(PERMIT)
 
     assert new_host.snapshots.current.expires_at == soon
-
-
-# --- rollbacks --------------------------------------------------------------------------------------------------------
-
-
-def test_a_rollback_brings_the_earlier_content_back_under_a_new_version(host: HostSimulator) -> None:
-    earlier = host.office.publish(PERMIT)
-    host.take(earlier)
-    host.take(host.office.publish(FORBID))
-
-    assert host.take(host.office.roll_back(earlier)) is Outcome.APPLIED
-
-    assert host.versions == {"global": 3}
-    assert [policy.id for policy in host.snapshots.current.layers[0].compiled.policies] == ["p"]
-
-
-def test_a_rollback_survives_a_restart_with_its_original(host: HostSimulator) -> None:
-    earlier = host.office.publish(PERMIT)
-    host.take(earlier)
-    host.update(FORBID)
-    host.office.roll_back(earlier)
-    host.hear(*host.office.bundle()).beat()
-
-    again = host.restart()
-
-    assert again.not_loaded == []
-    assert (again.versions, again.digests) == (host.versions, host.digests)
-    assert again.standing().denial is None
-
-
-def test_a_rollback_goes_no_further_back_than_what_is_enforced_permits(host: HostSimulator) -> None:
-    oldest, older = host.office.publish(PERMIT), host.office.publish(PERMIT)
-    newest = host.office.publish(FORBID, min_version=2)
-    for held in (oldest, older, newest):
-        host.take(held)
-    before = host.facts()
-
-    with pytest.raises(AkpolicyError) as refusal:
-        host.take(host.office.roll_back(oldest))
-
-    assert refusal.value.code == "RollbackNotAuthorised"
-    assert host.facts() == before
-    assert host.take(host.office.roll_back(older)) is Outcome.APPLIED
-
-
-def test_a_chain_of_rollbacks_ends_where_the_first_bundle_said(host: HostSimulator) -> None:
-    oldest, older = host.office.publish(PERMIT), host.office.publish(PERMIT)
-    newest = host.office.publish(FORBID, min_version=2)
-    for held in (oldest, older, newest):
-        host.take(held)
-    host.take(host.office.roll_back(older))
-
-    with pytest.raises(AkpolicyError) as refusal:
-        host.take(host.office.roll_back(oldest))
-
-    assert refusal.value.code == "RollbackNotAuthorised"
-    again = host.restart()
-    with pytest.raises(AkpolicyError) as refusal:
-        again.take(again.office.roll_back(oldest))
-    assert refusal.value.code == "RollbackNotAuthorised"
-
-
-@pytest.mark.parametrize("original", ["none", "another", "damaged"])
-def test_a_rollback_without_the_original_that_it_names_is_refused(host: HostSimulator, original: str) -> None:
-    earlier, other = host.office.publish(PERMIT), host.office.publish(FORBID)
-    host.take(earlier)
-    host.take(other)
-    rollback = host.office.roll_back(earlier)
-    damaged = with_signature(earlier.envelope, lambda s: flip_bit(s, 7))
-    sent = {"none": None, "another": other.envelope, "damaged": damaged}[original]
-    before = host.facts()
-
-    with pytest.raises(AkpolicyError) as refusal:
-        host.updater.apply_bundle(rollback.envelope, unused, original=sent)
-
-    assert refusal.value.code == ("SignatureInvalid" if original == "damaged" else "RollbackNotAuthorised")
-    assert host.facts() == before
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -408,81 +329,6 @@ def test_only_content_that_is_enforced_is_said_to_be_held(host: HostSimulator) -
 
     assert held.blob is not None
     assert host.updater.holdings.blobs == (hashlib.sha256(held.blob).hexdigest(),)
-
-
-# --- the fence --------------------------------------------------------------------------------------------------------
-
-
-class Gate:
-    """A fence that notes what it was asked, and refuses where a test says so."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[str]] = []
-        self.refuses = False
-
-    def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
-        self.asked.append([policy.id for policy in policies])
-        if self.refuses:
-            msg = "it killed what parsed it"
-            raise PolicyParseError(msg, policy_id=policies[0].id)
-
-    def prove_schema(self, text: str) -> None:
-        pytest.fail("no bundle brought a schema")
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-@pytest.fixture
-def fenced(tmp_path: Path, gate: Gate) -> HostSimulator:
-    return HostSimulator(tmp_path / "fenced", fence=gate).connect()
-
-
-def test_content_that_was_never_parsed_goes_to_the_fence_first(fenced: HostSimulator, gate: Gate) -> None:
-    fenced.update(PERMIT).update(FORBID, scope="org/acme")
-
-    assert gate.asked == [["p"], ["f"]]
-    fenced.close()
-
-
-def test_what_the_fence_refuses_is_not_parsed_here(fenced: HostSimulator, gate: Gate) -> None:
-    fenced.update(PERMIT)
-    gate.refuses = True
-    before = fenced.facts()
-
-    with pytest.raises(PolicyParseError, match="killed"):
-        fenced.take(fenced.office.publish({"f": "this is no Cedar at all"}))
-
-    assert fenced.facts() == before
-    fenced.close()
-
-
-def test_what_an_earlier_run_has_parsed_is_not_fenced_again(fenced: HostSimulator, gate: Gate) -> None:
-    fenced.update(PERMIT)
-
-    again = fenced.restart()
-
-    assert again.versions == {"global": 1}
-    assert gate.asked == [["p"]]
-    fenced.close()
-
-
-def test_what_another_version_of_cedar_has_parsed_is_fenced_once(fenced: HostSimulator, gate: Gate) -> None:
-    fenced.update(PERMIT)
-    scopes = {
-        scope: kept.model_copy(update={"engine": "cedarpy 0.0.1"})
-        for scope, kept in fenced.directory.state.scopes.items()
-    }
-    fenced.directory.commit(fenced.directory.state.model_copy(update={"scopes": scopes}))
-
-    again = fenced.restart()
-    assert gate.asked == [["p"], ["p"]]
-
-    assert again.restart().versions == {"global": 1}
-    assert gate.asked == [["p"], ["p"]]
-    fenced.close()
 
 
 # --- what the last heartbeat says of it -------------------------------------------------------------------------------

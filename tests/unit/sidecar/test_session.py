@@ -9,14 +9,21 @@ import pytest
 
 from akpolicy.decision import PolicySource, Reason
 from akpolicy.errors import ClockJump, HeartbeatStale, PolicyStale, StreamProtocolError
-from akpolicy.limits import MAX_ROTATIONS
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S
-from akpolicy_sidecar.outstanding import CLOCK_PAUSE_S, LASTING_PAUSE_S, PASSING_PAUSE_S, WITHHELD_PAUSE_S
 from akpolicy_sidecar.session import FIRST_INTERVAL_S, MAX_DETAIL_CHARS
 from tests.simulators.host import HostSimulator, OpenGate
-from tests.simulators.office import bundle_messages, keep_alive, root_message
-from tests.simulators.org import DAY, OrgSimulator, delegation, role
+from tests.simulators.office import keep_alive
+from tests.simulators.org import DAY
+from tests.unit.sidecar.conversation import (
+    LONG,
+    PERMIT,
+    foreign_chunk,
+    is_live,
+    messages_of,
+    signed_wrong,
+    update_nonce,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,36 +31,8 @@ if TYPE_CHECKING:
 
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
-    from tests.simulators.office import Held
 
     Message = pb.SubscribeResponse
-
-PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
-# Three chunks of content.
-LONG = {
-    f"p{n}": f'@id("p{n}") forbid (principal, action, resource) when {{ "{"x" * 10_000}" == "y" }};' for n in range(60)
-}
-
-
-def messages_of(held: Held, *, scope: str | None = None, is_held: bool = False) -> list[Message]:
-    """Return a document as the server sends it; `scope` is what the message says, `is_held` leaves the content out."""
-    blob = held.blob or b""
-    held_blobs = [hashlib.sha256(blob).digest()] if is_held else []
-    return bundle_messages(held.envelope, held.blob, original=held.original, held_blobs=held_blobs, scope=scope)
-
-
-def signed_wrong(host: HostSimulator, scope: str = "global", **overrides: object) -> Held:
-    """Return a bundle that is refused as `KeyNotAuthorised`, as the office's current one."""
-    return host.office.publish(PERMIT, scope=scope, signed_by=[host.org.rollback_signer], **overrides)
-
-
-def update_nonce(messages: list[Message]) -> bytes:
-    return messages[0].bundle.nonce
-
-
-def is_live(host: HostSimulator) -> bool:
-    return host.links.current.is_live(host.moment())
-
 
 # --- Hello ------------------------------------------------------------------------------------------------------------
 
@@ -239,18 +218,6 @@ def test_content_with_gaps_or_foreign_pieces_is_refused_and_the_next_update_work
     assert host.versions == {"global": 2}
 
 
-def foreign_chunk() -> Message:
-    return pb.SubscribeResponse(chunk=pb.BlobChunk(digest=b"o" * 32, offset=524288, data=b"x"))
-
-
-def altered(piece: Message) -> Message:
-    """Return a chunk with its last byte changed."""
-    result = pb.SubscribeResponse()
-    result.CopyFrom(piece)
-    result.chunk.data = piece.chunk.data[:-1] + bytes([piece.chunk.data[-1] ^ 1])
-    return result
-
-
 def test_content_that_trickles_in_is_given_up(host: HostSimulator) -> None:
     def trickle() -> Iterator[Message]:
         for message in messages_of(host.office.publish(LONG)):
@@ -377,327 +344,6 @@ def test_the_stream_is_not_silent_while_an_update_is_worked_on(tmp_path: Path) -
     assert witness.seen == [None]
     assert None not in waiting
     host.close()
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_stream_does_not_count_while_a_refused_scope_has_no_policy(new_host: HostSimulator) -> None:
-    new_host.office.publish(PERMIT, scope="org/acme")
-    signed_wrong(new_host)
-
-    new_host.connect()
-
-    assert new_host.session.proven
-    assert not is_live(new_host)
-    assert new_host.standing().denial is Reason.NO_POLICY
-
-
-def test_the_stream_counts_once_the_refused_scope_is_delivered(host: HostSimulator) -> None:
-    host.hear(*messages_of(signed_wrong(host)))
-    assert not is_live(host)
-
-    host.update(PERMIT)
-
-    assert is_live(host)
-
-
-def test_a_refused_update_lets_the_enforced_policy_age_although_heartbeats_come(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    host.hear(*messages_of(signed_wrong(host)))
-
-    for passed in (100, 199, 1):
-        host.clock.advance(passed)
-        host.beat()
-
-    standing = host.standing()
-    assert (standing.fresh, standing.age_ms) == (False, 300_000)
-    assert not is_live(host)
-    assert host.versions == {"global": 1}
-
-
-def test_reconnecting_does_not_make_policy_young_while_its_update_is_refused_each_time(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    signed_wrong(host)
-
-    for _ in range(5):
-        host.clock.advance(100)
-        host.connect()
-
-    assert host.standing().age_ms == 500_000
-    assert not is_live(host)
-
-
-def test_what_was_refused_is_made_good_by_a_signed_scope_and_not_by_the_name_in_the_message(
-    host: HostSimulator,
-) -> None:
-    bad = messages_of(signed_wrong(host))
-    other = messages_of(host.office.publish(PERMIT, scope="org/acme"), scope="global")
-
-    host.hear(*bad, *other).beat()
-
-    assert host.versions == {"org/acme": 1}
-    assert not is_live(host)
-
-
-def test_a_scope_that_this_host_does_not_enforce_is_refused_and_keeps_the_stream_from_counting(
-    host: HostSimulator,
-) -> None:
-    host.update(PERMIT).update(PERMIT, scope="org/acme/team/t")
-
-    assert host.nacks == ["ScopeMismatch"]
-    assert not is_live(host)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "code", "pause"),
-    [
-        (lambda pieces: pieces[:1], "StreamProtocolError", PASSING_PAUSE_S),
-        (lambda pieces: [*pieces[:2], foreign_chunk()], "StreamProtocolError", PASSING_PAUSE_S),
-        (lambda pieces: [*pieces[:2], altered(pieces[2])], "ContentDigestMismatch", LASTING_PAUSE_S),
-    ],
-    ids=["cut short", "foreign content", "altered content"],
-)
-def test_what_was_refused_is_asked_for_again_by_a_new_connection_after_a_pause(
-    host: HostSimulator, spoil: Callable[[list[Message]], list[Message]], code: str, pause: float
-) -> None:
-    update, *pieces = messages_of(host.office.publish(LONG))
-
-    def messages() -> Iterator[Message]:
-        yield from [update, *spoil(pieces)]
-        host.clock.advance(pause / 2)
-        yield keep_alive()
-        assert host.nacks == [code], "the Nack must be out before the connection ends"
-        # A transfer that stops short is refused only when the next message comes.
-        host.clock.advance(pause)
-        yield keep_alive()
-
-    with pytest.raises(StreamProtocolError, match=r"global.*asked for again"):
-        host.session.run(messages())
-    host.connect()
-    assert is_live(host)
-    assert host.versions == {"global": 1}
-
-
-def is_asked_for_again(host: HostSimulator, after: float) -> bool:
-    """Let time pass and a sign of life come; return whether a new connection is wanted."""
-    host.clock.advance(after)
-    try:
-        host.hear(keep_alive())
-    except StreamProtocolError:
-        return True
-    return False
-
-
-def test_a_refused_heartbeat_is_asked_for_again_by_a_new_nonce(host: HostSimulator) -> None:
-    host.clock.advance(1)
-    host.hear(host.office.heartbeat(seq=1, about=[host.org.bundle_envelope()[0]]))
-    assert host.nacks == ["Equivocation"]
-
-    assert not is_asked_for_again(host, CLOCK_PAUSE_S - 1)
-    assert is_asked_for_again(host, 1)
-
-
-def test_what_a_wrong_clock_refuses_is_asked_for_again_before_long(host: HostSimulator) -> None:
-    host.clock.set_wall(host.clock.now() - DAY)
-    host.hear(*messages_of(host.office.publish(PERMIT)))
-    assert host.nacks == ["ClockRollback"]
-
-    assert not is_asked_for_again(host, CLOCK_PAUSE_S - 1)
-    assert is_asked_for_again(host, 1)
-
-
-def test_nothing_is_asked_for_again_once_it_was_made_good(host: HostSimulator) -> None:
-    host.hear(*messages_of(signed_wrong(host))).update(PERMIT)
-
-    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
-
-
-def test_what_is_refused_later_waits_as_long_as_what_was_refused_first(host: HostSimulator) -> None:
-    host.hear(*messages_of(signed_wrong(host))).update(PERMIT)
-    host.clock.advance(10 * LASTING_PAUSE_S)
-
-    host.hear(*messages_of(signed_wrong(host)))
-
-    assert not is_asked_for_again(host, LASTING_PAUSE_S - 1)
-    assert is_asked_for_again(host, 1)
-
-
-def test_a_pause_that_is_over_for_one_does_not_count_for_another(host: HostSimulator) -> None:
-    host.hear(*messages_of(signed_wrong(host, "org/acme")), *messages_of(signed_wrong(host)))
-    host.update(PERMIT)
-
-    assert not is_asked_for_again(host, LASTING_PAUSE_S - 1)
-    assert is_asked_for_again(host, 1)
-
-
-# --- roots ------------------------------------------------------------------------------------------------------------
-
-
-def answers(host: HostSimulator) -> list[tuple[bytes, str]]:
-    """Return each answer that names an update: its nonce, and the code of a refusal or nothing."""
-    found = []
-    for message in host.sent:
-        if message.HasField("ack"):
-            found.append((message.ack.nonce, ""))
-        elif message.nack.nonce:
-            found.append((message.nack.nonce, message.nack.code))
-    return found
-
-
-def test_a_root_is_followed_and_acknowledged_with_its_version(host: HostSimulator) -> None:
-    update = root_message(host.office.rotate())
-
-    host.hear(update)
-
-    ack = host.sent[-1].ack
-    assert (ack.nonce, ack.root_version) == (update.root.nonce, 2)
-
-
-def test_a_refused_root_is_told_and_bundles_wait_for_a_good_one(new_host: HostSimulator) -> None:
-    foreign = OrgSimulator(clock=new_host.clock).root_envelope()
-    held = new_host.office.publish(PERMIT)
-
-    new_host.hear(root_message(foreign), *messages_of(held), root_message(new_host.office.root), *messages_of(held))
-
-    assert new_host.nacks == ["RootUnanchored", "RootMissing"]
-    assert new_host.versions == {"global": 1}
-
-
-def test_every_root_is_answered_once(new_host: HostSimulator) -> None:
-    # The server ends a stream on which an update is answered twice.
-    foreign = OrgSimulator(clock=new_host.clock)
-    roots = [root_message(foreign.root_envelope(version=version)) for version in (1, 2)]
-
-    new_host.hear(*roots, keep_alive())
-
-    assert answers(new_host) == [(roots[0].root.nonce, ""), (roots[1].root.nonce, "RootUnanchored")]
-
-
-def test_a_root_that_is_passed_over_is_acknowledged_once_a_later_one_is_believed(new_host: HostSimulator) -> None:
-    foreign = root_message(OrgSimulator(clock=new_host.clock).root_envelope())
-    good = root_message(new_host.office.root)
-
-    new_host.hear(foreign, good, keep_alive())
-
-    assert answers(new_host) == [(foreign.root.nonce, ""), (good.root.nonce, "")]
-    assert new_host.nacks == []
-
-
-def test_a_refused_root_is_not_refused_again_for_leaving_the_host_without_one(new_host: HostSimulator) -> None:
-    other_org = new_host.org.root_envelope(org="globex", roles=globex_roles(new_host.org))
-    update = root_message(other_org)
-
-    new_host.hear(update, keep_alive())
-
-    assert answers(new_host) == [(update.root.nonce, "OrgMismatch")]
-    assert new_host.nacks == ["OrgMismatch"]
-
-
-def globex_roles(org: OrgSimulator) -> dict[str, object]:
-    return {"root": role(org.root_signer), "bundle": [delegation("global", org.platform_signer)]}
-
-
-def test_a_newest_root_that_has_expired_is_acknowledged_and_the_state_of_the_host_is_told(host: HostSimulator) -> None:
-    update = root_message(host.office.rotate(expires_at=int(host.clock.now()) + 10))
-    host.clock.advance(10)
-
-    host.hear(update, keep_alive())
-
-    assert answers(host)[-1] == (update.root.nonce, "")
-    assert (host.sent[-1].nack.code, host.sent[-1].nack.nonce) == ("RootExpired", b"")
-    assert not is_live(host)
-
-
-def drop_and_restore(host: HostSimulator) -> list[Message]:
-    """Return two roots: the first stands behind `global` only, the second behind all again."""
-    org = host.org
-    roles = {**org.root_document()["roles"], "bundle": [delegation("global", org.platform_signer)]}
-    return [root_message(host.office.rotate(roles=roles)), root_message(host.office.rotate())]
-
-
-def test_what_a_root_drops_is_told(host: HostSimulator) -> None:
-    host.update(PERMIT).update(PERMIT, scope="org/acme")
-    dropping, _ = drop_and_restore(host)
-
-    host.hear(dropping)
-
-    nack, ack = host.sent[-2].nack, host.sent[-1].ack
-    assert (nack.nonce, nack.code) == (b"", "KeyNotAuthorised")
-    assert [r.scope for r in nack.enforced] == ["global"]
-    assert ack.nonce == dropping.root.nonce
-    assert host.counted("KeyNotAuthorised") == 1
-
-
-def test_what_a_root_dropped_is_asked_for_again_where_nothing_newer_comes(host: HostSimulator) -> None:
-    # The Hello of this connection claimed it, so that the server does not send it by itself.
-    host.update(PERMIT).update(PERMIT, scope="org/acme")
-    host.hear(*drop_and_restore(host)).beat()
-    assert host.standing().denial is Reason.NO_POLICY
-
-    assert is_asked_for_again(host, PASSING_PAUSE_S)
-
-    assert host.connect().versions == {"global": 1, "org/acme": 1}
-    assert host.standing().source is PolicySource.LIVE
-
-
-def test_what_a_root_dropped_and_a_newer_bundle_replaced_is_not_asked_for_again(host: HostSimulator) -> None:
-    host.update(PERMIT).update(PERMIT, scope="org/acme")
-    host.hear(*drop_and_restore(host)).update(PERMIT, scope="org/acme")
-
-    assert is_live(host)
-    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
-
-
-def test_what_a_heartbeat_names_and_nobody_sent_is_asked_for_again(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    host.office.publish(PERMIT)
-    host.clock.advance(1)
-
-    host.beat()
-
-    assert host.nacks == []
-    assert not is_asked_for_again(host, WITHHELD_PAUSE_S - 1)
-    assert is_live(host), "how old policy may become is not for the stream to say"
-    assert is_asked_for_again(host, 1)
-    assert host.connect().versions == {"global": 2}
-    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
-
-
-def test_what_a_heartbeat_names_and_comes_late_is_not_asked_for_again(host: HostSimulator) -> None:
-    host.office.publish(PERMIT)
-    host.beat().hear(*host.office.bundle())
-    host.clock.advance(1)
-
-    assert is_live(host.beat())
-    assert not is_asked_for_again(host, 10 * LASTING_PAUSE_S)
-
-
-def test_a_root_that_cannot_be_kept_is_refused_and_asked_for_again(host: HostSimulator) -> None:
-    (host.place / "roots").rename(host.place / "gone")
-    update = root_message(host.office.rotate())
-
-    host.hear(update)
-
-    assert answers(host)[-1] == (update.root.nonce, "CacheWriteFailed")
-    assert host.updater.root is not None
-    assert host.updater.root.version == 2
-    (host.place / "gone").rename(host.place / "roots")
-    assert is_asked_for_again(host, PASSING_PAUSE_S)
-    assert host.connect().updater.root_version == 2
-    assert is_live(host)
-
-
-def test_too_long_a_chain_is_followed_further_by_a_connection_that_comes_soon(new_host: HostSimulator) -> None:
-    for _ in range(MAX_ROTATIONS + 1):
-        new_host.office.rotate()
-    new_host.connect()
-    assert new_host.nacks[:1] == ["RootChainTooLong"]
-    assert new_host.updater.root_version == MAX_ROTATIONS + 1
-
-    assert is_asked_for_again(new_host, PASSING_PAUSE_S)
-
-    assert new_host.connect().updater.root_version == MAX_ROTATIONS + 2
 
 
 # --- what is wrong with the host --------------------------------------------------------------------------------------
