@@ -187,3 +187,9 @@ class AnchorSet:
             )
             raise AnchorFormat(msg)
         return cls(tuple(anchors.values()), threshold)
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of what is configured, in whatever order: two sets that are one have one digest."""
+        lines = sorted(f"{anchor.key.anchor} {anchor.valid_from} {anchor.valid_until}" for anchor in self.anchors)
+        return hashlib.sha256("\n".join([str(self.threshold), *lines]).encode()).hexdigest()

@@ -31,6 +31,12 @@ MAX_SCHEMA_BYTES: Final = 1 * MIB
 
 # Time, in seconds.
 CLOCK_SKEW_S: Final = 60
+# How far ahead of the wall clock a signed time can be proven at the most: a clock that is right may be slewed back.
+MAX_PROOF_LEAD_S: Final = 30
+# By what share a boot clock may be fast or slow.
+MAX_CLOCK_DRIFT: Final = 0.0002
+# How long after it was asked for an answer to a nonce tells the time. Roots and bundles come before it.
+MAX_ANSWER_DELAY_S: Final = 300
 MAX_BUNDLE_LIFETIME_S: Final = 366 * 86_400
 DEFAULT_HEARTBEAT_LIFETIME_S: Final = 300
 MAX_HEARTBEAT_LIFETIME_S: Final = 3600

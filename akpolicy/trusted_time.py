@@ -2,9 +2,14 @@
 
 Rules:
 
-- A signed heartbeat proves that the time it was issued at has come. From then on the time is at least that, plus what
-  CLOCK_BOOTTIME says has passed since: the *proven* time. After a reboot only the signed time itself is proven.
-- A wall clock that is up to `CLOCK_SKEW_S` off is believed where it is ahead, and corrected where it is behind.
+- A signed heartbeat proves that the time it was issued at has come; where it is ahead of the wall clock, only up to
+  `MAX_PROOF_LEAD_S` of that, so that its signer cannot leave this machine without a margin. From then on the time is
+  that, plus what CLOCK_BOOTTIME says has passed since: the *proven* time. After a reboot only the signed time itself is
+  proven.
+- The next heartbeat moves the proof back by as much as a boot clock may be fast (`MAX_CLOCK_DRIFT`) and no further, so
+  that what it is fast does not add up.
+- A wall clock that is up to `CLOCK_SKEW_S` off, and by what the boot clock may have drifted, is believed where it is
+  ahead, and corrected where it is behind.
 - Further behind than that, it was set back: `ClockRollback`, until it is right again.
 - Further ahead in the boot of the proof: `ClockJump`. Either the machine stood still (a virtual machine that was
   resumed), or somebody moved the clock; nobody can tell, so nothing is decided by policy. A heartbeat with a nonce of
@@ -21,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import ClockJump, ClockRollback
-from akpolicy.limits import CLOCK_SKEW_S
+from akpolicy.limits import CLOCK_SKEW_S, MAX_CLOCK_DRIFT, MAX_PROOF_LEAD_S
 
 if TYPE_CHECKING:
     from akpolicy.clock import Moment
@@ -40,24 +45,30 @@ class TimeProof:
 
     def least(self, moment: Moment) -> float:
         """Return the time that it is at least, in epoch seconds."""
-        return self.signed_at + (moment.elapsed - self.at.elapsed if moment.is_boot_of(self.at) else 0.0)
+        return self.signed_at + self._passed(moment) * (1 - MAX_CLOCK_DRIFT)
 
     def now(self, moment: Moment) -> float:
         """Return the time to judge by, in epoch seconds; raise `ClockRollback` or `ClockJump`."""
-        least = self.least(moment)
-        ahead = moment.wall - least
-        if ahead < -CLOCK_SKEW_S:
+        passed = self._passed(moment)
+        expected = self.signed_at + passed
+        tolerance = CLOCK_SKEW_S + passed * MAX_CLOCK_DRIFT
+        ahead = moment.wall - expected
+        if ahead < -tolerance:
             msg = f"this machine's clock is {-ahead:.0f} seconds behind a time that has been proven; set it right"
             raise ClockRollback(msg)
-        if ahead <= CLOCK_SKEW_S or not moment.is_boot_of(self.at):
-            return max(moment.wall, least)
-        if ahead - self.ahead <= CLOCK_SKEW_S:
-            return least
-        msg = (
-            f"this machine's clock is {ahead - self.ahead:.0f} seconds ahead of the time that has passed; "
-            "a fresh heartbeat of the policy server has to tell the time"
-        )
-        raise ClockJump(msg)
+        if not moment.is_boot_of(self.at):
+            return max(moment.wall, expected)
+        if ahead - self.ahead > tolerance:
+            msg = (
+                f"this machine's clock is {ahead - self.ahead:.0f} seconds ahead of the time that has passed; "
+                "a fresh heartbeat of the policy server has to tell the time"
+            )
+            raise ClockJump(msg)
+        return expected if self.ahead and ahead > CLOCK_SKEW_S else max(moment.wall, expected)
+
+    def _passed(self, moment: Moment) -> float:
+        """Return how many seconds have passed since the proof, as far as the boot clock can tell."""
+        return moment.elapsed - self.at.elapsed if moment.is_boot_of(self.at) else 0.0
 
 
 def proven(before: TimeProof | None, signed_at: float, moment: Moment, *, fresh: bool) -> TimeProof:
@@ -65,6 +76,7 @@ def proven(before: TimeProof | None, signed_at: float, moment: Moment, *, fresh:
 
     `fresh` says that it answers a nonce of ours, so that it is of now.
     """
+    signed_at = min(signed_at, moment.wall + MAX_PROOF_LEAD_S)
     least = max(signed_at, before.least(moment)) if before is not None else signed_at
     if fresh or before is None or not moment.is_boot_of(before.at):
         ahead = moment.wall - least if fresh else 0.0

@@ -4,17 +4,22 @@ Rules:
 
 - A heartbeat never changes what is enforced; it says for which of it the server vouches, and until when.
 - It is kept on disk, and believed even where it cannot be: after a restart, policy is then as old as it was before.
-- One that answers a nonce of ours is judged by the least time that it can be now, and so ends a jump of the clock.
+- One that answers a nonce of ours is judged by the least time that it can be now, and so ends a jump of the clock and
+  the doubt after a reboot. But it says what time it was when it was signed: one that comes more than
+  `MAX_ANSWER_DELAY_S` after the question may have been held back, and is stale.
 - Only signed documents that contradict each other are evidence. The text of an index is not signed: whoever passes it
   on can spoil it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from akpolicy.errors import CacheError, ClockJump, Equivocation
+from akpolicy.errors import CacheError, ClockJump, Equivocation, HeartbeatStale
 from akpolicy.heartbeat import Heartbeat
+from akpolicy.limits import MAX_ANSWER_DELAY_S
 from akpolicy.strict_json import load
 from akpolicy.trusted_time import proven, time_of
 from akpolicy_sidecar.freshness import confirm
@@ -27,6 +32,14 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.ledger import Ledger
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A nonce (hex) that the next heartbeat must answer, and when it was sent, in seconds since boot."""
+
+    nonce: str
+    asked_at: float
+
+
 class HeartbeatUpdates:
     """Applies heartbeats."""
 
@@ -34,16 +47,16 @@ class HeartbeatUpdates:
         """Work on `ledger`."""
         self._ledger = ledger
 
-    def apply(self, envelope: SignedEnvelope, index: bytes | None, nonce: str | None) -> None:
-        """Judge a heartbeat, keep and believe what it says; `nonce` (hex) is the one that it must answer, if any.
+    def apply(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
+        """Judge a heartbeat, keep and believe what it says; `question` is what it must answer, if anything.
 
         Raises the `TrustError` that says why not.
         """
         enforcement = self._ledger.enforcement
         moment = self._ledger.moment()
-        verified = self._judged(envelope, index, nonce, moment)
+        verified = self._judged(envelope, index, question, moment)
         issued_at = verified.document.issued_at
-        proof = proven(enforcement.proof, issued_at, moment, fresh=nonce is not None)
+        proof = proven(enforcement.proof, issued_at, moment, fresh=question is not None)
         freshness = confirm(enforcement.freshness, verified.document, verified.index, enforcement.digests)
         vouchers = self._ledger.vouchers | set(verified.keys)
         kept = HeartbeatState(
@@ -63,16 +76,11 @@ class HeartbeatUpdates:
         enforcement.swap()
 
     def _judged(
-        self, envelope: SignedEnvelope, index: bytes | None, nonce: str | None, moment: Moment
+        self, envelope: SignedEnvelope, index: bytes | None, question: Question | None, moment: Moment
     ) -> VerifiedHeartbeat:
         self._ledger.require_newest_root()
-        proof = self._ledger.enforcement.proof
-        try:
-            now = latest = time_of(proof, moment)
-        except ClockJump:
-            if nonce is None or proof is None:
-                raise
-            now, latest = proof.least(moment), moment.wall
+        now, latest = self._times(question, moment)
+        nonce = question.nonce if question is not None else None
         try:
             return self._ledger.judge.judge_heartbeat(envelope, index, now, nonce=nonce, latest=latest)
         except Equivocation:
@@ -80,6 +88,23 @@ class HeartbeatUpdates:
             if self._contradicts(load(envelope.payload, Heartbeat)):
                 self._ledger.keep_evidence(envelope, last.envelope if last else None)
             raise
+
+    def _times(self, question: Question | None, moment: Moment) -> tuple[float, float]:
+        """Return the times that it is at least and at most; raise `ClockRollback`, `ClockJump` or `HeartbeatStale`."""
+        proof = self._ledger.enforcement.proof
+        if question is None:
+            now = time_of(proof, moment)
+            return now, now
+        delay = moment.elapsed - question.asked_at
+        if delay > MAX_ANSWER_DELAY_S:
+            msg = f"the answer to this connection's nonce came after {delay:.0f} seconds; a new connection asks again"
+            raise HeartbeatStale(msg)
+        if proof is None:
+            return moment.wall, moment.wall
+        with suppress(ClockJump):
+            proof.now(moment)
+        least = proof.least(moment)
+        return least, max(moment.wall, least)
 
     def _contradicts(self, heartbeat: Heartbeat) -> bool:
         """Whether a signed heartbeat contradicts another signed document."""

@@ -6,8 +6,8 @@ Rules:
   this order: believed after kept, enforced after believed; the kinds of updates say where they differ, and why.
 - The time to judge by is proven time where there is proof. A wall clock that jumped ahead is good enough to judge a
   signed bundle by (it can only be refused for it), not to decide by.
-- A host that could not load its newest root is `behind` until it has followed the chain to that root again. Until then
-  nothing but roots is taken.
+- A host that could not load its newest root is `behind` until it has followed the chain to that root again, which must
+  pass through it, unless the anchors are others now: they have the last word. Until then nothing but roots is taken.
 - Documents that contradict each other are kept as evidence, both of them. That they cannot be kept is told, and changes
   nothing about the refusal.
 """
@@ -49,7 +49,8 @@ class CacheWatch(Protocol):
 class Ledger:
     """The parts. One thread uses it at a time; only the snapshot behind `enforcement` is for all.
 
-    `last_heartbeat` is the last one of this run. `vouchers` are the ids of all keys whose heartbeats still vouch.
+    `last_heartbeat` is the last one of this run. `vouchers` are the ids of all keys whose
+    heartbeats still vouch.
     """
 
     org: str
@@ -87,6 +88,12 @@ class Ledger:
         """Whether an earlier run trusted a newer root than is trusted now."""
         kept, root = self.directory.state.root, self.judge.root
         return kept is not None and (root is None or root.document.version < kept.version)
+
+    @property
+    def has_other_anchors(self) -> bool:
+        """Whether the kept roots were followed from other anchors than those that are configured now."""
+        kept = self.directory.state.root
+        return kept is not None and kept.anchors != self.anchors.digest
 
     def require_newest_root(self) -> None:
         """Raise `RootRollback` while this host is behind."""

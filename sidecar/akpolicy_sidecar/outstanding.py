@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # How long a refused update waits at least before a new connection asks for it again. The Nack must be out by then.
 PASSING_PAUSE_S: Final = 1.0
+DISK_PAUSE_S: Final = 10.0
 WITHHELD_PAUSE_S: Final = 10.0
 CLOCK_PAUSE_S: Final = 30.0
 LASTING_PAUSE_S: Final = 300.0
@@ -80,7 +81,9 @@ class Outstanding:
 
 def _pause_after(subject: str, error: AkpolicyError) -> float:
     """Return after how many seconds it is worth while to ask again."""
-    if isinstance(error, (CacheError, DistributionError, EngineUnavailable, RootChainTooLong)):
+    if isinstance(error, CacheError):
+        return DISK_PAUSE_S
+    if isinstance(error, (DistributionError, EngineUnavailable, RootChainTooLong)):
         return PASSING_PAUSE_S
     if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):
         return CLOCK_PAUSE_S

@@ -25,6 +25,7 @@ from akpolicy.errors import (
     CacheError,
     Equivocation,
     KeyNotAuthorised,
+    RootChainGap,
     RootRollback,
     RootUnanchored,
     ThresholdNotMet,
@@ -76,7 +77,7 @@ class RootUpdates:
             return AcceptedRoot(Outcome.UNCHANGED, unkept.document.version, not_kept=self._keep(unkept))
         try:
             root = judge.judge_root(envelope, self._ledger.time_at(self._ledger.moment()))
-            _check_kept_one(root, self._ledger.directory.state.root)
+            self._check_kept_one(root)
         except RootUnanchored as error:
             self._unanchored = error
             return AcceptedRoot(Outcome.PASSED_OVER, 0)
@@ -123,6 +124,21 @@ class RootUpdates:
             enforcement.swap()
         return dropped
 
+    def _check_kept_one(self, root: TrustedRoot) -> None:
+        """Raise why a root does not lead from the one that an earlier run trusted and that cannot be loaded."""
+        kept, version = self._ledger.directory.state.root, root.document.version
+        if kept is None or (self._ledger.judge.root is not None and version != kept.version):
+            return
+        if version == kept.version and root.digest != kept.digest:
+            msg = f"another root with version {kept.version} than the one that this host trusted before"
+            raise Equivocation(msg)
+        if version > kept.version and not self._ledger.has_other_anchors:
+            msg = (
+                f"root version {version} does not come from version {kept.version}, which this host trusted; "
+                "the roots between have to come first"
+            )
+            raise RootChainGap(msg)
+
     def _keep(self, root: TrustedRoot) -> CacheError | None:
         """Write the root behind those that could not be written; return why that cannot be done."""
         self._unkept[root.digest] = root
@@ -138,11 +154,11 @@ class RootUpdates:
         """Write the root, and what the state says of roots."""
         directory, version = self._ledger.directory, root.document.version
         kept = directory.state.root
-        state = RootState(first=version, version=version, digest=root.digest)
+        state = RootState(first=version, version=version, digest=root.digest, anchors=self._ledger.anchors.digest)
         if kept is not None:
             newest = state if version >= kept.version else kept
             first = kept.first if self._first is None else self._first
-            state = RootState(first=first, version=newest.version, digest=newest.digest)
+            state = newest.model_copy(update={"first": first, "anchors": state.anchors})
         directory.put_root(version, envelope_to_bytes(root.envelope))
         if state != kept:
             self._ledger.commit(root=state)
@@ -204,10 +220,3 @@ def _is_rotation(entry: Enforced, root: Root) -> bool:
         return False
     documents = [entry.envelope] if original is None else [entry.envelope, original]
     return not any(signature.key_id in root.revoked for document in documents for signature in document.signatures)
-
-
-def _check_kept_one(root: TrustedRoot, kept: RootState | None) -> None:
-    """Raise `Equivocation` for another root than the one that an earlier run trusted and that cannot be loaded."""
-    if kept is not None and root.document.version == kept.version and root.digest != kept.digest:
-        msg = f"another root with version {kept.version} than the one that this host trusted before"
-        raise Equivocation(msg)

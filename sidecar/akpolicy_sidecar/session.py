@@ -34,6 +34,7 @@ from akpolicy.fields import NONCE_BYTES
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
+from akpolicy_sidecar.heartbeat_updates import Question
 from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
 from akpolicy_sidecar.outstanding import Outstanding
@@ -79,6 +80,7 @@ class Session:
         self._report = report
         self._send = send
         self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._asked_at = clock.elapsed()
         self._roots_came = False
         # The root that was passed over last and is not answered yet.
         self._passed_over = b""
@@ -238,9 +240,9 @@ class Session:
     # --- heartbeats ---------------------------------------------------------------------------------------------------
 
     def _heartbeat(self, update: pb.HeartbeatUpdate) -> None:
-        nonce = None if self.proven else self._nonce.hex()
+        question = None if self.proven else Question(self._nonce.hex(), self._asked_at)
         try:
-            self._updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or None, nonce)
+            self._updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or None, question)
         except REFUSALS as error:
             self._refuse(HEARTBEAT, update.nonce, error)
             return

@@ -32,11 +32,15 @@ _MILLISECONDS: Final = 1000
 
 
 class RootState(Document):
-    """The trusted root, its digest, and the first root of the chain that leads to it: all between are kept."""
+    """The trusted root, its digest, and the first root of the chain that leads to it: all between are kept.
+
+    `anchors` is the digest of the anchors that the chain was followed from.
+    """
 
     first: Counter
     version: Counter
     digest: HexDigest
+    anchors: HexDigest
 
 
 class ScopeState(Document):

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.bundle_updates import ContentSource
     from akpolicy_sidecar.cache import StateDirectory
     from akpolicy_sidecar.enforcement import Enforcement
+    from akpolicy_sidecar.heartbeat_updates import Question
     from akpolicy_sidecar.layers import LayerBuilder
     from akpolicy_sidecar.ledger import CacheWatch
-    from akpolicy_sidecar.state import ScopeState, State
+    from akpolicy_sidecar.state import State
     from akpolicy_sidecar.updates import Accepted, AcceptedRoot
 
 
@@ -130,9 +131,9 @@ class Updater:
         """Make a bundle or rollback take effect, as `BundleUpdates.apply`."""
         return self._bundles.apply(envelope, original, content)
 
-    def apply_heartbeat(self, envelope: SignedEnvelope, index: bytes | None, nonce: str | None) -> None:
+    def apply_heartbeat(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
         """Believe a heartbeat, as `HeartbeatUpdates.apply`."""
-        self._heartbeats.apply(envelope, index, nonce)
+        self._heartbeats.apply(envelope, index, question)
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -181,17 +182,21 @@ class Updater:
             except REFUSALS as error:
                 enforcement.drop(scope)
                 troubles.append(Trouble(scope, error))
-        self._note_proven(proven, troubles)
-        return troubles
+        found: dict[str, object] = {"scopes": proven}
+        if root is not None and state.root is not None:
+            found["root"] = state.root.model_copy(update={"anchors": ledger.anchors.digest})
+        return [*troubles, *self._note(found)]
 
-    def _note_proven(self, scopes: dict[str, ScopeState], troubles: list[Trouble]) -> None:
-        """Keep which content this version of Cedar has parsed, so that the next start need not ask a child again."""
-        if scopes == self._ledger.directory.state.scopes:
-            return
+    def _note(self, found: dict[str, object]) -> tuple[Trouble, ...]:
+        """Keep what this start has found out: which content this version of Cedar has parsed, which anchors hold."""
+        state = self._ledger.directory.state
+        if all(getattr(state, name) == value for name, value in found.items()):
+            return ()
         try:
-            self._ledger.commit(scopes=scopes)
+            self._ledger.commit(**found)
         except CacheError as error:
-            troubles.append(Trouble("state", error))
+            return (Trouble("state", error),)
+        return ()
 
 
 def _require(root: TrustedRoot | None) -> TrustedRoot:

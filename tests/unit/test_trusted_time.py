@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from akpolicy.clock import Moment
 from akpolicy.errors import ClockJump, ClockRollback
-from akpolicy.limits import CLOCK_SKEW_S
+from akpolicy.limits import CLOCK_SKEW_S, MAX_CLOCK_DRIFT, MAX_PROOF_LEAD_S
 from akpolicy.trusted_time import TimeProof, proven, time_of
 
 DAY = 86_400.0
@@ -19,6 +19,11 @@ SIGNED = 1_800_000_000.0
 AT = Moment(wall=SIGNED, elapsed=50_000.0, boot_id="this-boot")
 PROOF = TimeProof(SIGNED, AT)
 JUST = 0.001
+
+
+def tolerance(passed: float) -> float:
+    """Return how far off a wall clock may be after so many seconds by a boot clock that may drift."""
+    return CLOCK_SKEW_S + passed * MAX_CLOCK_DRIFT
 
 
 def later(passed: float, *, wall_off: float = 0.0) -> Moment:
@@ -56,16 +61,16 @@ def test_a_clock_that_is_a_little_behind_is_corrected(passed: float, off: float)
 
 @pytest.mark.parametrize("passed", [0.0, 30 * DAY])
 def test_a_clock_that_was_set_back_is_not_believed(passed: float) -> None:
-    with pytest.raises(ClockRollback, match="60 seconds behind"):
-        PROOF.now(later(passed, wall_off=-CLOCK_SKEW_S - JUST))
+    with pytest.raises(ClockRollback, match=f"{tolerance(passed):.0f} seconds behind"):
+        PROOF.now(later(passed, wall_off=-tolerance(passed) - JUST))
     with pytest.raises(ClockRollback, match="86400 seconds behind"):
         PROOF.now(later(passed, wall_off=-DAY))
 
 
 @pytest.mark.parametrize("passed", [0.0, 30 * DAY])
 def test_a_clock_that_ran_ahead_is_not_believed(passed: float) -> None:
-    with pytest.raises(ClockJump, match="60 seconds ahead"):
-        PROOF.now(later(passed, wall_off=CLOCK_SKEW_S + JUST))
+    with pytest.raises(ClockJump, match=f"{tolerance(passed):.0f} seconds ahead"):
+        PROOF.now(later(passed, wall_off=tolerance(passed) + JUST))
     with pytest.raises(ClockJump, match="86400 seconds ahead"):
         PROOF.now(later(passed, wall_off=DAY))
 
@@ -81,7 +86,7 @@ def test_a_clock_that_is_set_right_again_is_believed_again() -> None:
 
 
 def test_after_a_reboot_only_the_signed_time_is_proven() -> None:
-    assert PROOF.least(later(500)) == SIGNED + 500
+    assert PROOF.least(later(500)) == SIGNED + 500 * (1 - MAX_CLOCK_DRIFT)
     assert PROOF.least(rebooted(500)) == SIGNED
 
 
@@ -116,7 +121,8 @@ def test_a_wall_clock_far_ahead_after_a_reboot_is_forgotten_with_it() -> None:
 def test_the_first_heartbeat_is_proof_of_the_time_it_was_issued_at() -> None:
     proof = proven(None, SIGNED, later(5), fresh=True)
 
-    assert (proof.least(later(5)), proof.least(later(8)), proof.ahead) == (SIGNED, SIGNED + 3, 0)
+    assert (proof.now(later(0)), proof.now(later(8)), proof.ahead) == (SIGNED, SIGNED + 8, 0)
+    assert proof.least(later(5)) == SIGNED
 
 
 def test_a_later_heartbeat_moves_the_proof_on() -> None:
@@ -128,7 +134,32 @@ def test_a_later_heartbeat_moves_the_proof_on() -> None:
 def test_an_older_heartbeat_does_not_move_it_back() -> None:
     for fresh in (False, True):
         proof = proven(PROOF, SIGNED - DAY, later(100), fresh=fresh)
-        assert proof.least(later(100)) == SIGNED + 100
+        assert proof.least(later(100)) == SIGNED + 100 * (1 - MAX_CLOCK_DRIFT)
+
+
+def test_a_signer_whose_clock_is_ahead_leaves_a_margin() -> None:
+    proof = proven(PROOF, SIGNED + 10 + CLOCK_SKEW_S, later(10), fresh=True)
+
+    assert proof.least(later(10)) == SIGNED + 10 + MAX_PROOF_LEAD_S
+    assert proof.now(later(100, wall_off=MAX_PROOF_LEAD_S - CLOCK_SKEW_S)) == SIGNED + 100 + MAX_PROOF_LEAD_S
+
+
+@pytest.mark.parametrize("parts_per_million", [-200, -20, 20, 200])
+def test_what_a_boot_clock_is_fast_or_slow_does_not_add_up(parts_per_million: int) -> None:
+    # A wall clock that is stepped to the right time again and again, and a boot clock that nobody disciplines.
+    proof = PROOF
+    for passed in range(100, int(60 * DAY), 100):
+        moment = Moment(SIGNED + passed, AT.elapsed + passed * (1 + parts_per_million / 1e6), AT.boot_id)
+        proof = proven(proof, SIGNED + passed, moment, fresh=False)
+        assert proof.now(moment) == pytest.approx(SIGNED + passed, abs=0.1)
+
+
+@pytest.mark.parametrize("parts_per_million", [-200, 200])
+def test_a_boot_clock_that_drifts_while_the_server_is_away_is_no_jump_of_the_wall_clock(parts_per_million: int) -> None:
+    for days in (1, 30, 365):
+        passed = days * DAY
+        moment = Moment(SIGNED + passed, AT.elapsed + passed * (1 + parts_per_million / 1e6), AT.boot_id)
+        assert PROOF.now(moment) == pytest.approx(SIGNED + passed, rel=0, abs=passed * 2 * MAX_CLOCK_DRIFT)
 
 
 def test_a_heartbeat_for_all_does_not_end_a_jump() -> None:
@@ -167,7 +198,7 @@ def test_a_wrong_clock_that_goes_on_being_wrong_by_as_much_is_no_jump_and_one_th
 
     assert proof.now(later(1, wall_off=HOUR + CLOCK_SKEW_S)) == SIGNED + 1
     with pytest.raises(ClockJump, match="60 seconds ahead"):
-        proof.now(later(1, wall_off=HOUR + CLOCK_SKEW_S + JUST))
+        proof.now(later(1, wall_off=HOUR + tolerance(1) + JUST))
 
 
 def test_a_wrong_clock_that_is_set_right_is_believed_again() -> None:
@@ -285,7 +316,7 @@ def test_within_a_boot_the_time_goes_back_by_no_more_than_the_skew(steps: list[t
             now = machine.proof.now(machine.moment)
         except (ClockRollback, ClockJump):
             continue
-        assert now >= max(machine.told, default=now) - CLOCK_SKEW_S
+        assert now >= max(machine.told, default=now) - tolerance(2 * (machine.true - SIGNED))
         machine.told.append(now)
 
 

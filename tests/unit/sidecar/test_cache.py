@@ -84,7 +84,7 @@ def fill(
         original=directory.put_envelope(original) if original else None,
         blob=digest,
     )
-    root = RootState(first=1, version=1, digest="1" * 64)
+    root = RootState(first=1, version=1, digest="1" * 64, anchors="2" * 64)
     state = State(format=2, org="acme", root=root, scopes={"global": scope})
     directory.commit(state)
     return state
@@ -269,10 +269,10 @@ def test_every_root_of_the_chain_is_kept(directory: StateDirectory, place: Path)
     fill(directory)
     for version in (2, 3):
         directory.put_root(version, b"root %d" % version)
-        root = RootState(first=1, version=version, digest="1" * 64)
+        root = RootState(first=1, version=version, digest="1" * 64, anchors="2" * 64)
         directory.commit(directory.state.model_copy(update={"root": root}))
     fill(directory, version=2, blob=b"other")
-    root = RootState(first=1, version=3, digest="1" * 64)
+    root = RootState(first=1, version=3, digest="1" * 64, anchors="2" * 64)
     directory.commit(directory.state.model_copy(update={"root": root}))
 
     assert sorted(path.name for path in (place / "roots").iterdir()) == ["00000001", "00000002", "00000003"]

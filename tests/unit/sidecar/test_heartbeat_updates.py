@@ -19,8 +19,10 @@ from akpolicy.errors import (
     RootExpired,
     RootMissing,
 )
+from akpolicy.limits import MAX_ANSWER_DELAY_S, MAX_PROOF_LEAD_S
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.freshness import Confirmation
+from akpolicy_sidecar.heartbeat_updates import Question
 from tests.simulators.office import Held
 from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S
 
@@ -35,7 +37,8 @@ HOUR = 3600
 def take(host: HostSimulator, *, nonce: str | None = None, index: bytes | None = None, **beat: Any) -> None:
     """Apply a heartbeat without a stream; `nonce` is the one that it must answer, and does."""
     update = host.office.heartbeat(**{**({"nonce": nonce} if nonce else {}), **beat}).heartbeat
-    host.updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or index, nonce)
+    question = Question(nonce, host.clock.elapsed()) if nonce else None
+    host.updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or index, question)
 
 
 def refused(host: HostSimulator, error: type[AkpolicyError], **beat: Any) -> None:
@@ -160,7 +163,7 @@ def test_a_heartbeat_of_later_than_now_is_refused(enforcing: HostSimulator) -> N
 
     take(enforcing, issued_at=now + 60, expires_at=now + 100)
     assert enforcing.snapshots.current.proof is not None
-    assert enforcing.snapshots.current.proof.least(enforcing.moment()) == now + 60
+    assert enforcing.snapshots.current.proof.least(enforcing.moment()) == now + MAX_PROOF_LEAD_S
 
 
 def test_a_heartbeat_under_an_expired_root_is_refused(new_host: HostSimulator) -> None:
@@ -227,6 +230,49 @@ def test_a_clock_that_was_set_back_takes_no_heartbeat(enforcing: HostSimulator) 
 
 def jump(host: HostSimulator, seconds: float) -> None:
     host.clock.set_wall(host.clock.now() + seconds)
+
+
+def test_an_answer_to_a_nonce_that_is_held_back_does_not_set_the_time_back(enforcing: HostSimulator) -> None:
+    # The machine stood still for eight hours: its boot clock did not notice, its wall clock is right.
+    enforcing.clock.set_wall(enforcing.clock.now() + 8 * HOUR)
+    assert enforcing.standing().denial is Reason.CLOCK_UNTRUSTED
+    answer = enforcing.office.greeting(enforcing.new_session().hello().hello)
+    # Somebody between passes signs of life on and keeps the answer, while the org publishes.
+    enforcing.clock.advance(MAX_ANSWER_DELAY_S + 0.1)
+    enforcing.office.publish(PERMIT)
+
+    enforcing.hear(*answer)
+
+    assert enforcing.nacks[-1] == "HeartbeatStale"
+    assert enforcing.standing().denial is Reason.CLOCK_UNTRUSTED
+    # A new question is answered by somebody who knows the time.
+    assert enforcing.connect().standing().fresh
+
+
+def test_an_answer_ends_the_doubt_after_a_reboot_with_a_clock_that_is_ahead(enforcing: HostSimulator) -> None:
+    enforcing.clock.reboot(down_for=60)
+    true = int(enforcing.clock.now())
+    enforcing.clock.set_wall(true + HOUR)
+    again = enforcing.restart()
+
+    again.connect(issued_at=true, expires_at=true + HEARTBEAT_LIFETIME_S)
+
+    assert again.nacks == []
+    assert again.standing().fresh
+    assert again.standing().age_ms < 1000
+
+
+def test_a_server_that_was_a_minute_ahead_once_leaves_the_host_a_margin(enforcing: HostSimulator) -> None:
+    now = int(enforcing.clock.now())
+    enforcing.clock.advance(1)
+    take(enforcing, issued_at=now + 61, expires_at=now + 300)
+    # The server's clock is set right, and this host's is slewed by a millisecond.
+    enforcing.clock.advance(100)
+    enforcing.clock.set_wall(enforcing.clock.now() - 0.001)
+
+    enforcing.connect()
+
+    assert enforcing.standing().denial is None
 
 
 def test_a_jump_is_ended_by_an_answer_to_a_nonce_and_by_nothing_else(enforcing: HostSimulator) -> None:

@@ -11,6 +11,7 @@ from akpolicy.decision import Reason
 from akpolicy.errors import (
     AkpolicyError,
     Equivocation,
+    RootChainGap,
     RootChainTooLong,
     RootExpired,
     RootRollback,
@@ -354,6 +355,30 @@ def test_a_first_root_that_could_not_be_kept_comes_to_the_disk_with_the_next(new
     new_host.updater.apply_root(new_host.office.rotate())
 
     assert new_host.restart().updater.root_version == 2
+
+
+def test_a_host_that_cannot_load_its_root_believes_only_a_chain_that_leads_through_it(behind: HostSimulator) -> None:
+    # Signed by the configured anchor, which a root between may have replaced, and beyond what was trusted.
+    shortcut = behind.org.root_envelope(version=4)
+
+    with pytest.raises(RootChainGap):
+        behind.updater.apply_root(shortcut)
+    assert behind.updater.root is None
+
+    for root in behind.office.roots:
+        behind.updater.apply_root(root)
+    behind.updater.end_roots()
+    assert behind.updater.root_version == 3
+    assert behind.updater.apply_root(behind.office.rotate()).version == 4
+
+
+def test_anchors_that_were_exchanged_for_their_like_are_no_shortcut(behind: HostSimulator) -> None:
+    anchors = AnchorSet.parse([ConfiguredAnchor(behind.org.root_signer.public_key.anchor)])
+
+    again = behind.restart(anchors=anchors)
+
+    with pytest.raises(RootChainGap):
+        again.updater.apply_root(again.org.root_envelope(version=4))
 
 
 def test_a_chain_that_begins_later_than_before_does_not_need_the_roots_before_it(behind: HostSimulator) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from akpolicy.decision import PolicySource, Reason
 from akpolicy.limits import MAX_ROTATIONS
-from akpolicy_sidecar.outstanding import LASTING_PAUSE_S, PASSING_PAUSE_S
+from akpolicy_sidecar.outstanding import DISK_PAUSE_S, LASTING_PAUSE_S, PASSING_PAUSE_S
 from tests.simulators.office import keep_alive, root_message
 from tests.simulators.org import OrgSimulator, delegation, role
 from tests.unit.sidecar.conversation import (
@@ -148,7 +148,7 @@ def test_a_root_that_cannot_be_kept_is_refused_and_asked_for_again(host: HostSim
     assert host.updater.root is not None
     assert host.updater.root.version == 2
     (host.place / "gone").rename(host.place / "roots")
-    assert is_asked_for_again(host, PASSING_PAUSE_S)
+    assert is_asked_for_again(host, DISK_PAUSE_S)
     assert host.connect().updater.root_version == 2
     assert is_live(host)
 

@@ -36,7 +36,7 @@ DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 COUNTERS = st.integers(1, MAX_JSON_INT)
 SECONDS = st.integers(0, MAX_JSON_INT)
 SCOPES = st.sampled_from(["global", "org/acme", "org/acme/team/a%20b", "org/acme/user/u"])
-ROOTS = st.builds(RootState, first=COUNTERS, version=COUNTERS, digest=DIGESTS)
+ROOTS = st.builds(RootState, first=COUNTERS, version=COUNTERS, digest=DIGESTS, anchors=DIGESTS)
 SCOPE_STATES = st.builds(
     ScopeState,
     epoch=COUNTERS,
