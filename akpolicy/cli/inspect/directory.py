@@ -5,13 +5,12 @@ Rules:
 - Nothing is written, created or locked: it may be in use. A file that goes away meanwhile is left out.
 - Documents are recognised by their content, and belong together by digest. Roots found there are those that the rest is
   judged by; whether they are the true ones, anchors say.
-- `state.json` is shown as it is. It is no evidence: who owns the directory can write it.
+- `state.json` says what is enforced (`state_file`). It is no evidence: who owns the directory can write it.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -21,18 +20,18 @@ from typing import TYPE_CHECKING, Final
 
 from akpolicy.cli.inspect.given import Given, in_order, with_parts
 from akpolicy.cli.inspect.recognise import Signed, Thing, recognise
-from akpolicy.cli.inspect.report import Report, failed, not_checked
+from akpolicy.cli.inspect.report import Report, not_checked
 from akpolicy.cli.inspect.reports import report_on
+from akpolicy.cli.inspect.state_file import STATE_FILE, file_checks, read_state, state_facts
 from akpolicy.durable import TEMP_PREFIX
-from akpolicy.errors import TrustError, UsageError
+from akpolicy.errors import UsageError
 from akpolicy.proposal import MAX_PROPOSAL_BYTES
 from akpolicy.root import Root
-from akpolicy.strict_json import load_object
 
 if TYPE_CHECKING:
     from typing import Any
 
-STATE_FILE: Final = "state.json"
+EVIDENCE: Final = "evidence"
 MAX_FILES: Final = 100_000
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -41,7 +40,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 def inspect_directory(path: Path, given: Given) -> Report:
     """Return the report of a state directory; raise `UsageError` if it cannot be read or has no state."""
     report = Report(str(path), "state directory")
-    state = _state(path, report)
+    state = _state(path, report, given.now)
     things, unknown = _things(path)
     roots = [t.envelope for _, t in things if isinstance(t, Signed) and _is_root(t)]
     given = replace(given, roots=given.roots or in_order(roots), org=given.org or str(state.get("org", "")))
@@ -55,19 +54,26 @@ def inspect_directory(path: Path, given: Given) -> Report:
     return report
 
 
-def _state(path: Path, report: Report) -> dict[str, Any]:
+def _state(path: Path, report: Report, now: float) -> dict[str, Any]:
     data = _read(path / STATE_FILE)
     if data is None:
         raise UsageError(f"`{path}` has no {STATE_FILE}; a sidecar's state_dir has one")
-    try:
-        state = load_object(data)
-    except TrustError as error:
-        report.checks.append(failed(error))
-        return {}
-    report.facts = [(name, str(value)) for name, value in state.items() if isinstance(value, str | int)]
-    report.body = [json.dumps(state, indent=2)]
-    report.data = {"state": state}
+    state, whole = read_state(data)
+    report.checks += [whole, *file_checks(path, state)]
+    if state:
+        report.facts = state_facts(state, now)
+        report.data = {"state": state}
+    contradictions = [name for name in _names(path / EVIDENCE) if not name.startswith(TEMP_PREFIX)]
+    if contradictions:
+        report.facts.append(("evidence", f"{len(contradictions)} documents that contradict others"))
     return state
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _things(path: Path) -> tuple[list[tuple[str, Thing]], list[str]]:
