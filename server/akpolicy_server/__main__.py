@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when the program runs
 from typing import TYPE_CHECKING, Annotated, Final
@@ -50,6 +51,14 @@ Examples:
   akpolicy-server init --dir ./server --org acme
 
   akpolicy-server init --dir ./server --org acme --org globex --output json
+"""
+
+CHECK_EXAMPLES: Final = """
+Examples:
+
+  akpolicy-server check --config /var/lib/akpolicy-server/server.toml
+
+  akpolicy-server check --config /var/lib/akpolicy-server/server.toml --strict --output json
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -123,6 +132,31 @@ def init(
             clock=SystemClock(),
         )
     typer.echo(_as_json(made) if output is Output.JSON else _as_text(made))
+
+
+@app.command(epilog=CHECK_EXAMPLES)
+def check(
+    config: Annotated[Path, typer.Option(help="Settings file (TOML).")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is something to see to.")] = False,
+    output: Annotated[Output, typer.Option(help="What to print.")] = Output.TEXT,
+) -> None:
+    """Look through configuration, database and keys as a start would, and say what there is to see to.
+
+    Changes nothing; the server may be running. Exit code 1 if the server could not start, 2 if its configuration is
+    wrong.
+    """
+    from akpolicy_server.checking import look_through  # noqa: PLC0415 - as in `_run`
+
+    with _errors_for_people():
+        concerns = look_through(ServerSettings.load(config, env=os.environ), SystemClock())
+    if output is Output.JSON:
+        typer.echo(json.dumps([asdict(concern) for concern in concerns], indent=2))
+    for concern in concerns if output is Output.TEXT else ():
+        typer.echo(f"{concern.org}: {concern.message}{f' (key {concern.key})' if concern.key else ''}")
+    if output is Output.TEXT and not concerns:
+        typer.echo("nothing to see to")
+    if strict and concerns:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _address(option: str, text: str) -> HostPort:

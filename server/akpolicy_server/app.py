@@ -137,7 +137,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         ensure_platform_keys(database, vault, clock)
         signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
         signatory = Signatory(vault, signers)
-        inspect_keys(database, signatory)
+        inspect_keys(database, signatory, clock.now())
         threads = stack.enter_context(closing(Threads()))
         # After the threads, so that it is closed before them: they wait for what it does.
         fence = _started_fence(stack)

@@ -21,6 +21,8 @@ from alembic.util import CommandError
 from akpolicy.errors import StartupError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from akpolicy_server.store.engine import Database
 
 CONNECTION: Final = "connection"
@@ -31,15 +33,26 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 def upgrade(database: Database, revision: str = NEWEST) -> None:
     """Upgrade to a structure; raise `StartupError` for a database of a newer version, `StoreUnavailable`."""
-    config = Config()
-    # ConfigParser interpolates `%`, and a path may have one.
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config = _config()
     scripts = ScriptDirectory.from_config(config)
     with database.write() as connection:
         for present in MigrationContext.configure(connection).get_current_heads():
             _require_known(scripts, present)
         config.attributes[CONNECTION] = connection
         command.upgrade(config, revision)
+
+
+def is_newest(connection: Connection) -> bool:
+    """Whether the database has the newest structure."""
+    newest = ScriptDirectory.from_config(_config()).get_heads()
+    return set(MigrationContext.configure(connection).get_current_heads()) == set(newest)
+
+
+def _config() -> Config:
+    config = Config()
+    # ConfigParser interpolates `%`, and a path may have one.
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def _require_known(scripts: ScriptDirectory, revision: str) -> None:

@@ -60,6 +60,7 @@ class World:
     def __init__(self) -> None:
         """Make the directory; nothing runs yet."""
         self.directory = Path(tempfile.mkdtemp(prefix="akp-"))
+        self.server_dir = self.directory / "server"
         self.port = programs.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_key = ""
@@ -100,7 +101,7 @@ class World:
 
     def init(self, *orgs: str) -> None:
         """Run `akpolicy-server init`, and configure a server that can be restarted on its port."""
-        command = [sys.executable, "-m", "akpolicy_server", "init", "--dir", str(self.directory / "server")]
+        command = [sys.executable, "-m", "akpolicy_server", "init", "--dir", str(self.server_dir)]
         command += ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "127.0.0.1:0", "--output", "json"]
         for org in orgs or (ORG,):
             command += ["--org", org]
@@ -120,7 +121,7 @@ class World:
 
     def start_server(self) -> Program:
         """Start the server with `server_tables` as its configuration."""
-        config = programs.write_toml(self.directory / "server" / "server.toml", self.server_tables)
+        config = programs.write_toml(self.server_dir / "server.toml", self.server_tables)
         self.server = self.start("server", [sys.executable, "-m", "akpolicy_server", "--config", config])
         return self.server
 

@@ -57,6 +57,28 @@ def config(made: dict[str, object], tmp_path: Path) -> Path:
 # --- options and exit codes -------------------------------------------------------------------------------------------
 
 
+def test_check_says_what_there_is_to_see_to_and_changes_nothing(config: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()}
+    done = program("check", f"--config={config}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("acme: a root key lies on this machine")
+    [concern] = json.loads(program("check", f"--config={config}", "--output=json").stdout)
+    assert (concern["org"], len(concern["key"])) == ("acme", 64)
+    assert program("check", f"--config={config}", "--strict").returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()} == before
+
+
+def test_check_fails_where_a_start_would(config: Path, made: dict[str, object]) -> None:
+    [org] = cast("list[dict[str, str]]", made["orgs"])
+    Path(org["root_key_file"]).chmod(0o644)
+    done = program("check", f"--config={config}")
+    assert (done.returncode, "chmod 600" in done.stderr) == (1, True)
+    (config.parent / "data" / DATABASE_FILE).unlink()
+    assert "error:" in program("check", f"--config={config}").stderr
+    config.write_text("[server]\n", encoding="utf-8")
+    assert program("check", f"--config={config}").returncode == 2
+
+
 def test_help_shows_examples_and_version_the_version() -> None:
     for arguments in (["--help"], ["init", "--help"]):
         done = program(*arguments)
@@ -182,13 +204,16 @@ def test_it_serves_says_where_and_stops_when_asked(
     assert running.process.wait(30) == 0
     assert not running.ready_path.exists()
     events = [line["event"] for line in running.lines()]
-    assert events[0] == "listening"
+    assert events[:2] == [
+        "a root key lies on this machine; replace it by one that does not, with `akpolicy root rotate`",
+        "listening",
+    ]
     assert [event for event in events if event in {"listening", "stopping", "stopped"}] == [
         "listening",
         "stopping",
         "stopped",
     ]
-    assert running.lines()[0]["address"] == running.ready["listen"]
+    assert running.lines()[1]["address"] == running.ready["listen"]
 
 
 def test_an_interrupt_stops_it_too(config: Path, start: Callable[[Path], Program]) -> None:

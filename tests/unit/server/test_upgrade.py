@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from akpolicy.durable import write_new_file
 from akpolicy.errors import KeyFileError, TrustError
 from akpolicy.wire import envelope_to_bytes
-from akpolicy_server.key_check import inspect_keys
+from akpolicy_server.key_check import DAY_S, ROOT_ENDS_SOON_DAYS, inspect_keys
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import ensure_platform_keys
 from akpolicy_server.renewal import Renewal
@@ -197,9 +197,28 @@ def test_the_platform_gets_the_key_that_it_lacked_once(data: Path, upgraded: Cor
         assert before == {role: newest_key(connection, None, role) for role in before}
 
 
-def test_orgs_without_heartbeat_keys_are_named_until_a_root_names_some(upgraded: Core) -> None:
+def said(core: Core, what: str) -> list[Any]:
+    """Return what the check of the keys says about something."""
     with capture_logs() as logs:
-        inspect_keys(upgraded.database, upgraded.signatory)
+        inspect_keys(core.database, core.signatory, core.clock.now())
+    return [entry for entry in logs if what in entry["event"]]
+
+
+def test_a_root_key_that_lies_here_is_said_until_it_is_gone(core: Core) -> None:
+    found = said(core, "root key lies on this machine")
+    assert [entry["org"] for entry in found] == list(ORGS)
+    core.vault.path(found[0]["key"]).unlink()
+    assert [entry["org"] for entry in said(core, "root key lies on this machine")] == list(ORGS[1:])
+
+
+def test_a_root_that_ends_soon_is_said(core: Core) -> None:
+    assert said(core, "the root expires") == []
+    core.clock.advance((365 - ROOT_ENDS_SOON_DAYS) * DAY_S + 1)
+    assert [entry["org"] for entry in said(core, "the root expires")] == list(ORGS)
+
+
+def test_orgs_without_heartbeat_keys_are_named_until_a_root_names_some(upgraded: Core) -> None:
+    logs = said(upgraded, "no heartbeats")
     assert [entry["org"] for entry in logs] == list(ORGS)
     assert all("akpolicy root propose" in entry["event"] for entry in logs)
     with pytest.raises(TrustError, match="lets nobody sign rollbacks"):
@@ -214,15 +233,11 @@ def test_orgs_without_heartbeat_keys_are_named_until_a_root_names_some(upgraded:
     assert (published.version, published.dropped) == (2, ())
     assert roll_back(upgraded).revision.restores_version == 1
     Follower(upgraded).follow()
-    with capture_logs() as logs:
-        inspect_keys(upgraded.database, upgraded.signatory)
-    assert [entry["org"] for entry in logs] == ["globex"]
+    assert [entry["org"] for entry in said(upgraded, "no heartbeats")] == ["globex"]
 
 
 def test_a_lost_key_is_said_and_one_that_cannot_be_used_prevents_the_start(core: Core) -> None:
-    with capture_logs() as logs:
-        inspect_keys(core.database, core.signatory)
-    assert logs == []
+    assert said(core, "missing") == []
     with core.database.read() as connection:
         key_id = newest_key(connection, "acme", KeyRole.BUNDLE)
         root_key = newest_key(connection, "acme", KeyRole.ROOT)
@@ -231,8 +246,6 @@ def test_a_lost_key_is_said_and_one_that_cannot_be_used_prevents_the_start(core:
     core.vault.path(root_key).unlink()
     core.vault.path(key_id).chmod(0o640)
     with pytest.raises(KeyFileError, match="chmod 600"):
-        inspect_keys(core.database, core.signatory)
+        inspect_keys(core.database, core.signatory, core.clock.now())
     core.vault.path(key_id).unlink()
-    with capture_logs() as logs:
-        inspect_keys(core.database, core.signatory)
-    assert [(entry["org"], entry["key"]) for entry in logs] == [("acme", key_id)]
+    assert [(entry["org"], entry["key"]) for entry in said(core, "missing")] == [("acme", key_id)]
