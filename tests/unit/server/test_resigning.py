@@ -10,11 +10,12 @@ import pytest
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import SignersMissing, TrustError
 from akpolicy.scope import GLOBAL
+from akpolicy_server.drafts import renewal_of
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.orders import EnvelopeOrder
 from akpolicy_server.renewal import Renewal
 from akpolicy_server.store.online_keys import KeyRole
-from akpolicy_server.store.revisions import RevisionKind
+from akpolicy_server.store.revisions import RevisionKind, read_content
 from akpolicy_server.threads import Threads
 from tests.simulators.org import sign
 from tests.unit.server.conftest import order, policy
@@ -266,6 +267,19 @@ def test_an_org_that_lets_the_platform_only_forbid_keeps_nobody_from_a_renewal(c
         Renewal(core.database, core.ledger, threads, core.clock, ServerMetrics()).once()
     assert globex.follow().revisions[GLOBAL].version == 2
     assert Follower(core).follow().revisions == {}
+
+
+def test_what_nobodys_hosts_would_take_is_not_signed_anew(core: Core) -> None:
+    published = core.publisher.publish(core.admin, order(GLOBAL, policy("p"))).revision
+    platform = current_root(core).bundle_role(GLOBAL)
+    assert platform is not None
+    key = core.vault.load(platform.keys[0]).public_key
+    for org in ("acme", "globex"):
+        roles = with_role(core, org, "bundle", GLOBAL, key, grants=False)
+        core.roots.publish(core.admin, org, next_root(core, org, roles=roles))
+    with core.ledger.change(None) as change, pytest.raises(TrustError, match="policy `p` permits"):
+        core.ledger.commit(change, renewal_of(published, lambda: read_content(change.connection, published)))
+    assert core.history.get(core.admin, GLOBAL, 0)[0] == published
 
 
 def test_keys_that_end_soon_do_not_shorten_everybodys_global(core: Core) -> None:
