@@ -8,8 +8,9 @@ Rules:
 - Versions of a scope rise by one within an epoch. A draft becomes one document for each epoch in use (`audience`), all
   with the same content; the highest epoch's comes last and is the one that is answered with.
 - A document that hosts of its org would refuse is not published.
-- No org can keep the others from a new `global`: one whose root does not let this server sign for it long enough, or
-  whose root has expired, is passed over, loudly. What its hosts have stays with them. If nobody is left, it is refused.
+- No org can keep the others from a new `global`: one whose root does not let this server sign for it long enough is
+  passed over, loudly. What its hosts have stays with them. If nobody is left, it is refused. One that lets the
+  platform only forbid is heard when somebody publishes, and passed over when the server signs anew by itself.
 """
 
 from __future__ import annotations
@@ -125,11 +126,10 @@ class Ledger:
         ]
         if not signed:
             raise refusals[0] if refusals else _no_such_epoch(draft.scope, groups)
-        for document in signed:
-            _judge(draft, document, change.now)
+        judged = [(document, _judge(draft, document, change.now)) for document in signed]
         draft.content.store(change.connection)
-        for document in signed:
-            revision = _enter(change, draft, document, is_last=document is signed[-1])
+        for document, members in judged:
+            revision = _enter(change, draft, document, members, is_last=document is signed[-1])
         return revision
 
     def _sign(self, change: Change, draft: Draft, group: Group, refusals: list[Exception]) -> _Signed | None:
@@ -198,23 +198,45 @@ def _expiry(draft: Draft, group: Group, quorums: dict[str, Quorum], now: int) ->
     return expires_at
 
 
-def _judge(draft: Draft, signed: _Signed, now: int) -> None:
-    """Raise the `TrustError` with which hosts of any of the orgs would refuse a document."""
-    restores = signed.document.restores
-    original = None if restores is None else restores.envelope
+def _judge(draft: Draft, signed: _Signed, now: int) -> list[Member]:
+    """Return the orgs that a document goes to; raise the `TrustError` with which hosts of any of them would refuse it.
+
+    What the server signs anew by itself goes to those that take it, as long as there are any.
+    """
+    takers: list[Member] = []
+    refusals: list[TrustError] = []
     for member in signed.members:
         try:
-            verified = judge_as_host(member, signed.envelope, now, original=original)
-        except RootExpired as error:
-            if draft.scope != GLOBAL:
+            _judge_for(draft, signed, member, now)
+        except TrustError as error:
+            if draft.scope != GLOBAL or draft.reason.published_by is not None:
                 raise
-            # Its hosts deny everything until they get a new root; then they get this too.
-            log.warning("published for an org whose root has expired", org=member.org, reason=str(error))
+            log.warning("signed anew without the hosts of an org", org=member.org, reason=str(error))
+            refusals.append(error)
             continue
-        refuse_ungranted_content(member, verified, draft.content)
+        takers.append(member)
+    if refusals and not takers:
+        raise refusals[0]
+    return takers
 
 
-def _enter(change: Change, draft: Draft, signed: _Signed, *, is_last: bool) -> RevisionRecord:
+def _judge_for(draft: Draft, signed: _Signed, member: Member, now: int) -> None:
+    restores = signed.document.restores
+    original = None if restores is None else restores.envelope
+    try:
+        verified = judge_as_host(member, signed.envelope, now, original=original)
+    except RootExpired as error:
+        if draft.scope != GLOBAL:
+            raise
+        # Its hosts deny everything until they get a new root; then they get this too.
+        log.warning("published for an org whose root has expired", org=member.org, reason=str(error))
+        return
+    refuse_ungranted_content(member, verified, draft.content)
+
+
+def _enter(
+    change: Change, draft: Draft, signed: _Signed, members: Collection[Member], *, is_last: bool
+) -> RevisionRecord:
     """Store a judged document and give it to its orgs. The last one carries the request's claim."""
     restores, reference = signed.document.restores, draft.content.reference
     record = RevisionRecord(
@@ -238,7 +260,7 @@ def _enter(change: Change, draft: Draft, signed: _Signed, *, is_last: bool) -> R
         restores_version=None if restores is None else restores.version,
     )
     stored = insert_revision(change.connection, record, draft.reason.claim if is_last else None)
-    return give(change, stored, signed.members)
+    return give(change, stored, members)
 
 
 def give(change: Change, revision: RevisionRecord, members: Collection[Member]) -> RevisionRecord:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from akpolicy.errors import AkpolicyError, SignerError, SignersMissing, TrustError
+from akpolicy.errors import AkpolicyError, KeyNotAuthorised, SignerError, SignersMissing, TrustError
 from akpolicy.scope import GLOBAL, org_scope
 from akpolicy_server.audience import member_of
 from akpolicy_server.drafts import renewal_of
@@ -71,6 +71,9 @@ def _sign_anew(change: Change, ledger: Ledger, member: Member, newest: RevisionR
     draft = renewal_of(newest, lambda: read_content(change.connection, newest))
     # First for this org: the others must not get a new version that is of no use to it.
     ledger.quorum(draft, member, change.now)
+    role = draft.role(member.root)
+    if role is not None and not role.grants and draft.content.permits():
+        raise KeyNotAuthorised(f"the root of `{member.org}` lets the signers of `{draft.scope}` only forbid")
     return ledger.commit(change, draft, epochs={member.root.epoch})
 
 

@@ -90,8 +90,20 @@ def insert_revision(connection: Connection, record: RevisionRecord, claim: Idemp
 
 
 def current_revision(connection: Connection, scope: str, epoch: int | None = None) -> RevisionRecord | None:
-    """Return what was published last for a scope, in one epoch if given; None before the first."""
-    return next(iter(list_revisions(connection, scope, epoch=epoch, limit=1)), None)
+    """Return what is current for a scope, in one epoch if given; None before the first.
+
+    Over all epochs it is what was published last. The same content may since have been signed for a lower epoch, for an
+    org that came later: then it is still that of the highest epoch.
+    """
+    newest = next(iter(list_revisions(connection, scope, epoch=epoch, limit=1)), None)
+    if newest is None or epoch is not None:
+        return newest
+    higher = select(revisions.c.epoch).where(revisions.c.scope == scope, revisions.c.epoch > newest.epoch).distinct()
+    for other in connection.scalars(higher.order_by(revisions.c.epoch.desc())).all():
+        there = current_revision(connection, scope, other)
+        if there is not None and there.content_digest == newest.content_digest:
+            return there
+    return newest
 
 
 def find_revision(connection: Connection, scope: str, version: int, epoch: int | None = None) -> RevisionRecord | None:

@@ -13,6 +13,7 @@ from akpolicy.errors import (
     OrgExists,
     PermissionDenied,
     RootExpired,
+    SignerUnavailable,
     StateDirUnusable,
     Unauthenticated,
 )
@@ -20,10 +21,15 @@ from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.trust import Judge
 from akpolicy_server.access import Role
 from akpolicy_server.first_root import ROOT_LIFETIME_S
+from akpolicy_server.ledger import Ledger
+from akpolicy_server.orgs import Orgs
+from akpolicy_server.signatory import Signatory
+from akpolicy_server.store.online_keys import KeyRole
 from akpolicy_server.store.orgs import find_org
 from akpolicy_server.store.roots import roots_after
 from akpolicy_server.vault import Vault
 from tests.unit.server.conftest import order, policy
+from tests.unit.server.follower import Follower
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,3 +150,30 @@ def test_an_admin_whose_key_is_revoked_while_keys_are_made_creates_no_org(
         core.orgs.create(caller, "initech")
     with core.database.read() as connection:
         assert find_org(connection, "initech") is None
+
+
+def test_an_org_whose_hosts_could_not_begin_with_the_current_global_is_not_created(core: Core) -> None:
+    core.publisher.publish(core.admin, order("global", policy("p")))
+    core.clock.advance(1)
+    # From now on new orgs name this key of the platform, and `global` has to be signed with it.
+    newest = core.vault.load(core.online_keys.create(core.admin, None, KeyRole.BUNDLE).key_id)
+
+    class Unreachable:
+        """A key service that is away."""
+
+        public_key = newest.public_key
+
+        def sign(self, message: bytes) -> bytes:
+            raise SignerUnavailable("the key service does not answer")
+
+    signatory = Signatory(core.vault, [Unreachable()])
+    ledger = Ledger(core.database, signatory, core.clock, announce=core.announced.extend)
+    core.announced.clear()
+    with pytest.raises(SignerUnavailable):
+        Orgs(core.database, core.vault, signatory, ledger, core.clock).create(core.admin, "initech")
+    with core.database.read() as connection:
+        assert find_org(connection, "initech") is None
+    assert core.announced == []
+    created = core.orgs.create(core.admin, "initech")
+    view = Follower(core, "initech", [created.trust_anchor]).follow()
+    assert view.revisions["global"].version == 2

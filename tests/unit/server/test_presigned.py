@@ -191,6 +191,15 @@ def test_content_is_checked_as_any_other_policies(core: Core, owners: list[Priva
         bring(core, envelope, blob)
 
 
+def test_permits_of_keys_that_may_only_forbid_are_refused(core: Core, owners: list[PrivateKeySigner]) -> None:
+    keys = [owner.public_key for owner in owners]
+    roles = with_role(core, "acme", "bundle", ACME, *keys, threshold=2, grants=False)
+    core.roots.publish(core.admin, "acme", next_root(core, roles=roles))
+    with pytest.raises(KeyNotAuthorised, match="policy `a` permits"):
+        bring(core, *signed(core, owners, policy("a")))
+    assert bring(core, *signed(core, owners, policy("f", effect="forbid"))).revision.version == 1
+
+
 def test_of_two_bundles_of_one_version_the_second_is_prepared_again(core: Core, owners: list[PrivateKeySigner]) -> None:
     bundles = [signed(core, owners, policy(f"p{number}")) for number in range(4)]
     won: list[int] = []

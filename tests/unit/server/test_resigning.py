@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,9 +10,13 @@ import pytest
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import SignersMissing, TrustError
 from akpolicy.scope import GLOBAL
+from akpolicy_server.drafts import renewal_of
+from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.orders import EnvelopeOrder
+from akpolicy_server.renewal import Renewal
 from akpolicy_server.store.online_keys import KeyRole
-from akpolicy_server.store.revisions import RevisionKind
+from akpolicy_server.store.revisions import RevisionKind, read_content
+from akpolicy_server.threads import Threads
 from tests.simulators.org import sign
 from tests.unit.server.conftest import order, policy
 from tests.unit.server.follower import (
@@ -244,6 +249,37 @@ def test_an_org_that_lets_the_platform_only_forbid_is_heard(core: Core) -> None:
         core.publisher.publish(core.admin, order(GLOBAL, policy("p")))
     core.publisher.publish(core.admin, order(GLOBAL, policy("f", effect="forbid")))
     Follower(core).follow()
+
+
+def test_an_org_that_lets_the_platform_only_forbid_keeps_nobody_from_a_renewal(core: Core) -> None:
+    core.publisher.publish(core.admin, order(GLOBAL, policy("p")))
+    platform = current_root(core).bundle_role(GLOBAL)
+    assert platform is not None
+    key = core.vault.load(platform.keys[0]).public_key
+    roles = with_role(core, "acme", "bundle", GLOBAL, key, grants=False)
+    globex = Follower(core, "globex")
+    before = globex.follow()
+    assert core.roots.publish(core.admin, "acme", next_root(core, roles=roles)).dropped == (GLOBAL,)
+    # No new version for the others, which would be of no use to acme.
+    assert globex.follow() == before
+    core.clock.advance(20 * 86_400)
+    with closing(Threads()) as threads:
+        Renewal(core.database, core.ledger, threads, core.clock, ServerMetrics()).once()
+    assert globex.follow().revisions[GLOBAL].version == 2
+    assert Follower(core).follow().revisions == {}
+
+
+def test_what_nobodys_hosts_would_take_is_not_signed_anew(core: Core) -> None:
+    published = core.publisher.publish(core.admin, order(GLOBAL, policy("p"))).revision
+    platform = current_root(core).bundle_role(GLOBAL)
+    assert platform is not None
+    key = core.vault.load(platform.keys[0]).public_key
+    for org in ("acme", "globex"):
+        roles = with_role(core, org, "bundle", GLOBAL, key, grants=False)
+        core.roots.publish(core.admin, org, next_root(core, org, roles=roles))
+    with core.ledger.change(None) as change, pytest.raises(TrustError, match="policy `p` permits"):
+        core.ledger.commit(change, renewal_of(published, lambda: read_content(change.connection, published)))
+    assert core.history.get(core.admin, GLOBAL, 0)[0] == published
 
 
 def test_keys_that_end_soon_do_not_shorten_everybodys_global(core: Core) -> None:

@@ -236,26 +236,35 @@ def test_a_rollback_of_global_reaches_every_epoch(core: Core) -> None:
 
 
 def test_an_epoch_that_never_had_the_content_gets_it_as_a_bundle(core: Core) -> None:
-    publish(core, "a", "b", scope=GLOBAL)
+    publish(core, "a", scope=GLOBAL)
     for org in ("acme", "globex"):
-        core.roots.publish(core.admin, org, next_root(core, org, epoch=2 if org == "acme" else 1))
-    publish(core, "c", scope=GLOBAL)
-    core.roots.publish(core.admin, "globex", next_root(core, "globex", epoch=3))
-    publish(core, "d", scope=GLOBAL)
-    # Epoch 3 knows `c` and `d`; epoch 2 knows `b` too.
-    publish(core, "e", scope=GLOBAL)
+        core.roots.publish(core.admin, org, next_root(core, org, epoch=2))
+    publish(core, "b", "c", scope=GLOBAL)
+    created = core.orgs.create(core.admin, "initech")
+    acme, initech = Follower(core), Follower(core, "initech", [created.trust_anchor])
+    acme.follow()
+    # In its epoch there are `a` and `c` alone; what is current to operators is not a matter of who came last.
+    assert core.history.get(core.admin, GLOBAL, 0)[0].epoch == 2
+    assert initech.follow().revisions[GLOBAL].epoch == 1
+    answer = roll_back(core, scope=GLOBAL, message="c was wrong").revision
+    assert (answer.epoch, answer.kind) == (2, RevisionKind.ROLLBACK)
+    assert acme.follow().revisions[GLOBAL] == answer
+    revision = initech.follow().revisions[GLOBAL]
+    assert (revision.epoch, revision.kind, revision.message) == (1, RevisionKind.PUBLISH, "c was wrong")
+    assert acme.policies(GLOBAL) == initech.policies(GLOBAL) == ["b"]
+    assert core.history.get(core.admin, GLOBAL, 0)[0] == answer
+
+
+def test_an_epoch_in_which_the_content_has_expired_gets_it_as_a_bundle(core: Core) -> None:
+    publish(core, "a", scope=GLOBAL, lifetime_s=DAY)
+    core.clock.advance(DAY / 2)
+    core.roots.publish(core.admin, "acme", next_root(core, epoch=2))
+    publish(core, "b", scope=GLOBAL)
     acme, globex = Follower(core), Follower(core, "globex")
     acme.follow()
     globex.follow()
+    core.clock.advance(0.7 * DAY)
     roll_back(core, scope=GLOBAL)
-    acme.follow()
-    globex.follow()
-    assert acme.policies(GLOBAL) == globex.policies(GLOBAL) == ["d"]
-    created = core.orgs.create(core.admin, "initech")
-    initech = Follower(core, "initech", [created.trust_anchor])
-    initech.follow()
-    publish(core, "f", scope=GLOBAL)
-    assert initech.follow().revisions[GLOBAL].epoch == 1
-    roll_back(core, scope=GLOBAL)
-    initech.follow()
-    assert initech.policies(GLOBAL) == ["d"]
+    assert acme.follow().revisions[GLOBAL].kind is RevisionKind.ROLLBACK
+    assert globex.follow().revisions[GLOBAL].kind is RevisionKind.PUBLISH
+    assert acme.policies(GLOBAL) == globex.policies(GLOBAL) == ["a"]
