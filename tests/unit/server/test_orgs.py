@@ -166,6 +166,9 @@ def test_an_org_whose_hosts_could_not_begin_with_the_current_global_is_not_creat
         def sign(self, message: bytes) -> bytes:
             raise SignerUnavailable("the key service does not answer")
 
+        def close(self) -> None:
+            """Nothing is open."""
+
     signatory = Signatory(core.vault, [Unreachable()])
     ledger = Ledger(core.database, signatory, core.clock, announce=core.announced.extend)
     core.announced.clear()
