@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import closing
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -230,7 +231,11 @@ def test_the_root_moves_off_the_server_and_a_raised_epoch_recovers_everything(
     client.publish_root("acme", moved)
     raised = next_root(moved, owner, epoch=2)
     preview = client.publish_root("acme", raised, dry_run=True)
-    assert client.publish_root("acme", raised).signed_anew == preview.signed_anew
+    published = client.publish_root("acme", raised)
+    # The digests may differ: they are not signed in the same second.
+    assert [name[:3] for name in map(astuple, published.signed_anew)] == [
+        name[:3] for name in map(astuple, preview.signed_anew)
+    ]
     assert [(name.scope, name.epoch, name.version) for name in preview.signed_anew] == [("global", 2, 1), (ACME, 2, 1)]
     host.follow_until(lambda: host.versions() == {"global": (2, 1), ACME: (2, 1)})
     assert host.is_content
