@@ -16,4 +16,4 @@ FREEZE_POLICY: Final = f'@id("{FREEZE_POLICY_ID}")\nforbid (principal, action, r
 
 def is_freeze(policies: Sequence[tuple[str, str]]) -> bool:
     """Whether `(id, text)` pairs are a freeze."""
-    return [policy_id for policy_id, _ in policies] == [FREEZE_POLICY_ID]
+    return list(policies) == [(FREEZE_POLICY_ID, FREEZE_POLICY)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import RevisionNotFound
+from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy.scope import org_scope
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import require_scope
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
 
     from akpolicy_server.ledger import Ledger
 
-FREEZE_ID: Final = "akpolicy-freeze"
 DEFAULT_OFFLINE: Final = OfflineFloor(mode="cached_with_expiry", max_age_s=DEFAULT_OFFLINE_MAX_AGE_S)
-FREEZE_POLICY: Final = f'@id("{FREEZE_ID}")\nforbid (principal, action, resource);'
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Freeze:
     def __init__(self, ledger: Ledger, *, default_lifetime_s: int) -> None:
         self._ledger = ledger
         self._default_lifetime_s = default_lifetime_s
-        self._content = propose_content([PolicyText(FREEZE_ID, FREEZE_POLICY)])
+        self._content = propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)])
 
     def set(self, caller: Caller, org: str, *, frozen: bool, message: str) -> FreezeState:
         """Freeze an org, or end that.

@@ -305,6 +305,13 @@ def server(tmp_path: Path) -> Iterator[LiveServer]:
         yield server
 
 
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[PublishingClient]:
+    """Return the operators' client of the platform's admin."""
+    with server.client() as connected:
+        yield connected
+
+
 # --- as a program -----------------------------------------------------------------------------------------------------
 
 

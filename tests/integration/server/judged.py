@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from akpolicy.engine.files import PolicyFile
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import TrustError
 from akpolicy.index import build_index
@@ -21,7 +22,9 @@ from akpolicy.trust import Judge
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as dist
 from akpolicy.wire import envelope_from_proto
-from tests.integration.server.conftest import Update
+from akpolicy_server.store.hosts import HostKey, HostNack, refused_by
+from tests.integration.server.conftest import Update, policy
+from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,9 +32,10 @@ if TYPE_CHECKING:
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.signing import Signer
     from akpolicy.trust import VerifiedBundle, VerifiedHeartbeat
-    from tests.integration.server.conftest import Stream
+    from tests.integration.server.conftest import LiveServer, Stream
 
 NONCE = b"0123456789abcdef"
+HOST = HostKey("acme", "host-1")
 
 
 class JudgedHost:
@@ -103,12 +107,12 @@ class JudgedHost:
         self._ack(message.nonce)
 
     def _take_heartbeat(self, message: dist.HeartbeatUpdate) -> None:
-        verified = self.judge.judge_heartbeat(
-            envelope_from_proto(message.envelope),
-            message.index,
-            time.time(),
-            nonce=None if self.heartbeats else NONCE.hex(),
-        )
+        envelope = envelope_from_proto(message.envelope)
+        # As of when it was signed: how quickly this test gets to it is not the server's matter.
+        issued_at = json.loads(envelope.payload)["issued_at"]
+        assert issued_at <= time.time()
+        nonce = None if self.heartbeats else NONCE.hex()
+        verified = self.judge.judge_heartbeat(envelope, message.index, issued_at, nonce=nonce)
         self.judge.accept_heartbeat(verified)
         self.heartbeats.append(verified)
         self.indexes += bool(message.index)
@@ -146,3 +150,29 @@ def next_root(newest: SignedEnvelope, *signers: Signer, **changes: Any) -> Signe
     fields = json.loads(newest.payload)
     fields |= {"version": fields["version"] + 1, "issued_at": int(time.time()), **changes}
     return sign_document(PayloadType.ROOT, load(json.dumps(fields).encode(), Root).to_bytes(), list(signers))
+
+
+def files(*ids: str) -> list[PolicyFile]:
+    """Return a file with a policy of each id."""
+    return [PolicyFile("policies.cedar", "".join(map(policy, ids)).encode())]
+
+
+def root_fields(root: SignedEnvelope) -> dict[str, Any]:
+    """Return what a root says."""
+    return dict(json.loads(root.payload))
+
+
+def judged(server: LiveServer, host_id: str = "host-1", org: str = "acme") -> JudgedHost:
+    """Open a stream with a new key of that host, and say Hello."""
+    anchor = next(made.trust_anchor for made in server.made.orgs if made.org == org)
+    return JudgedHost(server.host(host_id, org), org, [anchor]).hello()
+
+
+def refusals(server: LiveServer) -> list[HostNack]:
+    """Return what `host-1` refuses, once there is something."""
+
+    def found() -> list[HostNack]:
+        with server.serving.database.read() as connection:
+            return refused_by(connection, HOST)
+
+    return wait_until(found)

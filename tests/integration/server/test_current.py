@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import closing
 from dataclasses import astuple
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -18,51 +16,25 @@ from akpolicy.engine.files import PolicyFile
 from akpolicy.envelope import PayloadType, SignedEnvelope
 from akpolicy.errors import ServerRefused
 from akpolicy.root import Root
-from akpolicy.signing import PrivateKeySigner, create_key_file, load_key_file
+from akpolicy.signing import PrivateKeySigner, create_key_file
 from akpolicy.strict_json import load
 from akpolicy.v1 import distribution_pb2 as dist
-from akpolicy.v1 import publishing_pb2 as pub
 from akpolicy_server.renewal import Renewal
-from akpolicy_server.settings import DATABASE_FILE
-from akpolicy_server.store.engine import Database
 from akpolicy_server.store.hosts import HostKey, HostNack, find_host, refused_by
-from akpolicy_server.store.online_keys import KeyRole, newest_key
-from akpolicy_server.vault import Vault
-from tests.integration.server.conftest import ANY_PORT, DEADLINE_S, live_server, policy
-from tests.integration.server.judged import JudgedHost, next_root
+from tests.integration.server.conftest import ANY_PORT, live_server, policy
+from tests.integration.server.judged import JudgedHost, files, judged, next_root, refusals, root_fields
 from tests.integration.server.test_operations import _value as metric
-from tests.integration.server.test_publishing import refusal
 from tests.simulators.org import sign
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from akpolicy.client.publishing import PublishingClient
-    from tests.integration.server.conftest import LiveServer, Stream
+    from tests.integration.server.conftest import LiveServer
 
 ACME = "org/acme"
 HOST = HostKey("acme", "host-1")
-
-
-def files(*ids: str) -> list[PolicyFile]:
-    return [PolicyFile("policies.cedar", "".join(map(policy, ids)).encode())]
-
-
-def root_fields(root: SignedEnvelope) -> dict[str, Any]:
-    return dict(json.loads(root.payload))
-
-
-@pytest.fixture
-def client(server: LiveServer) -> Iterator[PublishingClient]:
-    with server.client() as connected:
-        yield connected
-
-
-def judged(server: LiveServer, host_id: str = "host-1", org: str = "acme") -> JudgedHost:
-    anchor = next(made.trust_anchor for made in server.made.orgs if made.org == org)
-    return JudgedHost(server.host(host_id, org), org, [anchor]).hello()
 
 
 def with_new_bundle_key(client: PublishingClient, server: LiveServer) -> SignedEnvelope:
@@ -76,114 +48,6 @@ def with_new_bundle_key(client: PublishingClient, server: LiveServer) -> SignedE
     keys = fields["keys"] | {made.key_id: window | {"public_key": made.public_key.removeprefix("ed25519:")}}
     revoked = fields["revoked"] | {old: fields["issued_at"]}
     return next_root(newest, server.root_signer(), keys=keys, roles=fields["roles"], revoked=revoked)
-
-
-# --- heartbeats -------------------------------------------------------------------------------------------------------
-
-
-def test_a_host_gets_a_heartbeat_that_answers_it_and_names_all_that_it_has(server: LiveServer) -> None:
-    server.admin.publish(ACME, policy("own"))
-    server.admin.publish("global", policy("everyone"))
-    host = judged(server).follow()
-    assert host.is_content
-    assert host.versions() == {"global": (1, 1), ACME: (1, 1)}
-    server.admin.publish(ACME, policy("other"))
-    host.follow_until(lambda: host.versions()[ACME] == (1, 2))
-    assert host.is_content
-    assert [heartbeat.document.seq for heartbeat in host.heartbeats] == [3, 4]
-
-
-def test_heartbeats_go_on_at_a_third_of_their_life_without_the_index_again(tmp_path: Path) -> None:
-    with live_server(tmp_path, keep_alive_seconds=0.1, heartbeat_lifetime_seconds=3) as server:
-        server.admin.publish(ACME, policy("p"))
-        hosts = [judged(server, f"h{number}").follow() for number in range(2)]
-        for host in hosts:
-            host.follow_until(lambda host=host: len(host.heartbeats) >= 4)
-            assert host.indexes == 1
-            assert len({heartbeat.document.seq for heartbeat in host.heartbeats}) == 1
-            assert all(h.document.expires_at - h.document.issued_at == 3 for h in host.heartbeats)
-    shared = [{h.envelope.digest() for h in host.heartbeats[1:]} for host in hosts]
-    assert shared[0] & shared[1]
-
-
-def test_a_host_is_never_sent_a_heartbeat_that_is_not_later_than_its_last(tmp_path: Path) -> None:
-    # Less than a second apart, and times are whole seconds: shared ones were often signed in the second of the first.
-    with live_server(tmp_path, keep_alive_seconds=0.05, heartbeat_lifetime_seconds=2) as server:
-        server.admin.publish(ACME, policy("p"))
-        hosts = [judged(server, f"h{number}").follow() for number in range(4)]
-        for host in hosts:
-            host.follow_until(lambda host=host: len(host.heartbeats) >= 3)
-
-
-def test_a_host_that_has_the_index_is_not_sent_it_unless_it_refuses_a_heartbeat(tmp_path: Path) -> None:
-    with live_server(tmp_path, keep_alive_seconds=0.1, heartbeat_lifetime_seconds=2) as server:
-        revision = server.admin.publish(ACME, policy("p")).revision.revision
-        first = judged(server).follow()
-        assert first.judge.index is not None
-        digest = bytes.fromhex(first.judge.index.digest)
-        stream = server.host().hello(root_version=1, enforced=[revision], index_digest=digest)
-        [(kind, heartbeat)] = stream.until_keep_alive()
-        assert (kind, heartbeat.index) == ("heartbeat", b"")
-        while not (beats := [message for kind, message in stream.until_keep_alive() if kind == "heartbeat"]):
-            pass
-        assert beats[0].index == b""
-        stream.send(nack=dist.Nack(nonce=beats[0].nonce, code="Equivocation"))
-        assert refusals(server)[0].scope == ""
-        while not (beats := [message for kind, message in stream.until_keep_alive() if kind == "heartbeat"]):
-            pass
-        assert beats[0].index == first.judge.index.text
-        stream.call.cancel()
-
-
-def test_without_a_heartbeat_key_streams_go_on_and_the_metric_tells(tmp_path: Path) -> None:
-    with live_server(tmp_path, keep_alive_seconds=0.1, metrics_listen=ANY_PORT) as server, server.client() as client:
-        fields = root_fields(client.roots("acme")[0].envelope)
-        fields["roles"].pop("heartbeat")
-        client.publish_root(
-            "acme", next_root(client.roots("acme")[0].envelope, server.root_signer(), roles=fields["roles"])
-        )
-        server.admin.publish(ACME, policy("p"))
-        host = judged(server).follow()
-        assert host.versions() == {ACME: (1, 1)}
-        assert host.heartbeats == []
-        wait_until(lambda: metric(server, "akpolicy_server_heartbeat_failures_total") >= 1)
-        other = judged(server, org="globex").follow()
-        assert len(other.heartbeats) == 1
-        assert metric(server, "akpolicy_server_heartbeats_signed_total") >= 1
-        now = root_fields(client.roots("acme")[0].envelope)["issued_at"]
-        day = 86_400
-        assert metric(server, "akpolicy_server_earliest_root_expiry_timestamp_seconds") == now + 365 * day
-        assert metric(server, "akpolicy_server_earliest_key_expiry_timestamp_seconds") == now + 730 * day
-
-
-def test_a_slow_key_delays_its_heartbeat_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-
-    class Slow:
-        """The key of acme's heartbeats, in a key service that takes its time."""
-
-        def __init__(self, _uri: str) -> None:
-            data = tmp_path / "server" / "data"
-            with closing(Database(f"sqlite:///{data / DATABASE_FILE}")) as database, database.read() as connection:
-                key_id = newest_key(connection, "acme", KeyRole.HEARTBEAT)
-            self._key = load_key_file(Vault.file(data, key_id or ""))
-            self.public_key = self._key.public_key
-
-        def sign(self, message: bytes) -> bytes:
-            assert released.wait(DEADLINE_S)
-            return self._key.sign(message)
-
-    monkeypatch.setattr("akpolicy_server.app.open_signer", Slow)
-    monkeypatch.setattr("akpolicy_server.api.subscription.SIGNING_PATIENCE_S", 0.05)
-    with live_server(tmp_path, keep_alive_seconds=3600, signers=("slow:",)) as server:
-        server.admin.publish(ACME, policy("p"))
-        host = judged(server).follow()
-        assert (host.versions(), host.heartbeats) == ({ACME: (1, 1)}, [])
-        assert len(judged(server, org="globex").follow().heartbeats) == 1
-        released.set()
-        # At once, and not with the next KeepAlive, which is an hour away.
-        assert host.follow().is_content
-        assert len(host.heartbeats) == 1
 
 
 # --- roots ------------------------------------------------------------------------------------------------------------
@@ -270,14 +134,6 @@ def test_more_roots_than_may_wait_for_an_answer_arrive_as_they_are_answered(
     silent.call.cancel()
 
 
-def refusals(server: LiveServer) -> list[HostNack]:
-    def found() -> list[HostNack]:
-        with server.serving.database.read() as connection:
-            return refused_by(connection, HOST)
-
-    return wait_until(found)
-
-
 def test_a_refused_root_is_recorded_and_no_further_one_is_sent(server: LiveServer, client: PublishingClient) -> None:
     stream = server.host().hello()
     (kind, root), *_ = stream.until_keep_alive()
@@ -316,22 +172,6 @@ def test_a_root_version_out_of_bounds_ends_the_stream(server: LiveServer, answer
         stream.send(ack=dist.Ack(nonce=root.nonce, root_version=2**63))
     else:
         stream.send(nack=dist.Nack(code="X", root_version=2**63))
-    assert stream.ending()[0] is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_a_heartbeat_is_refused_once_and_not_acknowledged(server: LiveServer) -> None:
-    def heartbeat_of(stream: Stream) -> dist.HeartbeatUpdate:
-        [heartbeat] = [message for kind, message in stream.until_keep_alive() if kind == "heartbeat"]
-        assert isinstance(heartbeat, dist.HeartbeatUpdate)
-        return heartbeat
-
-    stream = server.host().hello()
-    stream.send(ack=dist.Ack(nonce=heartbeat_of(stream).nonce))
-    assert stream.ending()[0] is grpc.StatusCode.INVALID_ARGUMENT
-    stream = server.host().hello()
-    nonce = heartbeat_of(stream).nonce
-    for _ in range(2):
-        stream.send(nack=dist.Nack(nonce=nonce, code="HeartbeatReplay"))
     assert stream.ending()[0] is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -443,83 +283,3 @@ def test_what_expires_is_renewed_by_itself(tmp_path: Path, monkeypatch: pytest.M
         assert metric(server, 'akpolicy_server_renewals_total{outcome="renewed"}') >= 1
         assert client.history(ACME, 1)[0].kind is RevisionKind.RENEWAL
         assert client.history(ACME, 1)[0].published_by == ""
-
-
-# --- statuses ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("call", "status"),
-    [
-        (lambda c: c.create_org("x", ["nonsense"]), "INVALID_ARGUMENT"),
-        (lambda c: c.create_org("acme", [PrivateKeySigner.generate().public_key.anchor]), "ALREADY_EXISTS"),
-        (lambda c: c.create_online_key("nobody", "bundle"), "NOT_FOUND"),
-        (lambda c: c.create_online_key("", "heartbeat"), "INVALID_ARGUMENT"),
-        (lambda c: c.roots("nobody"), "NOT_FOUND"),
-        (lambda c: c.publish_root("nobody", c.roots("acme")[0].envelope), "NOT_FOUND"),
-        (lambda c: c.rollback(ACME), "NOT_FOUND"),
-        (lambda c: c.rollback("org/nobody"), "NOT_FOUND"),
-        (lambda c: c.rollback("nonsense"), "INVALID_ARGUMENT"),
-        (lambda c: c.set_freeze("nobody", frozen=True), "NOT_FOUND"),
-        (lambda c: c.set_freeze("acme", frozen=False), "NOT_FOUND"),
-        (lambda c: c.publish_envelope(c.roots("acme")[0].envelope, b""), "FAILED_PRECONDITION"),
-    ],
-)
-def test_what_cannot_be_done_has_its_status(
-    client: PublishingClient, call: Callable[[PublishingClient], object], status: str
-) -> None:
-    with pytest.raises(ServerRefused) as refused:
-        call(client)
-    assert refused.value.status == status
-
-
-def test_two_roots_of_one_version_are_a_conflict(server: LiveServer, client: PublishingClient) -> None:
-    newest = client.roots("acme")[0].envelope
-    later = root_fields(newest)["expires_at"] - 1
-    client.publish_root("acme", next_root(newest, server.root_signer()))
-    with pytest.raises(ServerRefused) as refused:
-        client.publish_root("acme", next_root(newest, server.root_signer(), expires_at=later))
-    assert refused.value.status == "ABORTED"
-
-
-def test_requests_without_what_they_need_are_refused(server: LiveServer) -> None:
-    stub = server.admin.stub
-    terms: dict[str, Any] = {"metadata": server.admin.metadata, "timeout": DEADLINE_S}
-    header = pub.PublishEnvelopeRequest(header=pub.EnvelopeHeader())
-    content = pub.PublishEnvelopeRequest(content=b"x")
-    for call in (
-        lambda: stub.PublishRoot(pub.PublishRootRequest(org="acme"), **terms),
-        lambda: stub.CreateOnlineKey(pub.CreateOnlineKeyRequest(org="acme"), **terms),
-        lambda: stub.PublishEnvelope(iter([header]), **terms),
-        lambda: stub.PublishEnvelope(iter([content]), **terms),
-        lambda: stub.PublishEnvelope(iter([]), **terms),
-    ):
-        assert refusal(call)[0] is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_keys_of_other_orgs_and_roles_reach_none_of_it(server: LiveServer) -> None:
-    publisher, foreign = (server.admin.create_key(org, "publisher").secret for org in ("acme", "globex"))
-    server.admin.publish(ACME, policy("p"))
-    with server.client() as admin:
-        root = admin.roots("acme")[0].envelope
-        prepared = admin.prepare_bundle(ACME, files("q"), PublishTerms())
-    envelope = sign(PayloadType.BUNDLE, prepared.envelope.payload, [server.root_signer()])
-    with server.client(publisher) as client:
-        for forbidden in (
-            lambda: client.create_org("initech"),
-            lambda: client.create_online_key("acme", "bundle"),
-            lambda: client.publish_root("acme", root),
-        ):
-            with pytest.raises(ServerRefused, match="PERMISSION_DENIED"):
-                forbidden()
-        assert client.roots("acme")[0].envelope == root
-    with server.client(foreign) as stranger:
-        for out_of_reach in (
-            lambda: stranger.roots("acme"),
-            lambda: stranger.prepare_bundle(ACME, files("q"), PublishTerms()),
-            lambda: stranger.publish_envelope(envelope, prepared.content),
-            lambda: stranger.rollback(ACME),
-            lambda: stranger.set_freeze("acme", frozen=True),
-        ):
-            with pytest.raises(ServerRefused, match="PERMISSION_DENIED"):
-                out_of_reach()

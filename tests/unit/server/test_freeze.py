@@ -16,7 +16,8 @@ from akpolicy.errors import (
     RollbackNotAuthorised,
     SignersMissing,
 )
-from akpolicy_server.freeze import FREEZE_ID, FREEZE_POLICY, FreezeState
+from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
+from akpolicy_server.freeze import FreezeState
 from akpolicy_server.store.revisions import RevisionKind
 from tests.unit.server.conftest import order, policy
 from tests.unit.server.follower import Follower, current_root, new_signers, next_root, with_keys, with_role
@@ -35,7 +36,7 @@ def freeze(core: Core, frozen: bool = True, message: str = "") -> FreezeState:
 
 
 def test_the_policy_of_a_freeze_is_valid(schema: CedarSchema) -> None:
-    assert not list(check_policies([PolicyText(FREEZE_ID, FREEZE_POLICY)], schema))
+    assert not list(check_policies([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)], schema))
 
 
 def test_a_freeze_forbids_all_and_its_end_brings_back_what_was(core: Core) -> None:
@@ -48,7 +49,7 @@ def test_a_freeze_forbids_all_and_its_end_brings_back_what_was(core: Core) -> No
     assert frozen.changed
     assert (frozen.revision.kind, frozen.revision.message) == (RevisionKind.FREEZE, "stolen laptop")
     host.follow()
-    assert host.policies(ACME) == [FREEZE_ID]
+    assert host.policies(ACME) == [FREEZE_POLICY_ID]
     assert host.enforced[ACME].manifest.offline.max_age_s == 77
     ended = freeze(core, frozen=False)
     assert ended.changed
@@ -136,7 +137,7 @@ def test_a_freeze_outlives_a_raised_epoch(core: Core) -> None:
     core.roots.publish(core.admin, "acme", next_root(core, epoch=2))
     host = Follower(core)
     host.follow()
-    assert host.policies(ACME) == [FREEZE_ID]
+    assert host.policies(ACME) == [FREEZE_POLICY_ID]
     assert freeze(core, frozen=False).revision.epoch == 2
     host.follow()
     assert host.policies(ACME) == ["a"]
