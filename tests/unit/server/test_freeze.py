@@ -17,7 +17,6 @@ from akpolicy.errors import (
     SignersMissing,
 )
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
-from akpolicy_server.freeze import FreezeState
 from akpolicy_server.store.revisions import RevisionKind
 from tests.unit.server.conftest import order, policy
 from tests.unit.server.follower import Follower, current_root, new_signers, next_root, with_keys, with_role
@@ -26,6 +25,7 @@ from tests.unit.server.test_roots import view_of
 
 if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
+    from akpolicy_server.freeze import FreezeState
     from tests.unit.server.conftest import Core
 
 ACME = "org/acme"
