@@ -8,13 +8,15 @@ Rules:
 - Versions of a scope rise by one within an epoch. A draft becomes one document for each epoch in use (`audience`), all
   with the same content; the highest epoch's comes last and is the one that is answered with.
 - A document that hosts of its org would refuse is not published.
-- No org can keep the others from a new `global`: one whose root does not let this server sign for it long enough is
-  passed over, loudly. What its hosts have stays with them. If nobody is left, it is refused. One that lets the
-  platform only forbid is heard when somebody publishes, and passed over when the server signs anew by itself.
+- No org can keep the others from a new `global`: one whose root does not let this server sign for it long enough, or
+  with keys that find no room beside everybody's, is passed over, loudly. What its hosts have stays with them. If nobody
+  is left, it is refused. One that lets the platform only forbid is heard when somebody publishes, and passed over when
+  the server signs anew by itself.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from akpolicy.errors import EpochMismatch, ExpiryExceedsKey, RootExpired, SignerError, SignersMissing, TrustError
+from akpolicy.limits import MAX_SIGNATURES
 from akpolicy.scope import GLOBAL
 from akpolicy.signing import sign_document
 from akpolicy_server.api_keys import require_in_force
@@ -145,6 +148,7 @@ class Ledger:
                 log.warning("published without the hosts of an org", org=member.org, reason=str(error))
         if group.members and not quorums:
             return None
+        quorums = _within_an_envelope(quorums)
         members = tuple(member for member in group.members if member.org in quorums)
         if not members:
             quorums[""] = self._platform_quorum(change, draft)
@@ -177,6 +181,21 @@ def _nobody(connection: Connection, scope: str) -> Group:
     """Return the group to publish for while there is no org."""
     current = current_revision(connection, scope)
     return Group(current.epoch if current else FIRST_EPOCH, ())
+
+
+def _within_an_envelope(quorums: dict[str, Quorum]) -> dict[str, Quorum]:
+    """Return the orgs whose keys sign together: those with the most usual keys first, while there is room for more."""
+    key_ids = {org: frozenset(s.public_key.key_id for s in quorum.signers) for org, quorum in quorums.items()}
+    usual = Counter(key_ids.values())
+    kept: dict[str, Quorum] = {}
+    together: frozenset[str] = frozenset()
+    for org in sorted(quorums, key=lambda org: (-usual[key_ids[org]], len(key_ids[org]), org)):
+        if len(together | key_ids[org]) > MAX_SIGNATURES:
+            log.warning("published without the hosts of an org", org=org, reason="an envelope has no room for its keys")
+            continue
+        together |= key_ids[org]
+        kept[org] = quorums[org]
+    return kept
 
 
 def _no_such_epoch(scope: str, groups: Collection[Group]) -> EpochMismatch:

@@ -68,13 +68,20 @@ def resign(change: Change, ledger: Ledger, org: str) -> Resigned:
 
 
 def _sign_anew(change: Change, ledger: Ledger, member: Member, newest: RevisionRecord) -> RevisionRecord:
+    """Sign a scope anew for an org; raise why that cannot be, and then nobody gets a new version."""
     draft = renewal_of(newest, lambda: read_content(change.connection, newest))
-    # First for this org: the others must not get a new version that is of no use to it.
     ledger.quorum(draft, member, change.now)
-    role = draft.role(member.root)
-    if role is not None and not role.grants and draft.content.permits():
-        raise KeyNotAuthorised(f"the root of `{member.org}` lets the signers of `{draft.scope}` only forbid")
-    return ledger.commit(change, draft, epochs={member.root.epoch})
+    touched = set(change.touched)
+    try:
+        with change.connection.begin_nested():
+            revision = ledger.commit(change, draft, epochs={member.root.epoch})
+            layer = layers_of(change.connection, member.org).get(draft.scope)
+            if layer is None or layer.revision.serial != revision.serial:
+                raise KeyNotAuthorised(f"what others would take of `{draft.scope}`, hosts of `{member.org}` would not")
+    except (TrustError, SignersMissing, SignerError):
+        change.touched = touched
+        raise
+    return revision
 
 
 def _stands(change: Change, member: Member, revision: RevisionRecord, layer: Layer | None) -> bool:

@@ -9,7 +9,10 @@ import pytest
 
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import SignersMissing, TrustError
+from akpolicy.limits import MAX_SIGNATURES
+from akpolicy.root import Root
 from akpolicy.scope import GLOBAL
+from akpolicy.strict_json import load
 from akpolicy_server.drafts import renewal_of
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.orders import EnvelopeOrder
@@ -267,6 +270,37 @@ def test_an_org_that_lets_the_platform_only_forbid_keeps_nobody_from_a_renewal(c
         Renewal(core.database, core.ledger, threads, core.clock, ServerMetrics()).once()
     assert globex.follow().revisions[GLOBAL].version == 2
     assert Follower(core).follow().revisions == {}
+
+
+def test_an_org_that_demands_more_signatures_than_fit_keeps_nobody_from_a_new_global(core: Core) -> None:
+    core.publisher.publish(core.admin, order(GLOBAL, policy("first")))
+    keys = [core.online_keys.create(core.admin, "acme", KeyRole.BUNDLE) for _ in range(MAX_SIGNATURES)]
+    roles = with_role(core, "acme", "bundle", GLOBAL, *keys, threshold=MAX_SIGNATURES)
+    root = next_root(core, keys=with_keys(core, "acme", *keys), roles=roles)
+    globex = Follower(core, "globex")
+    before = globex.follow()
+    assert core.roots.publish(core.admin, "acme", root).dropped == (GLOBAL,)
+    assert globex.follow() == before
+    core.publisher.publish(core.admin, order(GLOBAL, policy("second")))
+    globex.follow()
+    assert globex.policies(GLOBAL) == ["second"]
+    assert Follower(core).follow().revisions == {}
+
+
+def test_a_first_root_that_cannot_have_the_current_global_begins_without_it(core: Core) -> None:
+    core.publisher.publish(core.admin, order(GLOBAL, policy("p")))
+    globex = Follower(core, "globex")
+    before = globex.follow()
+    [owner] = new_signers(1)
+    created = core.orgs.create(core.admin, "initech", [owner.public_key.anchor])
+    assert created.unsigned_root is not None
+    root = load(created.unsigned_root.payload, Root)
+    bundle = [d.model_copy(update={"grants": d.prefix != GLOBAL}) for d in root.roles.bundle]
+    changed = root.model_copy(update={"roles": root.roles.model_copy(update={"bundle": bundle})})
+    signed = sign(PayloadType.ROOT, changed.to_bytes(), [owner])
+    assert core.roots.publish(core.admin, "initech", signed).dropped == (GLOBAL,)
+    assert Follower(core, "initech", [owner.public_key.anchor]).follow().revisions == {}
+    assert globex.follow() == before
 
 
 def test_what_nobodys_hosts_would_take_is_not_signed_anew(core: Core) -> None:
