@@ -52,8 +52,11 @@ class Rollback(Document):
             raise ValueError(msg)
         return self
 
-    def manifest(self, original: Manifest, *, min_version: int) -> Manifest:
-        """Return what takes effect: this version and life, with what `original` says of content and offline floor."""
+    def manifest(self, original: Manifest) -> Manifest:
+        """Return what takes effect: this version and life, with what `original` says of content and offline floor.
+
+        A later rollback may go back to what this one restores, and no further.
+        """
         return Manifest(
             type="bundle",
             spec=1,
@@ -63,7 +66,7 @@ class Rollback(Document):
             issued_at=self.issued_at,
             not_before=self.issued_at,
             expires_at=self.expires_at,
-            min_version=min_version,
+            min_version=self.restores.version,
             offline=original.offline,
             content=original.content,
         )

@@ -44,7 +44,7 @@ Rules:
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
-    │   ├── VersionConflict  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
+    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer
         └── ServerUnreachable  ServerRefused
@@ -84,6 +84,7 @@ from akpolicy.errors.operation import (
     KeyNotFound,
     LastAdminKey,
     OrgExists,
+    OrgFrozen,
     OrgNotFound,
     PermissionDenied,
     RevisionNotFound,
@@ -238,6 +239,7 @@ __all__ = [
     "MissingField",
     "NotYetValid",
     "OrgExists",
+    "OrgFrozen",
     "OrgMismatch",
     "OrgNotFound",
     "PayloadMalformed",

@@ -118,6 +118,10 @@ class VersionConflict(ServerError):
         self.current = current
 
 
+class OrgFrozen(ServerError):
+    """The org is frozen, and a publish that does not say that it knows would end that."""
+
+
 class IdempotencyKeyReused(ServerError):
     """The idempotency key was used for something else."""
 

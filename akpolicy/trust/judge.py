@@ -185,7 +185,7 @@ class Judge:
         mark = self._marks.get(scope)
         if mark is None or mark.digest != envelope.digest().hex():
             rollbacks.check_floor(rollback, mark)
-        manifest = rollback.manifest(restored, min_version=rollbacks.floor_after(rollback, mark))
+        manifest = rollback.manifest(restored)
         # (5) to (7) as for a bundle.
         return self._placed(manifest, envelope, bundle_role, now, held=held, original=original)
 

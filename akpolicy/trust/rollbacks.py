@@ -49,13 +49,6 @@ def check_floor(rollback: Rollback, mark: Mark | None) -> None:
         )
 
 
-def floor_after(rollback: Rollback, mark: Mark | None) -> int:
-    """Return how far back a later rollback may go: no further than before, or not beyond what this one restores."""
-    if mark is not None and mark.epoch == rollback.epoch:
-        return mark.min_version
-    return rollback.restores.version
-
-
 def _refuse(rollback: Rollback, what: str) -> None:
     msg = f"rollback of `{rollback.scope}` to version {rollback.version} {what}"
     raise RollbackNotAuthorised(msg)

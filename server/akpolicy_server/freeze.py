@@ -8,6 +8,8 @@ Rules:
 - Ending it publishes the newest content from before as a bundle; a rollback could still go back to the freeze, and no
   further.
 - Asking for what is so already changes nothing.
+- A publish ends a freeze only if it names the version of the freeze: an automatic one, which knows nothing of it, does
+  not.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
 from akpolicy.engine.source import PolicyText
-from akpolicy.errors import RevisionNotFound
+from akpolicy.errors import OrgFrozen, RevisionNotFound
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy.scope import org_scope
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
@@ -42,6 +44,23 @@ if TYPE_CHECKING:
 DEFAULT_OFFLINE: Final = OfflineFloor(mode="cached_with_expiry", max_age_s=DEFAULT_OFFLINE_MAX_AGE_S)
 
 
+FREEZE_CONTENT: Final = propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)])
+
+
+def is_freeze(revision: RevisionRecord) -> bool:
+    """Whether a revision forbids everything, however it came about."""
+    return revision.content_digest.hex() == FREEZE_CONTENT.reference.digest
+
+
+def refuse_unaware(current: RevisionRecord | None, expected_version: int | None) -> None:
+    """Raise `OrgFrozen` if a publish would end a freeze without saying that it knows."""
+    if current is not None and is_freeze(current) and expected_version is None:
+        raise OrgFrozen(
+            f"`{current.scope}` is frozen; publish with expected version {current.version} to end that with these "
+            "policies, or go back to those before with `akpolicy org unfreeze`"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class FreezeState:
     """The current revision of an org; `changed` unless it was frozen, or free, already."""
@@ -56,7 +75,6 @@ class Freeze:
     def __init__(self, ledger: Ledger, *, default_lifetime_s: int) -> None:
         self._ledger = ledger
         self._default_lifetime_s = default_lifetime_s
-        self._content = propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)])
 
     def set(self, caller: Caller, org: str, *, frozen: bool, message: str) -> FreezeState:
         """Freeze an org, or end that.
@@ -74,7 +92,7 @@ class Freeze:
                 return FreezeState(current, changed=False)
             if frozen:
                 reason = Reason(RevisionKind.FREEZE, message, caller.key_id)
-                draft = self._draft(scope, self._content, current, Floor.ITSELF, reason)
+                draft = self._draft(scope, FREEZE_CONTENT, current, Floor.ITSELF, reason)
             else:
                 before = self._before(change.connection, scope, current)
                 content = _content_of(change.connection, before)
@@ -83,9 +101,8 @@ class Freeze:
             return FreezeState(self._ledger.commit(change, draft), changed=True)
 
     def _is_so(self, connection: Connection, org: str, current: RevisionRecord, *, frozen: bool) -> bool:
-        is_freeze = current.content_digest.hex() == self._content.reference.digest
-        if not (is_freeze and frozen):
-            return is_freeze == frozen
+        if not (is_freeze(current) and frozen):
+            return is_freeze(current) == frozen
         # A freeze that hosts have dropped since freezes nothing.
         layer = layers_of(connection, org).get(current.scope)
         return layer is not None and layer.in_force and layer.revision.serial == current.serial
@@ -94,7 +111,10 @@ class Freeze:
         """Return the newest revision that is no freeze."""
         before = current and find_other_content(connection, scope, current.content_digest, before=current.serial)
         if before is None:
-            raise RevisionNotFound(f"there is nothing published for `{scope}` to return to; publish policies instead")
+            raise RevisionNotFound(
+                f"there is nothing published for `{scope}` to return to; publish policies instead, with the current "
+                "version as the expected one"
+            )
         return before
 
     def _draft(

@@ -23,6 +23,7 @@ from akpolicy_server.access import Caller, check_publishable_scope, require_publ
 from akpolicy_server.audience import require_scope
 from akpolicy_server.claims import claim_of, first_answer
 from akpolicy_server.drafts import BundleDraft, Floor, Reason
+from akpolicy_server.freeze import refuse_unaware
 from akpolicy_server.judging import propose_content
 from akpolicy_server.orders import check_expected
 from akpolicy_server.store.revisions import RevisionKind, current_revision
@@ -81,6 +82,7 @@ class Publisher:
             OrgNotFound: the scope's org does not exist.
             RootNotFound: the org waits for its first root.
             VersionConflict: the scope is at another version than expected.
+            OrgFrozen: the org is frozen, and no version is expected.
             IdempotencyKeyReused: the idempotency key was used for something else.
             SignersMissing: other keys must sign.
             TrustError: hosts would refuse the result, for example because their root expired.
@@ -97,6 +99,7 @@ class Publisher:
                 return Published(first, repeated=True, dry_run=order.dry_run)
             current = current_revision(change.connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
+            refuse_unaware(current, order.expected_version)
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
         return Published(revision, repeated=False, dry_run=order.dry_run)
 

@@ -24,6 +24,7 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.OrgExists: StatusCode.ALREADY_EXISTS,
     errors.IdempotencyKeyReused: StatusCode.ALREADY_EXISTS,
     errors.VersionConflict: StatusCode.ABORTED,
+    errors.OrgFrozen: StatusCode.FAILED_PRECONDITION,
     errors.LastAdminKey: StatusCode.FAILED_PRECONDITION,
     errors.InvalidField: StatusCode.INVALID_ARGUMENT,
     errors.PolicyError: StatusCode.INVALID_ARGUMENT,

@@ -10,11 +10,13 @@ from akpolicy.engine.check import check_policies
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import (
     InvalidField,
+    OrgFrozen,
     OrgNotFound,
     PermissionDenied,
     RevisionNotFound,
     RollbackNotAuthorised,
     SignersMissing,
+    VersionConflict,
 )
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy_server.store.revisions import RevisionKind
@@ -88,7 +90,7 @@ def test_no_rollback_ends_a_freeze_or_goes_back_past_it(core: Core) -> None:
 def test_two_freezes_in_a_row_end_in_what_was_before_both(core: Core) -> None:
     publish(core, "a")
     freeze(core)
-    core.publisher.publish(core.admin, order(ACME, FREEZE_POLICY))
+    core.publisher.publish(core.admin, order(ACME, FREEZE_POLICY, expected_version=2))
     ended = freeze(core, frozen=False)
     host = Follower(core)
     host.follow()
@@ -103,7 +105,7 @@ def test_an_org_without_policies_can_be_frozen_and_has_nothing_to_return_to(core
     Follower(core).follow()
     with pytest.raises(RevisionNotFound, match="publish policies instead"):
         freeze(core, frozen=False)
-    publish(core, "a")
+    publish(core, "a", expected_version=1)
     assert not freeze(core, frozen=False).changed
 
 
@@ -154,3 +156,15 @@ def test_publishers_of_the_org_freeze_it_and_nobody_else(core: Core) -> None:
     for org, message in (("not an org", ""), ("acme", "x" * 1001)):
         with pytest.raises(InvalidField):
             core.freeze.set(core.admin, org, frozen=True, message=message)
+
+
+def test_only_a_publish_that_names_the_freeze_ends_it(core: Core) -> None:
+    publish(core, "a")
+    frozen = freeze(core).revision
+    with pytest.raises(OrgFrozen, match=f"expected version {frozen.version} "):
+        publish(core, "b")
+    with pytest.raises(VersionConflict):
+        core.publisher.publish(core.admin, order(ACME, policy("b"), expected_version=frozen.version - 1))
+    ended = core.publisher.publish(core.admin, order(ACME, policy("b"), expected_version=frozen.version)).revision
+    assert ended.version == frozen.version + 1
+    publish(core, "c")

@@ -69,15 +69,14 @@ def test_it_amounts_to_its_own_version_and_life_with_the_originals_content_and_f
     mode = data.draw(st.sampled_from(["fail_closed", "cached_with_expiry", "cached_indefinite", "default_policy"]))
     envelope, _ = org.bundle_envelope(offline={"mode": mode, "max_age_s": data.draw(st.integers(0, MAX_JSON_INT))})
     original = load(envelope.payload, Manifest)
-    min_version = data.draw(st.integers(1, rollback.version))
 
-    manifest = rollback.manifest(original, min_version=min_version)
+    manifest = rollback.manifest(original)
 
     assert (manifest.scope, manifest.epoch, manifest.version) == (rollback.scope, rollback.epoch, rollback.version)
     assert (manifest.issued_at, manifest.not_before) == (rollback.issued_at, rollback.issued_at)
     assert manifest.expires_at == rollback.expires_at
     assert (manifest.content, manifest.offline) == (original.content, original.offline)
-    assert (manifest.min_version, manifest.deleted) == (min_version, False)
+    assert (manifest.min_version, manifest.deleted) == (rollback.restores.version, False)
     # What it amounts to is a sound manifest.
     assert load(manifest.to_bytes(), Manifest) == manifest
 
