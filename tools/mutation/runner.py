@@ -9,8 +9,9 @@ Rules:
 - The tests are collected once. For each mutant the process forks before any test has run; the child runs the mutant's
   tests in the given order up to the first that fails, and exits. mutmut's own runner collects anew for each mutant,
   which costs several seconds here.
-- A mutant may run forever: a child is ended by its CPU time, and much later by the clock. It may leave processes and
-  files behind: a child has a process group and a directory for temporary files of its own, and both are removed.
+- A mutant may run forever: a child is ended by its CPU time, and much later by the clock. It may ask for ever more
+  memory: that has a bound too. It may leave processes and files behind: a child has a process group and a directory for
+  temporary files of its own, and both are removed.
 - Hypothesis draws few examples, always the same.
 """
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 HERE = Path(__file__).resolve().parent
-TESTS = ("tests/unit/trust", "tests/attacks")
+TESTS = ("tests/unit/trust", "tests/unit/test_trusted_time.py", "tests/unit/sidecar", "tests/attacks")
 # Random bytes prove nothing about one mutant, and the catalogue tests tests.
 LEFT_OUT = ("tests/attacks/test_mutations.py", "tests/attacks/test_catalogue.py")
 EXAMPLES = 20
@@ -47,6 +48,8 @@ EXAMPLES = 20
 LEAST_CPU_S = 10
 CPU_MARGIN = 5
 CLOCK_MARGIN = 20
+# How much more address space than the process has when it forks.
+MEMORY_BYTES = 2 << 30
 
 SURVIVED, KILLED = 0, 1
 PROGRESS_S = 10.0
@@ -177,6 +180,8 @@ class Mutants(Base):
         cpu = LEAST_CPU_S + CPU_MARGIN * job["seconds"]
         used = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(used + cpu), int(used + cpu) + 5))
+        memory = _address_space() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, cpu * CLOCK_MARGIN)
 
@@ -208,6 +213,11 @@ class Mutants(Base):
             }
         )
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _address_space() -> int:
+    """Return how many bytes of address space this process has."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
 def _status(code: int) -> str:

@@ -43,7 +43,7 @@ MUTATED: Final = (
     *(f"akpolicy/{name}.py" for name in ("fields", "strict_json", "scope", "trusted_time", "durable")),
     *(f"akpolicy_sidecar/{name}.py" for name in ("state", "cache", "ledger", "loading", "freshness", "offline")),
     *(f"akpolicy_sidecar/{name}.py" for name in ("updater", "updates", "root_updates", "bundle_updates")),
-    *(f"akpolicy_sidecar/{name}.py" for name in ("heartbeat_updates", "layers")),
+    *(f"akpolicy_sidecar/{name}.py" for name in ("heartbeat_updates", "layers", "outstanding")),
 )
 
 # Lines whose strings are the wording of a message: no test should pin it.
