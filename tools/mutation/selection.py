@@ -1,7 +1,7 @@
 """Which tests can notice a mutant, and in which order they try.
 
 A test can notice a mutant only if it runs the statement that the mutant changes. Those that run the fewest lines come
-first: they are made for what they test, and they are quick. So the order depends on nothing that is measured in time.
+first: they are made for what they test. Slow ones come behind all others, because most mutants need only one test.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from tools.mutation.mutants import Mutant
 
+
+# CPU seconds from which on a test is slow.
+SLOW_S: Final = 0.5
 
 # The name of the job without a mutant.
 CONTROL: Final = ""
@@ -38,12 +41,13 @@ class Coverage:
 def jobs(mutants: Sequence[Mutant], coverage: Coverage) -> list[dict[str, Any]]:
     """Return the runner's jobs: of each mutant that a test can notice, its tests in order and their CPU seconds."""
     breadth = Counter(test for by_line in coverage.lines.values() for ran in by_line.values() for test in ran)
+    slow = [seconds >= SLOW_S for seconds in coverage.seconds]
     found = []
     for mutant in mutants:
         by_line = coverage.lines.get(mutant.path, {})
         tests = {test for line in mutant.lines for test in by_line.get(line, ())}
         if tests:
-            ordered = sorted(tests, key=lambda test: (breadth[test], coverage.tests[test]))
+            ordered = sorted(tests, key=lambda test: (slow[test], breadth[test], coverage.tests[test]))
             found.append(_job(mutant.name, ordered, coverage))
     return found
 
