@@ -92,3 +92,5 @@ def check_message(error: AkpolicyError) -> None:
     assert len(error.message) < 600
     assert not error.message.endswith(".")
     assert error.message[0].islower() or error.message[0] in "`0123456789"
+    # What a check without a reason of its own would end up with.
+    assert not error.message.endswith("none")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from akpolicy.bundle import ContentReference, check_reference, describe_content, encode_content
+from akpolicy.bundle import ContentReference, check_reference, describe_content, encode_content, open_content
 from akpolicy.errors import (
     ContentDigestMismatch,
     ContentTooLarge,
@@ -21,6 +21,7 @@ from akpolicy.errors import (
     PayloadMalformed,
     PayloadNotUtf8,
     PolicyCountMismatch,
+    PolicyError,
     PolicyIdDuplicate,
     PolicyIdInvalid,
     PolicyTooLarge,
@@ -29,7 +30,7 @@ from akpolicy.errors import (
     UnknownField,
 )
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES
-from akpolicy.strict_json import MAX_STRUCTURE_BYTES
+from akpolicy.strict_json import MAX_STRUCTURE_BYTES, shown
 from tests.simulators.org import PERMIT_ALL, content_reference, delegation, role
 from tests.simulators.tampering import flip_bit
 
@@ -130,6 +131,23 @@ def test_signed_content_that_cannot_be_policies_is_refused(
     scene: Scene, error: type[AkpolicyError], blob: bytes, count: int
 ) -> None:
     scene.refuses(error, *scene.org.bundle_envelope(scene.org.scope, blob, policy_count=count))
+
+
+@pytest.mark.parametrize(
+    ("blob", "policy_id"),
+    [
+        (blob_of(entry("a"), entry("b ")), "b "),
+        (blob_of(entry("a"), entry("\x1b" + "c" * 100)), shown("\x1b" + "c" * 100)),
+        (blob_of(entry("a"), entry("b"), entry("b")), "b"),
+        (blob_of(entry("a"), entry("b", "/" * (MAX_POLICY_BYTES + 1))), "b"),
+        (blob_of(entry("a"), entry("b", " ")), "b"),
+    ],
+)
+def test_the_entry_that_is_wrong_is_named(blob: bytes, policy_id: str) -> None:
+    reference = describe_content(blob, blob.count(b'"id"'))
+    with pytest.raises(PolicyError) as caught:
+        open_content(blob, reference)
+    assert caught.value.policy_id == policy_id
 
 
 @pytest.mark.parametrize("scope", ["org/acme/team/a", "org/acme/user/u"])

@@ -182,6 +182,11 @@ def test_a_write_replaces_a_link_and_does_not_follow_it(directory: Path, tmp_pat
     assert read(link) == NEW
 
 
+def test_a_new_file_has_what_was_given(directory: Path) -> None:
+    write_new_file(directory / "key", NEW)
+    assert read(directory / "key") == NEW
+
+
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
 def test_a_new_file_overwrites_nothing(directory: Path, kind: str) -> None:
     target, other = directory / "key", directory / "other"
@@ -263,7 +268,7 @@ def test_a_file_of_another_user_is_not_read(directory: Path) -> None:
     target = directory / "state.json"
     write_atomic(target, OLD)
     _give_away(target)
-    with pytest.raises(CacheWrongOwner):
+    with pytest.raises(CacheWrongOwner, match=f"{target}.* belongs to user {SOMEBODY}, not to user {os.geteuid()} "):
         read(target)
 
 
@@ -272,11 +277,25 @@ def test_a_device_is_not_read() -> None:
         read(Path("/dev/null"))
 
 
+def test_a_file_as_large_as_is_allowed_is_read(directory: Path) -> None:
+    target = directory / "state.json"
+    write_atomic(target, NEW)
+    assert read_private_file(target, max_bytes=len(NEW)) == NEW
+    with pytest.raises(CacheCorrupt, match=f"{target}.* has {len(NEW)} bytes, more than {len(NEW) - 1}"):
+        read_private_file(target, max_bytes=len(NEW) - 1)
+
+
+def test_a_file_that_takes_several_reads_is_whole(directory: Path) -> None:
+    large = bytes(range(256)) * 10_000
+    write_atomic(directory / "blob", large)
+    assert read_private_file(directory / "blob", max_bytes=len(large)) == large
+
+
 def test_a_file_that_grows_while_it_is_read_is_bounded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = directory / "state.json"
     write_atomic(target, OLD)
     monkeypatch.setattr(os, "read", lambda _descriptor, _size: bytes(6000))
-    with pytest.raises(CacheCorrupt, match="grew"):
+    with pytest.raises(CacheCorrupt, match=f"{target}.* grew"):
         read(target)
 
 
@@ -294,7 +313,7 @@ def test_a_disk_that_fails_while_reading_is_a_typed_error(directory: Path, monke
 
 def test_a_path_through_a_file_is_a_typed_error(directory: Path) -> None:
     write_atomic(directory / "file", OLD)
-    with pytest.raises(CacheCorrupt):
+    with pytest.raises(CacheCorrupt, match=f"cannot open `{directory}/file/below`: Not a directory"):
         read(directory / "file" / "below")
 
 
@@ -341,6 +360,7 @@ def test_a_directory_that_others_could_replace_is_not_used(
     with pytest.raises(error) as caught:
         private_directory(path)
     assert type(caught.value) is error
+    assert f"`{tmp_path}" in caught.value.message
 
 
 @as_root
@@ -348,8 +368,9 @@ def test_a_directory_that_others_could_replace_is_not_used(
 def test_a_directory_of_another_user_is_not_used(tmp_path: Path, level: int) -> None:
     path = tmp_path / "a" / "b" / "state"
     private_directory(path)
-    _give_away([path, *path.parents][level])
-    with pytest.raises(CacheWrongOwner):
+    theirs = [path, *path.parents][level]
+    _give_away(theirs)
+    with pytest.raises(CacheWrongOwner, match=f"`{theirs}`.* belongs to user {SOMEBODY}"):
         private_directory(path)
 
 
@@ -362,6 +383,12 @@ def test_a_sticky_ancestor_is_allowed_like_tmp(tmp_path: Path) -> None:
 def test_a_path_that_goes_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheSymlink, match=r"\.\."):
         private_directory(tmp_path / "a" / ".." / "state")
+
+
+def test_only_a_directory_is_synced_as_one(directory: Path) -> None:
+    write_atomic(directory / "file", OLD)
+    with pytest.raises(NotADirectoryError):
+        durable.sync_directory(directory / "file")
 
 
 def test_no_rest_of_a_write_looks_like_a_document() -> None:
