@@ -84,9 +84,10 @@ def parse_index(text: bytes) -> Index:
 
 
 def _parse_line(row: bytes) -> IndexLine:
-    match = _LINE.fullmatch(row.decode("ascii", errors="replace"))
+    text = row.decode("ascii", errors="replace")
+    match = _LINE.fullmatch(text)
     if match is None:
-        msg = f"index has the line `{shown(row.decode('ascii', errors='replace'))}`, which is none"
+        msg = f"index has the line `{shown(text)}`; a line is `<scope> <epoch> <version> <digest>`"
         raise PayloadMalformed(msg)
     epoch, version = int(match[2]), int(match[3])
     if max(epoch, version) > MAX_JSON_INT:

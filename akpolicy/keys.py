@@ -123,8 +123,11 @@ def decode_public_key(text: str) -> PublicKey:
 
 def _decode(encoded: str, whole: str) -> bytes:
     plain = encoded.rstrip("=").replace("-", "+").replace("_", "/")
+    needed = -len(plain) % 4
+    # Padding is optional, and more of it than needed is as wrong as a letter too many.
+    padding = max(needed, len(encoded) - len(plain))
     try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        return base64.b64decode(plain + "=" * padding, validate=True)
     except ValueError:
         msg = f"`{_abbreviated(whole)}` has no valid base64; write `ed25519:<base64 of the 32-byte public key>`"
         raise AnchorFormat(msg) from None

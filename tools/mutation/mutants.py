@@ -3,6 +3,8 @@
 mutmut numbers the mutants of a function, and every edit shifts the numbers. So a mutant is known by its module, its
 function and the change itself: the lines that it removes and those that it adds, without their indentation. Where one
 function has the same change several times, `occurrence` counts them from 1.
+
+Python looks codecs up without regard to case, so a change of `"ascii"` to `"ASCII"` is not counted as one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mutmut.mutation.file_mutation import MutatedFile
 
 _ORIGINAL = "_orig"
+_CODECS: Final = {"ASCII": "ascii", "UTF-8": "utf-8"}
 
 
 class Change(NamedTuple):
@@ -58,6 +61,8 @@ def mutants_of(path: Path, mutated: MutatedFile) -> list[Mutant]:
         first = mutated.line_span_by_function_name[f"{mangled}__mutmut{_ORIGINAL}"].start
         mutant = [line.replace(f"{name}(", f"{mangled}__mutmut{_ORIGINAL}(") for line in mutant]
         removed, added, at = difference(original, mutant)
+        if same_codec(removed, added):
+            continue
         key = Change(module, function_name(mangled), removed, added)
         seen[key] += 1
         statement = statement_around(original, at)
@@ -87,6 +92,13 @@ def difference(original: Sequence[str], mutant: Sequence[str]) -> tuple[str, str
         end += 1
     removed, added = (lines[start : len(lines) - end] for lines in (original, mutant))
     return _joined(removed), _joined(added), start
+
+
+def same_codec(removed: str, added: str) -> bool:
+    """Whether a change is nothing but another spelling of the name of a codec."""
+    for name, usual in _CODECS.items():
+        added = added.replace(name, usual)
+    return removed == added
 
 
 def _joined(lines: Sequence[str]) -> str:

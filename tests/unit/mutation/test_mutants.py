@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import REQUIRE_ALL
-from tools.mutation.mutants import Change, Mutant, difference, drawn, function_name, mutants_of, statement_around
+from tools.mutation.mutants import (
+    Change,
+    Mutant,
+    difference,
+    drawn,
+    function_name,
+    mutants_of,
+    same_codec,
+    statement_around,
+)
 from tools.mutation.workplace import WORDING, undecorated
 
 if TYPE_CHECKING:
@@ -175,3 +184,10 @@ def test_a_sample_is_the_same_for_the_same_seed_in_whatever_order_the_mutants_co
 
 def test_a_sample_that_is_too_large_is_everything(mutants: list[Mutant]) -> None:
     assert {m.name for m in drawn(mutants, 10_000, "a")} == {m.name for m in mutants}
+
+
+def test_another_spelling_of_a_codec_is_no_change() -> None:
+    assert same_codec('text.encode("ascii")', 'text.encode("ASCII")')
+    assert same_codec("data.decode('utf-8')", "data.decode('UTF-8')")
+    assert not same_codec('text.encode("ascii")', "text.encode()")
+    assert not same_codec('{"scope": text}', '{"SCOPE": text}')

@@ -374,6 +374,23 @@ def test_a_directory_of_another_user_is_not_used(tmp_path: Path, level: int) -> 
         private_directory(path)
 
 
+@as_root
+def test_ancestors_may_belong_to_root_whoever_we_are() -> None:
+    code = f"""
+import os, pathlib, shutil, tempfile
+from akpolicy.durable import private_directory
+os.setgid({SOMEBODY})
+os.setuid({SOMEBODY})
+ours = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))
+try:
+    private_directory(ours / "state")
+    print("made")
+finally:
+    shutil.rmtree(ours)
+"""
+    assert run(code).stdout == "made\n"
+
+
 def test_a_sticky_ancestor_is_allowed_like_tmp(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a").chmod(0o1777)

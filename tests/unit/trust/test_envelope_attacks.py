@@ -32,6 +32,7 @@ from tests.simulators.tampering import (
     with_payload_type,
     with_signature,
 )
+from tests.unit.trust.scene import check_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +125,15 @@ def test_a_huge_root_is_refused(scene: Scene) -> None:
     scene.refuses_root(EnvelopeTooLarge, sign(PayloadType.ROOT, payload, [scene.org.root_signer]))
 
 
+def test_a_root_may_be_larger_than_other_documents_up_to_its_limit() -> None:
+    for kind, limit in ((PayloadType.ROOT, MAX_ROOT_PAE_BYTES), (PayloadType.BUNDLE, MAX_PAE_BYTES)):
+        payload = bytes(limit - len(pae(kind, bytes(limit))) + limit)
+        assert len(pae(kind, payload)) == limit
+        sign(kind, payload, []).check_sizes()
+        with pytest.raises(EnvelopeTooLarge):
+            sign(kind, payload + b" ", []).check_sizes()
+
+
 def test_no_truncated_message_is_believed(scene: Scene) -> None:
     envelope, blob = scene.org.bundle_envelope(scene.org.scope)
     data = envelope_to_bytes(envelope)
@@ -171,6 +181,7 @@ def test_the_dsse_json_form_keeps_every_byte(scene: Scene) -> None:
     "change",
     [
         {"payload": "not base64!"},
+        {"payload": "YW!Jj"},
         {"payload": 7},
         {"payloadType": "t\ud800"},
         {"payloadType": None},
@@ -183,8 +194,9 @@ def test_the_dsse_json_form_keeps_every_byte(scene: Scene) -> None:
     ids=repr,
 )
 def test_a_malformed_dsse_json_form_is_refused(scene: Scene, change: dict[str, object]) -> None:
-    with pytest.raises(EnvelopeMalformed):
+    with pytest.raises(EnvelopeMalformed) as caught:
         from_dsse_json({**scene.first.to_dsse_json(), **change})
+    check_message(caught.value)
 
 
 def test_the_pae_is_that_of_the_dsse_specification() -> None:

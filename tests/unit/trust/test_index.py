@@ -14,6 +14,7 @@ from akpolicy.index import IndexLine, build_index, parse_index
 from akpolicy.limits import MAX_INDEX_BYTES, MAX_INDEX_SCOPES, MAX_JSON_INT
 from akpolicy.scope import MAX_SCOPE_CHARS
 from tests.simulators.tampering import flip_bit
+from tests.unit.trust.scene import check_message
 
 DIGEST = "a1" * 32
 NAMES = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
@@ -125,6 +126,7 @@ def test_a_text_that_is_not_in_its_one_spelling_is_refused(text: bytes, error: t
         parse_index(text)
 
     assert type(caught.value) is error
+    check_message(caught.value)
 
 
 def test_numbers_go_up_to_the_greatest_that_json_has() -> None:
@@ -144,6 +146,8 @@ def test_as_many_scopes_as_an_org_may_have_and_one_more() -> None:
 def test_a_text_that_is_too_long_is_refused_before_it_is_read() -> None:
     with pytest.raises(PayloadMalformed, match=f"more than {MAX_INDEX_BYTES}"):
         parse_index(b"\n" * (MAX_INDEX_BYTES + 1))
+    with pytest.raises(PayloadMalformed, match="lines"):
+        parse_index(b"\n" * MAX_INDEX_BYTES)
 
 
 def test_a_scope_of_the_greatest_length_has_a_line() -> None:

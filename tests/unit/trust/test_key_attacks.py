@@ -18,7 +18,7 @@ from akpolicy.errors import (
     RootUnanchored,
     WeakKey,
 )
-from akpolicy.keys import MAX_ANCHORS, AnchorSet, parse_anchor
+from akpolicy.keys import MAX_ANCHOR_CHARS, MAX_ANCHORS, AnchorSet, decode_public_key, parse_anchor
 from akpolicy.limits import CLOCK_SKEW_S
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.trust import Judge
@@ -128,6 +128,8 @@ ANCHORS: list[tuple[str, type[AkpolicyError], str]] = [
     ("31 bytes", AnchorFormat, anchor(GOOD.raw[:31])),
     ("33 bytes", AnchorFormat, anchor(GOOD.raw + b"\x00")),
     ("empty", AnchorFormat, "ed25519:"),
+    ("too much padding", AnchorFormat, anchor(GOOD.raw) + "="),
+    ("padding in its midst", AnchorFormat, "ed25519:" + "A" * 20 + "=" + "A" * 23),
     ("no prefix", AnchorFormat, base64.b64encode(GOOD.raw).decode()),
     ("prefix in capitals", AnchorFormat, anchor(GOOD.raw).replace("ed25519", "ED25519")),
     ("another algorithm", AnchorFormat, "ssh-ed25519 AAAAC3Nz"),
@@ -146,6 +148,29 @@ def test_what_is_no_anchor_is_refused(error: type[AkpolicyError], text: str) -> 
         AnchorSet.parse([ConfiguredAnchor(text)])
     assert type(caught.value) is error
     check_message(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", "is an age .* write `ed25519:<base64>`"),
+        (GOOD.key_id, "looks like a key id; .* write `ed25519:<base64>`"),
+        (GOOD.key_id.upper(), "looks like a key id"),
+        ("x" * MAX_ANCHOR_CHARS, "is not a trust anchor; write `ed25519:<base64"),
+        ("x" * (MAX_ANCHOR_CHARS + 1), "is longer than .* write `ed25519:<base64"),
+    ],
+)
+def test_it_is_said_what_to_write_instead(text: str, advice: str) -> None:
+    with pytest.raises(AnchorFormat, match=advice):
+        parse_anchor(text)
+
+
+@pytest.mark.parametrize("more", [" ", "\n", "=", "A"])
+def test_a_key_in_a_document_has_nothing_behind_it(more: str) -> None:
+    text = base64.b64encode(GOOD.raw).decode()
+    assert decode_public_key(text) == GOOD
+    with pytest.raises(AnchorFormat):
+        decode_public_key(text + more)
 
 
 def test_a_private_key_in_the_wrong_place_is_not_repeated() -> None:
@@ -172,19 +197,19 @@ def test_an_anchor_has_several_spellings_of_one_key(spelling: Callable[[bytes], 
 
 
 def test_an_anchor_twice_is_refused() -> None:
-    with pytest.raises(DuplicateAnchor):
+    with pytest.raises(DuplicateAnchor, match=f"{GOOD.anchor}. is configured twice"):
         AnchorSet.parse([ConfiguredAnchor(GOOD.anchor), ConfiguredAnchor(GOOD.anchor)], threshold=2)
 
 
 @pytest.mark.parametrize(("anchors", "threshold"), [(1, 2), (1, 0), (1, -1), (0, 0), (0, 1), (MAX_ANCHORS + 1, 1)])
 def test_a_threshold_beyond_the_anchors_is_refused(anchors: int, threshold: int) -> None:
     entries = [ConfiguredAnchor(PrivateKeySigner.generate().public_key.anchor) for _ in range(anchors)]
-    with pytest.raises(AnchorFormat):
+    with pytest.raises(AnchorFormat, match=f"^{anchors} trust anchors with threshold {threshold}; need 1 to"):
         AnchorSet.parse(entries, threshold)
 
 
 def test_an_anchor_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(AnchorFormat):
+    with pytest.raises(AnchorFormat, match="ends before it begins"):
         AnchorSet.parse([ConfiguredAnchor(GOOD.anchor, valid_from=10, valid_until=10)])
 
 
