@@ -122,12 +122,10 @@ def decode_public_key(text: str) -> PublicKey:
 
 
 def _decode(encoded: str, whole: str) -> bytes:
-    plain = encoded.rstrip("=").replace("-", "+").replace("_", "/")
-    needed = -len(plain) % 4
-    # Padding is optional, and more of it than needed is as wrong as a letter too many.
-    padding = max(needed, len(encoded) - len(plain))
+    standard = encoded.replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(plain + "=" * padding, validate=True)
+        # More padding than is needed is refused like any other letter too many.
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except ValueError:
         msg = f"`{_abbreviated(whole)}` has no valid base64; write `ed25519:<base64 of the 32-byte public key>`"
         raise AnchorFormat(msg) from None
