@@ -2,94 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from akpolicy.bundle import OfflineMode
 from akpolicy.clock import Moment
-from akpolicy.decision import BundleVersion, PolicySource, Reason
-from akpolicy.engine.compile import compile_layer
-from akpolicy.engine.schema import load_default_schema
-from akpolicy.engine.source import PolicyText
+from akpolicy.decision import PolicySource, Reason
 from akpolicy.errors import AkpolicyError, BundleExpired, ClockJump, ClockRollback, HeartbeatStale, PolicyStale
-from akpolicy.trusted_time import TimeProof
-from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Confirmation, Freshness
-from akpolicy_sidecar.link import Link
+from akpolicy_sidecar.freshness import Confirmation, Freshness
 from akpolicy_sidecar.offline import OfflineRule
-from akpolicy_sidecar.snapshot import Layer, Snapshot
-from akpolicy_sidecar.status import AGE_UNKNOWN_MS, Standing, stand
-
-DAY = 86_400
-START = 1_800_000_000
-NOW = Moment(wall=float(START), elapsed=50_000.0, boot_id="this-boot")
-PROOF = TimeProof(float(START), NOW)
-LIFE = 300
-IN_A_MONTH = START + 30 * DAY
-LAX = OfflineRule(OfflineMode.CACHED_INDEFINITE, math.inf)
-COMPILED = compile_layer("global", [PolicyText("p", "permit (principal, action, resource);")], load_default_schema())
-MODES = list(OfflineMode)
-
-
-def layer(
-    mode: str = "cached_with_expiry", max_age_s: float = DAY, *, scope: str = "global", expires_at: int = IN_A_MONTH
-) -> Layer:
-    return Layer(COMPILED, BundleVersion(scope, 1, 1, "0" * 64), expires_at, OfflineRule(OfflineMode(mode), max_age_s))
-
-
-def confirmed(issued_at: int = START, life: int = LIFE, **earlier: int) -> Freshness:
-    """Return that a heartbeat vouched for `global` and for the whole; `earlier` names orgs and how long before."""
-    now = Confirmation(issued_at, issued_at + life)
-    older = {f"org/{org}": Confirmation(issued_at - by, issued_at - by + life) for org, by in earlier.items()}
-    return Freshness({"global": now, **older}, now)
-
-
-def snapshot(
-    *layers: Layer,
-    local: OfflineRule = LAX,
-    missing: tuple[str, ...] = (),
-    freshness: Freshness | None = None,
-    proof: TimeProof | None = PROOF,
-) -> Snapshot:
-    """Return a snapshot that a heartbeat vouched for at `NOW`, unless the arguments say otherwise."""
-    return Snapshot.build(
-        layers or (layer(),),
-        local=local,
-        missing=missing,
-        freshness=confirmed() if freshness is None else freshness,
-        proof=proof,
-    )
-
-
-def under(mode: OfflineMode, max_age_s: float = DAY) -> Snapshot:
-    """Return a snapshot for which host and bundle say the same mode."""
-    return snapshot(layer(mode.value, max_age_s), local=OfflineRule(mode, max_age_s))
-
-
-def after(seconds: float, *, wall_off: float = 0.0) -> Moment:
-    return replace(NOW, wall=NOW.wall + seconds + wall_off, elapsed=NOW.elapsed + seconds)
-
-
-def up(moment: Moment) -> Link:
-    """Return a stream that counts and was heard at this moment."""
-    return Link(heard=moment, proven=True, interval_s=10.0)
-
-
-AWAY = Link(heard=NOW, proven=False)
-EVERY_MODE = pytest.mark.parametrize("mode", MODES)
-UP_OR_AWAY = pytest.mark.parametrize("is_up", [True, False], ids=["up", "away"])
-
-
-def denied(standing: Standing, reason: Reason, error: type[AkpolicyError] | None) -> None:
-    """Assert a denial, and what is wrong."""
-    assert standing.denial is reason
-    assert not standing.ready
-    assert type(standing.error) is (error or type(None))
-    assert standing.message.startswith("denied: ")
-
+from akpolicy_sidecar.snapshot import Snapshot
+from akpolicy_sidecar.status import AGE_UNKNOWN_MS, stand
+from tests.unit.sidecar.standings import (
+    AWAY,
+    DAY,
+    EVERY_MODE,
+    LIFE,
+    NOW,
+    PROOF,
+    START,
+    UP_OR_AWAY,
+    after,
+    confirmed,
+    denied,
+    layer,
+    snapshot,
+    under,
+    up,
+)
 
 # --- (1) there is verified policy, and all of it ----------------------------------------------------------------------
 
@@ -348,117 +287,3 @@ def test_policy_of_which_no_layer_was_ever_confirmed_alone_has_the_age_of_the_wh
     standing = stand(snapshot(freshness=whole), AWAY, after(50))
 
     assert (standing.denial, standing.age_ms, standing.stalest) == (None, 50_000, "")
-
-
-# --- rules over everything --------------------------------------------------------------------------------------------
-
-RULES = st.builds(OfflineRule, st.sampled_from(OfflineMode), st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]))
-LAYERS = st.lists(
-    st.builds(
-        layer,
-        st.sampled_from([mode.value for mode in OfflineMode]),
-        st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]),
-        scope=st.sampled_from(["global", "org/acme"]),
-        expires_at=st.sampled_from([START + 30, START + 7200, IN_A_MONTH]),
-    ),
-    min_size=1,
-    max_size=3,
-)
-CONFIRMATIONS = st.builds(
-    lambda issued_at, life: Confirmation(START - issued_at, START - issued_at + life),
-    st.sampled_from([0, 100, 5000]),
-    st.sampled_from([60, 300, 3600]),
-)
-FRESHNESS = st.builds(
-    Freshness,
-    st.dictionaries(st.sampled_from(["global", "org/acme"]), CONFIRMATIONS),
-    st.one_of(st.none(), CONFIRMATIONS),
-)
-SNAPSHOTS = st.fixed_dictionaries(
-    {
-        "freshness": st.one_of(FRESHNESS, st.just(NOTHING_CONFIRMED)),
-        "proof": st.sampled_from([PROOF, PROOF, PROOF, None]),
-        "missing": st.sampled_from([(), (), (), ("org/other",)]),
-    }
-)
-MOMENTS = st.builds(
-    lambda passed, off: after(passed, wall_off=off),
-    st.sampled_from([0.0, 29.0, 31.0, 61.0, 299.0, 300.0, 1001.0, 7200.0, 2.0 * DAY, 40.0 * DAY]),
-    st.sampled_from([0.0, 0.0, 60.0, -60.0, 61.0, -61.0]),
-)
-LINKS = st.sampled_from([Link(), AWAY, up(NOW), Link(heard=NOW, proven=True, interval_s=300.0)])
-STRICTNESS = [
-    OfflineMode.FAIL_CLOSED,
-    OfflineMode.CACHED_WITH_EXPIRY,
-    OfflineMode.CACHED_INDEFINITE,
-]
-
-
-@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
-def test_all_layers_together_are_never_laxer_than_one_alone(
-    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
-) -> None:
-    together = stand(snapshot(*layers, local=local, **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
-
-    if together.ready:
-        for one in layers:
-            alone = snapshot(one, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
-            assert stand(alone, link, moment).ready
-            # The shortest age decides when it takes over; that it may, every layer must have signed.
-            assert alone.rule.mode is OfflineMode.DEFAULT_POLICY or not together.by_default
-
-
-@given(
-    parts=SNAPSHOTS,
-    link=LINKS,
-    moment=MOMENTS,
-    modes=st.lists(st.sampled_from(STRICTNESS), min_size=2, max_size=2),
-    ages=st.lists(st.sampled_from([0.0, 60.0, 1000.0, float(DAY)]), min_size=2, max_size=2),
-)
-def test_a_stricter_rule_never_allows_what_a_laxer_one_denies(
-    parts: dict[str, object], link: Link, moment: Moment, modes: list[OfflineMode], ages: list[float]
-) -> None:
-    strict, lax = sorted(modes, key=STRICTNESS.index)
-    indefinite = layer("cached_indefinite", math.inf)
-    strict_standing, lax_standing = (
-        stand(snapshot(indefinite, local=OfflineRule(mode, age), **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
-        for mode, age in ((strict, min(ages)), (lax, max(ages)))
-    )
-
-    assert lax_standing.ready or not strict_standing.ready
-
-
-@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, passed=st.sampled_from([0.0, 31.0, 300.0, 7200.0]), local=RULES)
-def test_growing_older_never_makes_policy_usable_again(
-    layers: list[Layer], parts: dict[str, object], link: Link, passed: float, local: OfflineRule
-) -> None:
-    enforced = snapshot(*layers, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
-
-    if not stand(enforced, link, after(passed)).ready:
-        assert not stand(enforced, link, after(passed + 1)).ready
-
-
-@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
-def test_a_denial_always_says_why_and_an_error_stands_where_policy_is_not_fresh(
-    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
-) -> None:
-    standing = stand(snapshot(*layers, local=local, **parts), link, moment)  # type: ignore[arg-type]  # drawn as needed
-
-    assert standing.ready == (standing.message == "")
-    if standing.ready and not standing.fresh:
-        assert isinstance(standing.error, HeartbeatStale)
-    if standing.source is PolicySource.LIVE:
-        assert standing.fresh
-
-
-@given(layers=LAYERS, parts=SNAPSHOTS, link=LINKS, moment=MOMENTS, local=RULES)
-def test_live_policy_is_decided_by_only_while_a_heartbeat_vouches_for_every_layer(
-    layers: list[Layer], parts: dict[str, object], link: Link, moment: Moment, local: OfflineRule
-) -> None:
-    enforced = snapshot(*layers, local=local, **parts)  # type: ignore[arg-type]  # drawn as needed
-
-    if stand(enforced, link, moment).source is PolicySource.LIVE:
-        assert link.is_live(moment)
-        for seen in enforced.freshness.by_scope.values():
-            # No later than the wall clock, corrected by at most the skew.
-            assert moment.wall - 60 < seen.expires_at
