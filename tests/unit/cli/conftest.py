@@ -13,8 +13,10 @@ import pytest
 
 from akpolicy.cli import run
 from akpolicy.signing import PrivateKeySigner
+from tests.simulators.clock import START
 from tests.simulators.publishing import API_KEY, PublishingSimulator
 from tests.simulators.sidecar import SidecarSimulator
+from tests.unit.cli.desk import Desk
 
 if TYPE_CHECKING:
     from _pytest.capture import CaptureFixture
@@ -92,3 +94,9 @@ def bad(tmp_path: Path) -> Path:
     path = tmp_path / "bad.cedar"
     path.write_text(BAD)
     return path
+
+
+@pytest.fixture
+def desk(cli: Run, tmp_path: Path) -> Desk:
+    assert START == 1_800_000_000
+    return Desk(cli, tmp_path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.simulators.host import HostSimulator
+from tests.unit.sidecar.state_files import FORBID, PERMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,3 +26,9 @@ def new_host(tmp_path: Path) -> Iterator[HostSimulator]:
 def host(new_host: HostSimulator) -> HostSimulator:
     """A host that trusts the org's root and has heard a heartbeat about nothing."""
     return new_host.connect()
+
+
+@pytest.fixture
+def enforcing(host: HostSimulator) -> HostSimulator:
+    """A host that enforces both its scopes, the second version of `global`."""
+    return host.update(PERMIT).update(FORBID).update(PERMIT, scope="org/acme")

@@ -372,30 +372,3 @@ def test_evidence_alone_does_not_make_a_state_missing(directory: StateDirectory,
     directory.put_evidence(b"a document")
 
     assert reopen(directory, place).load() == State(format=2, org="acme")
-
-
-# --- whose it is ------------------------------------------------------------------------------------------------------
-
-
-def test_a_directory_that_others_can_write_is_refused(place: Path) -> None:
-    place.mkdir(mode=0o700)
-    place.chmod(0o770)
-
-    with pytest.raises(CacheWritableByOthers):
-        StateDirectory.open(place, "acme")
-
-
-def test_a_linked_directory_is_refused(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir(mode=0o700)
-    place.symlink_to(tmp_path / "real")
-
-    with pytest.raises(CacheSymlink):
-        StateDirectory.open(place, "acme")
-
-
-def test_a_linked_lock_is_refused(place: Path, tmp_path: Path) -> None:
-    place.mkdir(mode=0o700)
-    (place / "lock").symlink_to(tmp_path / "anything")
-
-    with pytest.raises(CacheError):
-        StateDirectory.open(place, "acme")

@@ -5,49 +5,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from akpolicy.decision import Reason
 from akpolicy.errors import AkpolicyError, StateDirUnusable
-from akpolicy.keys import AnchorSet
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
 from akpolicy_sidecar.state import decode_state, encode_state
 from akpolicy_sidecar.updates import Outcome
-from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S, ConfiguredAnchor, OrgSimulator, role
+from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S, OrgSimulator, role
 from tests.simulators.tampering import flip_bit, with_more_signatures, with_signature
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from akpolicy_sidecar.state import ScopeState
     from tests.simulators.host import HostSimulator
-
-PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
-FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
-
-
-@pytest.fixture
-def enforcing(host: HostSimulator) -> HostSimulator:
-    """A host that enforces both its scopes, the second version of `global`."""
-    return host.update(PERMIT).update(FORBID).update(PERMIT, scope="org/acme")
-
-
-def kept(host: HostSimulator, scope: str = "global") -> ScopeState:
-    return host.directory.state.scopes[scope]
-
-
-def write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    path.chmod(0o600)
-
-
-def edit(host: HostSimulator, **changes: Any) -> None:
-    """Change the state on disk as somebody could who can compute its digest."""
-    host.directory.commit(host.directory.state.model_copy(update=changes))
+from tests.unit.sidecar.state_files import PERMIT, edit, kept, write
 
 
 def test_a_new_host_has_nothing_and_no_trouble(new_host: HostSimulator) -> None:
@@ -245,76 +221,6 @@ def test_an_edited_confirmation_does_not_pass(enforcing: HostSimulator) -> None:
     write(path, younger)
 
     assert enforcing.restart().not_loaded == [("state", "CacheCorrupt")]
-
-
-# --- roots ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rotated(enforcing: HostSimulator) -> HostSimulator:
-    """A host that followed two rotations."""
-    for _ in range(2):
-        enforcing.updater.apply_root(enforcing.office.rotate())
-    return enforcing.beat()
-
-
-def test_the_chain_is_followed_again_from_the_anchors(rotated: HostSimulator) -> None:
-    again = rotated.restart()
-
-    assert (again.not_loaded, again.updater.root_version) == ([], 3)
-    assert again.versions == rotated.versions
-
-
-@pytest.mark.parametrize(
-    ("version", "code"), [(1, "CacheMissing"), (2, "CacheMissing"), (3, "RootRollback")], ids=["first", "mid", "newest"]
-)
-def test_a_root_that_was_removed_leaves_nothing_that_can_be_loaded(
-    rotated: HostSimulator, version: int, code: str
-) -> None:
-    (rotated.place / "roots" / f"{version:08d}").unlink()
-
-    again = rotated.restart()
-
-    assert again.not_loaded == [("root", code), ("global", "RootMissing"), ("org/acme", "RootMissing")]
-    assert again.updater.root is None
-    assert again.standing().denial is Reason.NO_POLICY
-    assert again.connect().versions == rotated.versions
-    assert again.restart().not_loaded == []
-
-
-def test_an_older_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:
-    write(rotated.place / "roots" / "00000003", (rotated.place / "roots" / "00000002").read_bytes())
-
-    assert rotated.restart().not_loaded[0] == ("root", "RootRollback")
-
-
-def test_another_genuine_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:
-    other = rotated.org.root_envelope(version=3, expires_at=int(rotated.clock.now()) + DAY)
-    write(rotated.place / "roots" / "00000003", envelope_to_bytes(other))
-
-    assert rotated.restart().not_loaded[0] == ("root", "RootRollback")
-
-
-def test_anchors_of_a_later_root_of_the_chain_are_enough(enforcing: HostSimulator) -> None:
-    org, fresh = enforcing.org, PrivateKeySigner.generate()
-    roles = {**org.root_document()["roles"], "root": role(fresh)}
-    second = org.root_envelope(version=2, signers=[fresh], roles=roles, signed_by=[org.root_signer, fresh])
-    enforcing.updater.apply_root(enforcing.office.add_root(second))
-    enforcing.beat()
-
-    again = enforcing.restart(anchors=AnchorSet.parse([ConfiguredAnchor(fresh.public_key.anchor)]))
-
-    assert (again.not_loaded, again.updater.root_version) == ([], 2)
-    assert again.standing().denial is None
-
-
-def test_anchors_of_no_root_of_the_chain_are_refused(rotated: HostSimulator) -> None:
-    stranger = PrivateKeySigner.generate().public_key.anchor
-
-    again = rotated.restart(anchors=AnchorSet.parse([ConfiguredAnchor(stranger)]))
-
-    assert again.not_loaded[0] == ("root", "RootUnanchored")
-    assert again.standing().denial is Reason.NO_POLICY
 
 
 # --- time and freshness -----------------------------------------------------------------------------------------------

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.decision import PolicySource, Reason
-from akpolicy.errors import ClockJump, HeartbeatStale, PolicyStale, StreamProtocolError
+from akpolicy.errors import StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S
 from akpolicy_sidecar.session import FIRST_INTERVAL_S, MAX_DETAIL_CHARS
 from tests.simulators.host import HostSimulator, OpenGate
 from tests.simulators.office import keep_alive
-from tests.simulators.org import DAY
 from tests.unit.sidecar.conversation import (
     LONG,
     PERMIT,
@@ -344,72 +343,3 @@ def test_the_stream_is_not_silent_while_an_update_is_worked_on(tmp_path: Path) -
     assert witness.seen == [None]
     assert None not in waiting
     host.close()
-
-
-# --- what is wrong with the host --------------------------------------------------------------------------------------
-
-
-def told(host: HostSimulator) -> list[str]:
-    """Return the codes of what was told that is not about an update."""
-    return [m.nack.code for m in host.sent if m.HasField("nack") and not m.nack.nonce]
-
-
-def test_what_is_wrong_with_the_host_is_told_once_for_each_change(host: HostSimulator) -> None:
-    stale, jump = HeartbeatStale("old"), ClockJump("ahead")
-    for error in (None, stale, HeartbeatStale("older"), None, None, stale, jump, jump, PolicyStale("x"), None):
-        host.session.tell(error)
-
-    assert told(host) == ["HeartbeatStale", "HeartbeatStale", "ClockJump", "PolicyStale"]
-    assert host.sent[-1].nack.detail == str(PolicyStale("x"))
-
-
-def test_what_is_wrong_is_told_again_on_a_new_connection(host: HostSimulator) -> None:
-    for _ in range(2):
-        host.session.tell(HeartbeatStale("old"))
-        host.new_session()
-
-    assert told(host) == ["HeartbeatStale"] * 2
-
-
-def test_what_is_told_says_what_is_enforced(host: HostSimulator) -> None:
-    host.update(PERMIT).session.tell(HeartbeatStale("old"))
-
-    nack = host.sent[-1].nack
-    assert [(r.scope, r.version) for r in nack.enforced] == [("global", 1)]
-    assert nack.root_version == 1
-
-
-def test_a_host_that_goes_stale_tells_so_and_recovers(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    host.standing()
-    host.clock.advance(300)
-    assert host.standing().source is PolicySource.CACHE
-    host.standing()
-    assert told(host) == ["HeartbeatStale"]
-
-    host.beat()
-
-    assert host.standing().source is PolicySource.LIVE
-    assert told(host) == ["HeartbeatStale"]
-
-
-def test_a_jump_of_the_clock_is_ended_by_a_new_connection(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    host.clock.set_wall(host.clock.now() + DAY)
-    assert host.standing().denial is Reason.CLOCK_UNTRUSTED
-    assert told(host) == ["ClockJump"]
-
-    host.connect()
-
-    assert host.standing().source is PolicySource.LIVE
-
-
-def test_two_sidecars_of_one_org_do_not_share_anything(host: HostSimulator, tmp_path: Path) -> None:
-    other = HostSimulator(tmp_path / "other", org=host.org, clock=host.clock, office=host.office)
-    host.update(PERMIT)
-
-    other.connect()
-
-    assert other.versions == host.versions
-    assert other.session.hello().hello.nonce != host.session.hello().hello.nonce
-    other.close()

@@ -1,0 +1,85 @@
+"""At a start the chain of roots is followed again, from the anchors or from the newest of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from akpolicy.decision import Reason
+from akpolicy.keys import AnchorSet
+from akpolicy.signing import PrivateKeySigner
+from akpolicy.wire import envelope_to_bytes
+from tests.simulators.org import DAY, ConfiguredAnchor, role
+
+if TYPE_CHECKING:
+    from tests.simulators.host import HostSimulator
+
+from tests.unit.sidecar.state_files import write
+
+
+@pytest.fixture
+def rotated(enforcing: HostSimulator) -> HostSimulator:
+    """A host that followed two rotations."""
+    for _ in range(2):
+        enforcing.updater.apply_root(enforcing.office.rotate())
+    return enforcing.beat()
+
+
+def test_the_chain_is_followed_again_from_the_anchors(rotated: HostSimulator) -> None:
+    again = rotated.restart()
+
+    assert (again.not_loaded, again.updater.root_version) == ([], 3)
+    assert again.versions == rotated.versions
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [(1, "CacheMissing"), (2, "CacheMissing"), (3, "RootRollback")], ids=["first", "mid", "newest"]
+)
+def test_a_root_that_was_removed_leaves_nothing_that_can_be_loaded(
+    rotated: HostSimulator, version: int, code: str
+) -> None:
+    (rotated.place / "roots" / f"{version:08d}").unlink()
+
+    again = rotated.restart()
+
+    assert again.not_loaded == [("root", code), ("global", "RootMissing"), ("org/acme", "RootMissing")]
+    assert again.updater.root is None
+    assert again.standing().denial is Reason.NO_POLICY
+    assert again.connect().versions == rotated.versions
+    assert again.restart().not_loaded == []
+
+
+def test_an_older_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:
+    write(rotated.place / "roots" / "00000003", (rotated.place / "roots" / "00000002").read_bytes())
+
+    assert rotated.restart().not_loaded[0] == ("root", "RootRollback")
+
+
+def test_another_genuine_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:
+    other = rotated.org.root_envelope(version=3, expires_at=int(rotated.clock.now()) + DAY)
+    write(rotated.place / "roots" / "00000003", envelope_to_bytes(other))
+
+    assert rotated.restart().not_loaded[0] == ("root", "RootRollback")
+
+
+def test_anchors_of_a_later_root_of_the_chain_are_enough(enforcing: HostSimulator) -> None:
+    org, fresh = enforcing.org, PrivateKeySigner.generate()
+    roles = {**org.root_document()["roles"], "root": role(fresh)}
+    second = org.root_envelope(version=2, signers=[fresh], roles=roles, signed_by=[org.root_signer, fresh])
+    enforcing.updater.apply_root(enforcing.office.add_root(second))
+    enforcing.beat()
+
+    again = enforcing.restart(anchors=AnchorSet.parse([ConfiguredAnchor(fresh.public_key.anchor)]))
+
+    assert (again.not_loaded, again.updater.root_version) == ([], 2)
+    assert again.standing().denial is None
+
+
+def test_anchors_of_no_root_of_the_chain_are_refused(rotated: HostSimulator) -> None:
+    stranger = PrivateKeySigner.generate().public_key.anchor
+
+    again = rotated.restart(anchors=AnchorSet.parse([ConfiguredAnchor(stranger)]))
+
+    assert again.not_loaded[0] == ("root", "RootUnanchored")
+    assert again.standing().denial is Reason.NO_POLICY
