@@ -77,7 +77,7 @@ def specificity(scope: str) -> int:
 
 
 def _is_segment(text: str) -> bool:
-    decoded = unquote(text, errors="surrogateescape")
+    decoded = unquote(text)
     if decoded in ("", ".", ".."):
         return False
     try:

@@ -43,7 +43,7 @@ class Document(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the compact UTF-8 JSON of this document; fields at their default are left out."""
-        return dump(self.model_dump(mode="python", by_alias=True, exclude_defaults=True))
+        return dump(self.model_dump(by_alias=True, exclude_defaults=True))
 
 
 D = TypeVar("D", bound=Document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -206,6 +207,22 @@ def test_a_threshold_beyond_the_anchors_is_refused(anchors: int, threshold: int)
     entries = [ConfiguredAnchor(PrivateKeySigner.generate().public_key.anchor) for _ in range(anchors)]
     with pytest.raises(AnchorFormat, match=f"^{anchors} trust anchors with threshold {threshold}; need 1 to"):
         AnchorSet.parse(entries, threshold)
+
+
+def test_as_many_anchors_as_are_allowed_are_read_and_may_all_be_asked_for() -> None:
+    entries = [ConfiguredAnchor(PrivateKeySigner.generate().public_key.anchor) for _ in range(MAX_ANCHORS)]
+    anchors = AnchorSet.parse(entries, threshold=MAX_ANCHORS)
+    assert (len(anchors.anchors), anchors.threshold) == (MAX_ANCHORS, MAX_ANCHORS)
+
+
+def test_a_set_of_anchors_has_one_digest_which_hosts_keep() -> None:
+    other = PrivateKeySigner.generate().public_key.anchor
+    entries = [ConfiguredAnchor(GOOD.anchor, valid_from=10), ConfiguredAnchor(other, valid_until=20)]
+    lines = sorted([f"{GOOD.anchor} 10 None", f"{other} None 20"])
+    expected = hashlib.sha256("\n".join(["2", *lines]).encode()).hexdigest()
+    assert AnchorSet.parse(entries, threshold=2).digest == expected
+    assert AnchorSet.parse(reversed(entries), threshold=2).digest == expected
+    assert AnchorSet.parse(entries, threshold=1).digest != expected
 
 
 def test_an_anchor_that_ends_before_it_begins_is_refused() -> None:

@@ -171,6 +171,12 @@ BAD_ROOTS: list[tuple[str, type[AkpolicyError], Callable[[OrgSimulator], dict[st
     ),
     ("role without keys", FieldInvalid, lambda o: {"roles": _one_root_role(o, keys=[])}),
     ("role with a revoked key", FieldInvalid, lambda o: {"revoked": {o.bundle_signer.public_key.key_id: 1}}),
+    ("heartbeat role with a revoked key", FieldInvalid, lambda o: {
+        "revoked": {o.heartbeat_signer.public_key.key_id: 1}
+    }),
+    ("rollback role with a revoked key", FieldInvalid, lambda o: {
+        "revoked": {o.rollback_signer.public_key.key_id: 1}
+    }),
     ("role with an unlisted key", FieldInvalid, lambda o: {"roles": _one_root_role(o, keys=["0" * 64])}),
     ("delegation of another org's scope", FieldInvalid, lambda o: {
         "roles": _bundle_roles(o, delegation("org/globex", o.bundle_signer))

@@ -9,9 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from akpolicy.errors import AkpolicyError, FieldInvalid, PayloadMalformed
+from akpolicy.errors import (
+    AkpolicyError,
+    DuplicateField,
+    FieldInvalid,
+    MissingField,
+    PayloadMalformed,
+    PayloadNotUtf8,
+    UnknownField,
+)
 from akpolicy.limits import MAX_JSON_INT
-from akpolicy.strict_json import MAX_DEPTH, MAX_OBJECT_FIELDS, MAX_SHOWN_CHARS, Document, dump, load, load_object, shown
+from akpolicy.strict_json import (
+    MAX_DEPTH,
+    MAX_OBJECT_FIELDS,
+    MAX_SHOWN_CHARS,
+    MAX_STRUCTURE_BYTES,
+    Document,
+    dump,
+    load,
+    load_object,
+    shown,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 INTEGERS = st.integers(-MAX_JSON_INT, MAX_JSON_INT)
@@ -46,6 +64,48 @@ def test_a_document_comes_back_as_it_went(name: str, count: int, flag: bool, mor
     assert load(document.to_bytes(), Example) == document
 
 
+def test_a_document_is_compact_utf_8_with_the_names_of_the_format_and_without_defaults() -> None:
+    class Aliased(Example):
+        kind: str = Field("none", alias="class")
+
+    assert Example(name="\u00fc", count=1).to_bytes() == '{"name":"\u00fc","count":1}'.encode()
+    assert load(b'{"name":"n","count":1,"class":"c"}', Aliased).to_bytes() == b'{"name":"n","count":1,"class":"c"}'
+
+
+def test_a_document_has_no_number_that_is_none() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dump({"x": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        (b'{"name":"\xff"}', PayloadNotUtf8, "payload is not UTF-8 at byte 9"),
+        (b'{"name":"\x00"}', PayloadNotUtf8, "payload has NUL bytes, it is not UTF-8 text"),
+        (b'{"name":"\\ud800"}', PayloadNotUtf8, "payload has a lone surrogate"),
+        (b'{"name":}', PayloadMalformed, "payload is not JSON: Expecting value at line 1 column 9"),
+        (b'["name"]', PayloadMalformed, "payload is not a JSON object"),
+        (b'{"n":1,"m":{"a":1,"b":2,"a":3}}', DuplicateField, "payload names the field `a` twice"),
+        (b'{"name":1.5}', FieldInvalid, "payload has the number `1.5`; only integers are allowed"),
+        (b'{"name":NaN}', FieldInvalid, "payload has the number `NaN`; only integers are allowed"),
+        (b'{"name":9007199254740992}', FieldInvalid, "payload has an integer beyond 9007199254740991"),
+        (b'{"name":"n"}', MissingField, "example lacks the field `count`"),
+        (b'{"name":"n","count":1,"x":0}', UnknownField, "example has the unknown field `x`"),
+        (
+            b'{"name":"n","count":"1"}',
+            FieldInvalid,
+            "example field `count` is invalid: input should be a valid integer",
+        ),
+        (b'{"name":"n","count":1,"more":[1,"2"]}', FieldInvalid, "example field `more.1` is invalid: input should be "),
+    ],
+)
+def test_it_is_said_what_is_wrong_and_where(data: bytes, error: type[AkpolicyError], says: str) -> None:
+    with pytest.raises(error) as caught:
+        load(data, Example)
+    assert type(caught.value) is error
+    assert caught.value.message.startswith(says)
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_give_an_object_or_a_typed_error(data: bytes) -> None:
     try:
@@ -76,17 +136,27 @@ def test_brackets_inside_strings_are_not_nesting() -> None:
 
 
 def test_nesting_is_bounded() -> None:
-    fits = b'{"a":' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}"
-    load_object(fits)
-    with pytest.raises(PayloadMalformed):
-        load_object(b'{"a":[' + fits + b"]}")
+    for kind in (b"[]", b"{}"):
+        fits = (b'{"a":' if kind == b"{}" else b"[") * (MAX_DEPTH - 1)
+        ends = (b"}" if kind == b"{}" else b"]") * (MAX_DEPTH - 1)
+        load_object(b'{"a":' + fits + b"1" + ends + b"}")
+        with pytest.raises(PayloadMalformed, match=f"nested more than {MAX_DEPTH} deep"):
+            load_object(b'{"a":' + fits + kind + ends + b"}")
 
 
 def test_the_number_of_fields_is_bounded() -> None:
     fields = {str(i): 0 for i in range(MAX_OBJECT_FIELDS)}
     load_object(dump(fields))
-    with pytest.raises(FieldInvalid):
+    with pytest.raises(FieldInvalid, match=f"an object with {MAX_OBJECT_FIELDS + 1} fields, more than"):
         load_object(dump({**fields, "one more": 0}))
+
+
+def test_what_lies_outside_of_strings_is_bounded() -> None:
+    # `{:[` and `]}`, and two bytes a number.
+    numbers = ["1"] * ((MAX_STRUCTURE_BYTES - 4) // 2)
+    load_object(f'{{"{"a" * 1000}": [{" ,".join(numbers)}]}}'.encode())
+    with pytest.raises(PayloadMalformed, match=f"more than {MAX_STRUCTURE_BYTES}"):
+        load_object(f'{{"a":[{",".join([*numbers, "1"])}]}}'.encode())
 
 
 def test_a_surrogate_pair_is_one_character() -> None:
@@ -102,3 +172,10 @@ def test_what_a_message_quotes_is_short_and_printable(text: str) -> None:
     assert len(quoted) <= (MAX_SHOWN_CHARS + 3) * len("\\U0010ffff")
     if text.isprintable() and len(text) <= MAX_SHOWN_CHARS:
         assert quoted == text
+
+
+def test_a_long_text_is_quoted_up_to_its_limit() -> None:
+    assert shown("a" * MAX_SHOWN_CHARS) == "a" * MAX_SHOWN_CHARS
+    assert shown("a" * (MAX_SHOWN_CHARS + 1)) == "a" * MAX_SHOWN_CHARS + "..."
+    assert shown("abc\x1b", 4) == "abc\\x1b"
+    assert shown("abcd\x1b", 4) == "abcd..."
