@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from akpolicy.errors import (
     AkpolicyError,
@@ -85,7 +85,7 @@ def test_a_document_has_no_number_that_is_none() -> None:
         (b'{"name":"\\ud800"}', PayloadNotUtf8, "payload has a lone surrogate"),
         (b'{"name":}', PayloadMalformed, "payload is not JSON: Expecting value at line 1 column 9"),
         (b'["name"]', PayloadMalformed, "payload is not a JSON object"),
-        (b'{"n":1,"m":{"a":1,"b":2,"a":3}}', DuplicateField, "payload names the field `a` twice"),
+        (b'{"n":1,"m":{"b":2,"a":1,"a":3}}', DuplicateField, "payload names the field `a` twice"),
         (b'{"name":1.5}', FieldInvalid, "payload has the number `1.5`; only integers are allowed"),
         (b'{"name":NaN}', FieldInvalid, "payload has the number `NaN`; only integers are allowed"),
         (b'{"name":9007199254740992}', FieldInvalid, "payload has an integer beyond 9007199254740991"),
@@ -142,6 +142,27 @@ def test_nesting_is_bounded() -> None:
         load_object(b'{"a":' + fits + b"1" + ends + b"}")
         with pytest.raises(PayloadMalformed, match=f"nested more than {MAX_DEPTH} deep"):
             load_object(b'{"a":' + fits + kind + ends + b"}")
+
+
+def test_what_was_closed_is_left() -> None:
+    opened = b'{"a":' + b"[" * (MAX_DEPTH - 2)
+    load_object(opened + b"[],[],[]" + b"]" * (MAX_DEPTH - 2) + b"}")
+    with pytest.raises(PayloadMalformed, match="nested"):
+        load_object(opened + b"[],[[]]" + b"]" * (MAX_DEPTH - 2) + b"}")
+
+
+def test_a_rule_over_several_fields_is_of_the_whole_document() -> None:
+    class Even(Example):
+        @model_validator(mode="after")
+        def _consistent(self) -> Even:
+            if self.count % 2:
+                msg = "A count must be even"
+                raise ValueError(msg)
+            return self
+
+    with pytest.raises(FieldInvalid) as caught:
+        load(b'{"name":"n","count":1}', Even)
+    assert caught.value.message == "even field `(document)` is invalid: a count must be even"
 
 
 def test_the_number_of_fields_is_bounded() -> None:
