@@ -18,6 +18,7 @@ import pytest
 
 from akpolicy.engine.decide import Effect
 from tests.simulators.host import HostSimulator
+from tests.simulators.messages import check_text
 from tests.simulators.office import bundle_messages, root_message
 from tests.simulators.org import delegation, role
 
@@ -158,13 +159,6 @@ class Stage:
 
     def _details(self) -> str:
         return next((m.nack.detail for m in reversed(self.host.sent) if m.HasField("nack")), "")
-
-
-def check_text(text: str) -> None:
-    """Assert that an error's text is short, printable, and ends without a full stop."""
-    assert text.isprintable()
-    assert 0 < len(text) < 700
-    assert not text.endswith(".")
 
 
 def bundle_of(envelope: SignedEnvelope, blob: bytes | None, original: SignedEnvelope | None = None) -> Messages:

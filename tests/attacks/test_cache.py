@@ -24,8 +24,9 @@ from akpolicy.errors import (
 from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
 from akpolicy_sidecar.state import decode_state, encode_state
-from tests.attacks.stage import ORG, REGISTER, Attack, Stage, check_text
+from tests.attacks.stage import ORG, REGISTER, Attack, Stage
 from tests.simulators.host import HostSimulator
+from tests.simulators.messages import check_text
 from tests.simulators.tampering import flip_bit, with_payload, with_signature
 
 if TYPE_CHECKING:

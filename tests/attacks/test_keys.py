@@ -20,7 +20,8 @@ from akpolicy.errors import (
 from akpolicy.keys import AnchorSet
 from akpolicy.limits import CLOCK_SKEW_S
 from akpolicy.signing import PrivateKeySigner
-from tests.attacks.stage import FORBID, ORG, REGISTER, Attack, Stage, bundle_of, check_text, roles_with, root_of
+from tests.attacks.stage import FORBID, ORG, REGISTER, Attack, Stage, bundle_of, roles_with, root_of
+from tests.simulators.messages import check_text
 from tests.simulators.org import DAY, ConfiguredAnchor, delegation
 
 if TYPE_CHECKING:

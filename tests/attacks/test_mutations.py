@@ -20,8 +20,9 @@ from akpolicy.index import parse_index
 from akpolicy.trust import Judge
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
 from akpolicy_sidecar.state import decode_state, encode_state
-from tests.attacks.stage import FORBID, ORG, Stage, check_text
+from tests.attacks.stage import FORBID, ORG, Stage
 from tests.simulators.host import HostSimulator
+from tests.simulators.messages import check_text
 from tests.simulators.org import sign
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.updater import Updater
 from akpolicy_sidecar.view import Viewer
 from tests.simulators.clock import ManualClock
+from tests.simulators.messages import check_text
 from tests.simulators.office import Office
 from tests.simulators.org import DAY, OrgSimulator
 
@@ -186,12 +187,17 @@ class HostSimulator:
     @property
     def not_loaded(self) -> list[tuple[str, str]]:
         """What could not be loaded at the start: subjects and codes."""
+        for trouble in self.troubles:
+            check_text(trouble.error.message)
         return [(trouble.subject, trouble.error.code) for trouble in self.troubles]
 
     @property
     def nacks(self) -> list[str]:
         """The codes of every Nack so far."""
-        return [message.nack.code for message in self.sent if message.HasField("nack")]
+        found = [message.nack for message in self.sent if message.HasField("nack")]
+        for nack in found:
+            check_text(nack.detail)
+        return [nack.code for nack in found]
 
     @property
     def acks(self) -> list[bytes]:

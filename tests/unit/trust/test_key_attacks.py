@@ -160,6 +160,7 @@ def test_what_is_no_anchor_is_refused(error: type[AkpolicyError], text: str) -> 
         ("x" * MAX_ANCHOR_CHARS, "is not a trust anchor; write `ed25519:<base64"),
         ("x" * (MAX_ANCHOR_CHARS + 1), "is longer than .* write `ed25519:<base64"),
     ],
+    ids=["age recipient", "key id", "key id in capitals", "as long as allowed", "too long"],
 )
 def test_it_is_said_what_to_write_instead(text: str, advice: str) -> None:
     with pytest.raises(AnchorFormat, match=advice):
