@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -44,7 +44,7 @@ def fresh(scene: Scene, envelope: SignedEnvelope, original: SignedEnvelope | Non
     return scene.judge.judge_manifest(envelope, scene.now, original=original)
 
 
-def turn(scene: Scene, **root: object) -> None:
+def turn(scene: Scene, **root: Any) -> None:
     """Let the host follow a rotation to a root with these fields."""
     scene.judge.accept_root(scene.judge.judge_root(scene.org.root_envelope(version=2, **root), scene.now))
 
