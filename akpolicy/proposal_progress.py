@@ -114,7 +114,7 @@ def judge_proposal(proposal: Proposal, now: float) -> None:
 
 
 def _role_progress(role: SignerRole, envelope: SignedEnvelope) -> RoleProgress:
-    signed = {signer.key_id for signer in role_signers(envelope, role.role, role.keys)}
+    signed = set(role_signers(envelope, role.role, role.keys))
     in_order = role.role.keys
     return RoleProgress(
         role.name,

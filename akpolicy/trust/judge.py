@@ -13,7 +13,6 @@ from akpolicy.rollback import Rollback
 from akpolicy.strict_json import load
 from akpolicy.trust import bundles, heartbeats, rollbacks, roots
 from akpolicy.trust.signatures import (
-    KeyThatSigned,
     check_key_lifetimes,
     check_kind,
     check_role,
@@ -284,7 +283,7 @@ class Judge:
         # (6) its index is what it names.
         opened = heartbeats.open_index(heartbeat, index, self._index)
         mark = HeartbeatMark(root.document.epoch, heartbeat.seq, heartbeat.issued_at, heartbeat.index.digest)
-        return VerifiedHeartbeat(heartbeat, envelope, opened, mark, tuple(s.key_id for s in usable))
+        return VerifiedHeartbeat(heartbeat, envelope, opened, mark, tuple(usable))
 
     def accept_heartbeat(self, verified: VerifiedHeartbeat) -> None:
         """Believe nothing older than this heartbeat from now on.
@@ -305,7 +304,7 @@ class Judge:
 
 def _check_signed_for(
     role: Delegation,
-    signers: list[KeyThatSigned],
+    signers: list[str],
     root: TrustedRoot,
     scope: str,
     now: float,

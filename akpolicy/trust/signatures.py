@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from akpolicy.errors import (
     ExpiryExceedsKey,
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
     from akpolicy.root import Role, Root
 
 
-class KeyThatSigned(NamedTuple):
-    """A key that signed, with the id under which the root lists it."""
-
-    key_id: str
-    raw: bytes
-
-
 def check_kind(envelope: SignedEnvelope, expected: PayloadType) -> None:
     """Refuse another kind of document, or one over its limits, before any cryptography."""
     # The kind first: it decides which size limit applies.
@@ -48,10 +41,13 @@ def check_kind(envelope: SignedEnvelope, expected: PayloadType) -> None:
     envelope.check_limits()
 
 
-def verified_signers(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> list[KeyThatSigned]:
-    """Return the distinct known keys that signed; a known key's bad signature spoils the whole envelope."""
+def verified_signers(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> list[str]:
+    """Return the ids of the distinct known keys that signed; a known key's bad signature spoils the whole envelope.
+
+    `keys` are by their own ids, so two ids are two keys.
+    """
     message = envelope.pae()
-    signers: dict[bytes, KeyThatSigned] = {}
+    signers: list[str] = []
     for entry in envelope.signatures:
         key = keys.get(entry.key_id)
         if key is None:
@@ -59,25 +55,26 @@ def verified_signers(envelope: SignedEnvelope, keys: dict[str, PublicKey]) -> li
         if not key.verifies(entry.signature, message):
             msg = f"signature by key {entry.key_id} does not verify"
             raise SignatureInvalid(msg)
-        signers[key.raw] = KeyThatSigned(entry.key_id, key.raw)
+        if entry.key_id not in signers:
+            signers.append(entry.key_id)
     if not signers:
         msg = "no signature is by a key that the root lists"
         raise UnknownKey(msg)
-    return list(signers.values())
+    return signers
 
 
-def role_signers(envelope: SignedEnvelope, role: Role, keys: dict[str, PublicKey]) -> list[KeyThatSigned]:
-    """Return the distinct keys of a role that signed, none if nobody did; raise `SignatureInvalid` as above."""
+def role_signers(envelope: SignedEnvelope, role: Role, keys: dict[str, PublicKey]) -> list[str]:
+    """Return the ids of the distinct keys of a role that signed, perhaps none; raise `SignatureInvalid` as above."""
     try:
         signers = verified_signers(envelope, keys)
     except UnknownKey:
         return []
-    return [signer for signer in signers if signer.key_id in role.keys]
+    return [signer for signer in signers if signer in role.keys]
 
 
-def check_role(role: Role, signers: list[KeyThatSigned], what: str) -> None:
+def check_role(role: Role, signers: list[str], what: str) -> None:
     """Raise `KeyNotAuthorised` or `ThresholdNotMet` unless enough of the role's keys signed."""
-    count = sum(signer.key_id in role.keys for signer in signers)
+    count = sum(signer in role.keys for signer in signers)
     if count == 0:
         msg = f"no signing key may sign for {what}"
         raise KeyNotAuthorised(msg)
@@ -86,38 +83,36 @@ def check_role(role: Role, signers: list[KeyThatSigned], what: str) -> None:
         raise ThresholdNotMet(msg)
 
 
-def usable_signers(
-    role: Role, signers: list[KeyThatSigned], root: Root, now: float, *, held: bool
-) -> list[KeyThatSigned]:
-    """Return the signers of the role whose keys are valid now; raise the reason if that leaves too few of them."""
+def usable_signers(role: Role, signers: list[str], root: Root, now: float, *, held: bool) -> list[str]:
+    """Return the signers whose keys are valid now; raise the reason if that leaves too few of them."""
     for signer in signers:
         # Even beside enough good signatures, a revoked key's is an alarm.
-        if signer.key_id in root.revoked:
-            msg = f"signing key {signer.key_id} is revoked"
+        if signer in root.revoked:
+            msg = f"signing key {signer} is revoked"
             raise KeyRevoked(msg)
     if held:
         return signers
     usable = []
     problem: KeyExpired | KeyNotYetValid | None = None
     for signer in signers:
-        window = root.keys[signer.key_id]
+        window = root.keys[signer]
         if now >= window.valid_until:
-            problem = KeyExpired(f"signing key {signer.key_id} expired at {window.valid_until}")
+            problem = KeyExpired(f"signing key {signer} expired at {window.valid_until}")
         elif now < window.valid_from - CLOCK_SKEW_S:
-            problem = KeyNotYetValid(f"signing key {signer.key_id} is valid only from {window.valid_from}")
+            problem = KeyNotYetValid(f"signing key {signer} is valid only from {window.valid_from}")
         else:
             usable.append(signer)
-    if problem is not None and sum(s.key_id in role.keys for s in usable) < role.threshold:
+    if problem is not None and sum(s in role.keys for s in usable) < role.threshold:
         raise problem
     return usable
 
 
-def check_key_lifetimes(scope: str, expires_at: int, role: Role, signers: list[KeyThatSigned], root: Root) -> None:
+def check_key_lifetimes(scope: str, expires_at: int, role: Role, signers: list[str], root: Root) -> None:
     """Raise `ExpiryExceedsKey` unless enough of the role's keys live as long as the document of the scope.
 
     `signers` are the usable ones: a key that does not count towards the threshold must not vouch for the lifetime.
     """
-    lasting = [s for s in signers if s.key_id in role.keys and expires_at <= root.keys[s.key_id].valid_until]
+    lasting = [s for s in signers if s in role.keys and expires_at <= root.keys[s].valid_until]
     if len(lasting) < role.threshold:
         msg = f"bundle of `{scope}` expires at {expires_at}, after its signing keys"
         raise ExpiryExceedsKey(msg)

@@ -105,7 +105,10 @@ def test_nobody_signs_heartbeats_where_the_root_names_no_key_for_them(scene: Hea
 
 
 def test_a_key_of_another_role_signs_no_heartbeat(scene: HeartbeatScene) -> None:
-    scene.refuses_beat(KeyNotAuthorised, *scene.heartbeat(signed_by=[scene.org.bundle_signer]))
+    forged = scene.heartbeat(signed_by=[scene.org.bundle_signer])
+    scene.refuses_beat(KeyNotAuthorised, *forged)
+    with pytest.raises(KeyNotAuthorised, match="no signing key may sign for heartbeats"):
+        scene.judge_beat(*forged)
 
 
 def test_an_expired_heartbeat_key_is_refused(scene: HeartbeatScene) -> None:

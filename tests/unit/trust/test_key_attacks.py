@@ -96,7 +96,8 @@ def test_what_is_kept_is_dropped_when_its_key_is_revoked(scene: Scene) -> None:
 def test_a_bundle_that_outlives_its_key_is_refused(scene: Scene) -> None:
     until = int(scene.now) + DAY
     with_bundle_key(scene, valid_until=until)
-    scene.refuses(ExpiryExceedsKey, *scene.org.bundle_envelope(scene.org.scope, expires_at=until + 1))
+    refusal = scene.refuses(ExpiryExceedsKey, *scene.org.bundle_envelope(scene.org.scope, expires_at=until + 1))
+    assert refusal.message == f"bundle of `org/acme` expires at {until + 1}, after its signing keys"
     scene.accept(*scene.org.bundle_envelope(scene.org.scope, expires_at=until))
 
 
