@@ -63,8 +63,28 @@ def test_the_same_bundle_again_is_a_quiet_no_op(host: HostSimulator) -> None:
     host.take(held)
     before = host.facts()
 
-    assert host.updater.apply_bundle(held.envelope, unused).outcome is Outcome.UNCHANGED
+    assert host.updater.apply_bundle(held.envelope, unused) == Accepted(Outcome.UNCHANGED, "global", 1)
     assert host.facts() == before
+
+
+def test_the_state_keeps_the_digest_of_what_came_before(host: HostSimulator) -> None:
+    first = host.update(PERMIT).digests["global"]
+    assert host.directory.state.scopes["global"].previous_digest is None
+
+    host.update(FORBID)
+
+    assert host.directory.state.scopes["global"].previous_digest == first
+    assert host.restart().directory.state.scopes["global"].previous_digest == first
+
+
+def test_a_scope_of_nobody_here_is_refused_by_name(host: HostSimulator) -> None:
+    held = host.office.publish(PERMIT, scope="org/acme/team/a")
+
+    with pytest.raises(ScopeMismatch) as refusal:
+        host.take(held)
+
+    says = "bundle is for `org/acme/team/a`; this version enforces `global` and `org/acme` only"
+    assert refusal.value.message == says
 
 
 def test_a_renewal_with_the_same_content_is_not_compiled_again(host: HostSimulator) -> None:
