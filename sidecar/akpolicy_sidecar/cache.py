@@ -245,9 +245,8 @@ def root_name(version: int) -> str:
 
 def files_of(state: State) -> set[str]:
     """Return the files that a state names, relative to the directory."""
-    names = set()
-    if state.root is not None:
-        names |= {root_name(version) for version in range(state.root.first, state.root.version + 1)}
+    versions = range(state.root.first, state.root.version + 1) if state.root is not None else ()
+    names = {root_name(version) for version in versions}
     for scope in state.scopes.values():
         names |= {f"{ENVELOPES}/{digest}" for digest in (scope.envelope, scope.original) if digest}
         if scope.blob:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.errors import AkpolicyError, CacheWriteFailed, RootMissing, StreamProtocolError
+from akpolicy.errors import AkpolicyError, CacheWriteFailed, RootMissing, ScopeMismatch, StreamProtocolError
 from akpolicy_sidecar.freshness import Confirmation
 from akpolicy_sidecar.updates import Accepted, Outcome
 from tests.simulators.host import HostSimulator

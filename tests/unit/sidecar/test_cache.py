@@ -22,6 +22,7 @@ from akpolicy.errors import (
     StateDirUnusable,
 )
 from akpolicy.strict_json import MAX_OBJECT_FIELDS
+from akpolicy_sidecar import cache
 from akpolicy_sidecar.cache import (
     MAX_EVIDENCE,
     MAX_STATE_BYTES,
@@ -184,7 +185,7 @@ def test_documents_without_a_state_are_noticed(directory: StateDirectory, place:
     fill(directory)
     (place / "state.json").unlink()
 
-    with pytest.raises(CacheStateMissing):
+    with pytest.raises(CacheStateMissing, match=r"state\.json` is missing; what was enforced is unknown"):
         reopen(directory, place).load()
 
 
@@ -213,7 +214,7 @@ def test_a_file_that_is_not_what_the_state_names_is_refused(
         read()
         assert kind == "roots" or not again.envelope(state.scopes["global"].envelope).intact
         return
-    with pytest.raises(expected):
+    with pytest.raises(expected, match=f"`{path}` "):
         read()
 
 
@@ -321,6 +322,20 @@ def test_a_state_that_could_not_be_read_again_is_not_written(directory: StateDir
 
     assert directory.state == state
     assert reopen(directory, place).load() == state
+
+
+def test_a_state_of_the_greatest_size_is_written_and_read(
+    directory: StateDirectory, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = fill(directory)
+    size = (place / "state.json").stat().st_size
+
+    monkeypatch.setattr(cache, "MAX_STATE_BYTES", size)
+    directory.commit(state)
+    assert reopen(directory, place).load() == state
+    monkeypatch.setattr(cache, "MAX_STATE_BYTES", size - 1)
+    with pytest.raises(CacheWriteFailed, match=f"it has {size} bytes, more than {size - 1}"):
+        directory.commit(state)
 
 
 @pytest.mark.parametrize("lost", ["roots", "envelopes", "blobs"])

@@ -44,5 +44,5 @@ def test_a_linked_lock_is_refused(place: Path, tmp_path: Path) -> None:
     place.mkdir(mode=0o700)
     (place / "lock").symlink_to(tmp_path / "anything")
 
-    with pytest.raises(CacheError):
+    with pytest.raises(CacheError, match=f"cannot open the lock `{place}/lock`"):
         StateDirectory.open(place, "acme")
