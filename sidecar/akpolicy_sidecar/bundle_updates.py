@@ -16,7 +16,7 @@ from akpolicy.scope import GLOBAL, org_scope
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import confirm
 from akpolicy_sidecar.layers import ENGINE
-from akpolicy_sidecar.ledger import claimed_scope
+from akpolicy_sidecar.ledger import scope_of
 from akpolicy_sidecar.state import FreshnessState, ScopeState
 from akpolicy_sidecar.updates import Accepted, Outcome
 
@@ -110,7 +110,7 @@ class BundleUpdates:
         try:
             verified = self._ledger.judge.judge_manifest(envelope, now, original=original)
         except Equivocation:
-            ours = self._ledger.enforcement.get(claimed_scope(envelope))
+            ours = self._ledger.enforcement.get(scope_of(envelope))
             self._ledger.keep_evidence(envelope, ours.envelope if ours else None)
             raise
         scope = verified.manifest.scope

@@ -41,7 +41,6 @@ class Enforced:
     bundle: BundleVersion
     envelope: SignedEnvelope
     original: SignedEnvelope | None
-    content_digest: str
     layer: Layer | None
 
     @property
@@ -68,15 +67,15 @@ class LayerBuilder:
         manifest = bundle.manifest
         revision = BundleVersion(manifest.scope, manifest.epoch, manifest.version, bundle.digest)
         if bundle.content is None:
-            return Enforced(revision, bundle.envelope, bundle.original, "", None)
+            return Enforced(revision, bundle.envelope, None, None)
         digest = bundle.content.digest
-        known, compiled = self._compiled.get(manifest.scope, ("", None))
+        known, compiled = self._compiled.get(manifest.scope, (None, None))
         if compiled is None or known != digest:
             compiled = self._compile(bundle, parsed_before=parsed_before)
             self._compiled[manifest.scope] = digest, compiled
         refuse_ungranted(bundle, _permits(compiled))
         layer = layer_of(manifest, bundle.digest, compiled, root_expires_at=root_expires_at)
-        return Enforced(revision, bundle.envelope, bundle.original, digest, layer)
+        return Enforced(revision, bundle.envelope, bundle.original, layer)
 
     def _compile(self, bundle: VerifiedBundle, *, parsed_before: bool) -> CompiledLayer:
         scope, content = bundle.manifest.scope, bundle.content

@@ -14,12 +14,12 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from akpolicy.clock import Moment
 from akpolicy.errors import CacheError, ClockJump, RootRollback
+from akpolicy.strict_json import load_object
 from akpolicy.trust import Judge
 from akpolicy.trusted_time import time_of
 from akpolicy.wire import envelope_to_bytes
@@ -120,20 +120,13 @@ class Ledger:
 
     def keep_evidence(self, *documents: SignedEnvelope | None) -> None:
         """Keep documents that contradict each other, as far as that is possible."""
-        for document in documents:
-            if document is None:
-                continue
+        for document in filter(None, documents):
             try:
                 self.directory.put_evidence(envelope_to_bytes(document))
             except CacheError as error:
                 self.watch.cache_failed(error)
 
 
-def claimed_scope(envelope: SignedEnvelope) -> str:
-    """Return the scope that a payload claims, for looking up what it contradicts; empty if it claims none."""
-    try:
-        claims = json.loads(envelope.payload)
-    except ValueError:
-        return ""
-    scope = claims.get("scope") if isinstance(claims, dict) else None
-    return scope if isinstance(scope, str) else ""
+def scope_of(envelope: SignedEnvelope) -> str:
+    """Return the scope of a signed bundle or rollback whose payload has been read before."""
+    return str(load_object(envelope.payload)["scope"])

@@ -50,7 +50,8 @@ class Loader:
                 unanchored = error
         root = self._judge.root
         if root is None:
-            raise unanchored or RootRollback("no kept root could be read")
+            msg = "no kept root could be read"
+            raise unanchored or RootRollback(msg)
         if (root.document.version, root.digest) != (kept.version, kept.digest):
             msg = f"the kept roots lead to version {root.document.version}, not to the one that was trusted last"
             raise RootRollback(msg)
@@ -83,12 +84,10 @@ class Loader:
             parsed_before=kept.engine == ENGINE,
         )
 
-    def has_blob(self, kept: ScopeState) -> bool:
-        """Whether a scope's content is here and sound, so that the server need not send it again."""
-        if kept.blob is None:
-            return False
+    def has_blob(self, digest: str) -> bool:
+        """Whether content is here and sound, so that the server need not send it again."""
         try:
-            self._directory.blob(kept.blob)
+            self._directory.blob(digest)
         except CacheError:
             return False
         return True

@@ -174,7 +174,7 @@ class Updater:
             enforcement.freshness, ledger.vouchers = NOTHING_CONFIRMED, frozenset()
         proven = dict(state.scopes)
         for scope, kept in state.scopes.items():
-            if loader.has_blob(kept) and kept.blob:
+            if kept.blob and loader.has_blob(kept.blob):
                 self._bundles.note_blob(kept.blob)
             try:
                 enforcement.put(scope, loader.scope(scope, kept, _require(root), now))

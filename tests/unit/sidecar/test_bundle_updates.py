@@ -50,6 +50,16 @@ def test_it_is_said_which_bundle_took_effect_by_its_signed_manifest(host: HostSi
     accepted = host.updater.apply_bundle(held.envelope, lambda _: held.blob or b"")
 
     assert accepted == Accepted(Outcome.APPLIED, "org/acme", 7)
+    [bundle] = host.snapshots.current.bundles
+    assert (bundle.scope, bundle.version, bundle.digest) == ("org/acme", 7, host.digests["org/acme"])
+    assert bundle.digest == held.envelope.digest().hex()
+
+
+def test_a_decision_names_the_scope_of_its_policy(host: HostSimulator) -> None:
+    verdict = host.update(PERMIT, scope="org/acme").decide()
+
+    assert verdict is not None
+    assert [(policy.scope, policy.policy_id) for policy in verdict.determining] == [("org/acme", "p")]
 
 
 def test_layers_come_broad_to_specific(host: HostSimulator) -> None:
@@ -68,13 +78,15 @@ def test_the_same_bundle_again_is_a_quiet_no_op(host: HostSimulator) -> None:
 
 
 def test_the_state_keeps_the_digest_of_what_came_before(host: HostSimulator) -> None:
+    def previous(host: HostSimulator) -> str | None:
+        return host.directory.state.scopes["global"].previous_digest
+
     first = host.update(PERMIT).digests["global"]
-    assert host.directory.state.scopes["global"].previous_digest is None
+    assert previous(host) is None
 
     host.update(FORBID)
 
-    assert host.directory.state.scopes["global"].previous_digest == first
-    assert host.restart().directory.state.scopes["global"].previous_digest == first
+    assert previous(host) == previous(host.restart()) == first
 
 
 def test_a_scope_of_nobody_here_is_refused_by_name(host: HostSimulator) -> None:

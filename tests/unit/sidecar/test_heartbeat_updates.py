@@ -183,6 +183,15 @@ def test_two_indexes_of_one_seq_are_evidence(enforcing: HostSimulator) -> None:
     assert enforcing.updater.evidence_count == 2
 
 
+def test_after_a_restart_there_is_one_index_of_the_seq_to_keep(enforcing: HostSimulator) -> None:
+    again = enforcing.restart()
+
+    with pytest.raises(Equivocation):
+        take(again, about=[])
+
+    assert again.updater.evidence_count == 1
+
+
 def test_another_root_of_the_trusted_version_is_evidence(enforcing: HostSimulator) -> None:
     enforcing.office.seq += 1
     other = enforcing.org.root_envelope(expires_at=int(enforcing.clock.now()) + DAY)
@@ -244,9 +253,19 @@ def test_an_answer_to_a_nonce_that_is_held_back_does_not_set_the_time_back(enfor
     enforcing.hear(*answer)
 
     assert enforcing.nacks[-1] == "HeartbeatStale"
+    assert f"came after {MAX_ANSWER_DELAY_S:.0f} seconds; a new connection asks again" in enforcing.sent[-1].nack.detail
     assert enforcing.standing().denial is Reason.CLOCK_UNTRUSTED
     # A new question is answered by somebody who knows the time.
     assert enforcing.connect().standing().fresh
+
+
+def test_an_answer_may_take_as_long_as_is_allowed(enforcing: HostSimulator) -> None:
+    answer = enforcing.office.greeting(enforcing.new_session().hello().hello)
+    enforcing.clock.advance(MAX_ANSWER_DELAY_S)
+
+    enforcing.hear(*answer)
+
+    assert "HeartbeatStale" not in enforcing.nacks
 
 
 def test_an_answer_ends_the_doubt_after_a_reboot_with_a_clock_that_is_ahead(enforcing: HostSimulator) -> None:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.decision import Reason
+from akpolicy.errors import HeartbeatRollback, RollbackDetected, RootRollback
 from akpolicy.keys import AnchorSet
 from akpolicy.signing import PrivateKeySigner
-from akpolicy.wire import envelope_to_bytes
+from akpolicy.wire import envelope_from_proto, envelope_to_bytes
 from tests.simulators.org import DAY, ConfiguredAnchor, role
 
 if TYPE_CHECKING:
     from tests.simulators.host import HostSimulator
 
-from tests.unit.sidecar.state_files import write
+from tests.unit.sidecar.state_files import FORBID, PERMIT, write
 
 
 @pytest.fixture
@@ -48,6 +49,44 @@ def test_a_root_that_was_removed_leaves_nothing_that_can_be_loaded(
     assert again.standing().denial is Reason.NO_POLICY
     assert again.connect().versions == rotated.versions
     assert again.restart().not_loaded == []
+
+
+def test_what_was_accepted_once_is_not_forgotten_with_the_roots(rotated: HostSimulator) -> None:
+    older = rotated.office.publish(PERMIT)
+    rotated.hear(*rotated.office.bundle()).beat()
+    known = rotated.office.heartbeat().heartbeat
+    rotated.update(FORBID)
+    (rotated.place / "roots" / "00000001").unlink()
+
+    again = rotated.restart()
+    for root in again.office.roots:
+        again.updater.apply_root(root)
+    with pytest.raises(RollbackDetected):
+        again.take(older)
+    with pytest.raises(HeartbeatRollback):
+        again.updater.apply_heartbeat(envelope_from_proto(known.envelope), known.index, None)
+
+
+def test_while_the_roots_are_followed_again_the_host_says_that_it_has_none(rotated: HostSimulator) -> None:
+    (rotated.place / "roots" / "00000001").unlink()
+    again = rotated.restart()
+
+    said = []
+    for root in again.office.roots:
+        said.append(again.updater.root_version)
+        again.updater.apply_root(root)
+
+    assert [*said, again.updater.root_version] == [0, 0, 0, 3]
+    with pytest.raises(RootRollback, match="root version 1 is older than version 3, which this host trusted"):
+        _behind(rotated)
+
+
+def _behind(host: HostSimulator) -> None:
+    """Let only the first root come to a host that has lost it, and then a heartbeat."""
+    (host.place / "roots" / "00000001").unlink()
+    again = host.restart()
+    again.updater.apply_root(again.office.roots[0])
+    again.take(again.office.publish(PERMIT))
 
 
 def test_an_older_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:

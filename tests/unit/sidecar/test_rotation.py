@@ -41,6 +41,20 @@ def signed_again(host: HostSimulator, key: PrivateKeySigner) -> Held:
     return host.office.publish(PERMIT, scope=SCOPE, signed_by=[key])
 
 
+def test_a_rotation_leaves_rollbacks_and_deletions_where_they_are(rotating: HostSimulator) -> None:
+    first = rotating.office.current["global"]
+    rotating.update(PERMIT, min_version=1)
+    rotating.take(rotating.office.roll_back(first))
+    rotating.take(rotating.office.delete(SCOPE))
+
+    rotating.hear(root_message(rotating.office.rotate())).beat()
+
+    assert rotating.nacks == []
+    assert rotating.versions == {"global": 3}
+    assert [(r.scope, r.version) for r in rotating.updater.holdings.enforced] == [("global", 3), (SCOPE, 2)]
+    assert rotating.restart().versions == {"global": 3}
+
+
 def test_policy_decides_until_what_the_new_key_signed_has_come(rotating: HostSimulator) -> None:
     key = PrivateKeySigner.generate()
 
