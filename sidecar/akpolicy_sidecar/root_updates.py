@@ -90,8 +90,7 @@ class RootUpdates:
         if before is not None and root.digest == before.digest:
             return AcceptedRoot(Outcome.UNCHANGED, root.document.version, not_kept=not_kept)
         judge.accept_root(root)
-        dropped = () if self._ledger.is_behind else self._judge_anew(root)
-        return AcceptedRoot(Outcome.APPLIED, root.document.version, dropped, not_kept)
+        return AcceptedRoot(Outcome.APPLIED, root.document.version, self._judge_anew(root), not_kept)
 
     def end(self) -> None:
         """Note that no more roots come.

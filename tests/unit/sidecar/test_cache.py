@@ -43,6 +43,7 @@ from akpolicy_sidecar.state import (
     TimeState,
     encode_state,
 )
+from tests.simulators.messages import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,8 +169,9 @@ def test_a_damaged_state_is_corrupt_and_nothing_is_taken_from_it(
 
     again = reopen(directory, place)
 
-    with pytest.raises(CacheCorrupt, match=r"state\.json` is damaged: "):
+    with pytest.raises(CacheCorrupt, match=r"state\.json` is damaged: ") as caught:
         again.load()
+    check_text(caught.value.message)
     assert again.state == State(format=2, org="acme")
 
 

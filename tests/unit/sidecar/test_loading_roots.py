@@ -89,6 +89,16 @@ def _behind(host: HostSimulator) -> None:
     again.take(again.office.publish(PERMIT))
 
 
+def test_a_start_that_finds_nothing_new_writes_nothing(rotated: HostSimulator) -> None:
+    again = rotated.restart()
+    written = (again.place / "state.json").stat().st_ino
+
+    once_more = again.restart()
+
+    assert once_more.not_loaded == []
+    assert (once_more.place / "state.json").stat().st_ino == written
+
+
 def test_an_older_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:
     write(rotated.place / "roots" / "00000003", (rotated.place / "roots" / "00000002").read_bytes())
 
@@ -113,6 +123,8 @@ def test_anchors_of_a_later_root_of_the_chain_are_enough(enforcing: HostSimulato
 
     assert (again.not_loaded, again.updater.root_version) == ([], 2)
     assert again.standing().denial is None
+    assert again.directory.state.root is not None
+    assert again.directory.state.root.anchors == again.anchors.digest
 
 
 def test_anchors_of_no_root_of_the_chain_are_refused(rotated: HostSimulator) -> None:

@@ -10,6 +10,7 @@ from akpolicy.decision import Reason
 from akpolicy.errors import AkpolicyError
 from akpolicy.signing import PrivateKeySigner
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
+from akpolicy_sidecar.state import FreshnessState
 from akpolicy_sidecar.updates import Outcome
 from tests.simulators.org import delegation, role
 
@@ -64,6 +65,21 @@ def test_a_revoked_key_beside_a_good_one_takes_the_bundle_with_it(new_host: Host
     accepted = new_host.updater.apply_root(new_host.office.rotate(signers=[second], roles=one, revoked=revoked))
 
     assert [trouble.error.code for trouble in accepted.dropped] == ["KeyRevoked"]
+
+
+def test_everything_that_revoked_keys_signed_is_dropped_at_once(enforcing: HostSimulator) -> None:
+    org, fresh = enforcing.org, PrivateKeySigner.generate()
+    roles = roles_of(enforcing, delegation("global", fresh), delegation("org/acme", fresh))
+    now = int(enforcing.clock.now())
+    revoked = {signer.public_key.key_id: now for signer in (org.platform_signer, org.bundle_signer)}
+
+    accepted = enforcing.updater.apply_root(enforcing.office.rotate(signers=[fresh], roles=roles, revoked=revoked))
+
+    assert [(t.subject, t.error.code) for t in accepted.dropped] == [
+        ("global", "KeyRevoked"),
+        ("org/acme", "KeyRevoked"),
+    ]
+    assert enforcing.versions == {}
 
 
 def test_what_was_dropped_comes_back_by_the_same_or_a_newer_bundle_and_not_by_an_older(
@@ -140,6 +156,7 @@ def test_what_a_revoked_heartbeat_key_vouched_for_is_not_vouched_for_any_more(en
     revoke_heartbeat_key(enforcing)
 
     assert enforcing.standing().denial is Reason.NO_POLICY
+    assert enforcing.directory.state.freshness == FreshnessState()
     assert enforcing.restart().standing().denial is Reason.NO_POLICY
 
 

@@ -242,6 +242,9 @@ def test_a_root_that_cannot_be_kept_is_believed_and_said_not_to_be_kept(enforcin
     assert enforcing.snapshots.current.missing == ("org/acme",)
     # It is asked for again, and kept then.
     assert enforcing.updater.root_version == 1
+    with full_disk(enforcing):
+        again = enforcing.updater.apply_root(root)
+    assert (again.outcome, again.not_kept is None) == (Outcome.UNCHANGED, False)
     enforcing.updater.begin_roots()
     assert enforcing.updater.apply_root(root) == AcceptedRoot(Outcome.UNCHANGED, 2)
     assert enforcing.updater.root_version == 2

@@ -55,6 +55,53 @@ def test_a_rotation_leaves_rollbacks_and_deletions_where_they_are(rotating: Host
     assert rotating.restart().versions == {"global": 3}
 
 
+def rolled_back(host: HostSimulator) -> Held:
+    """Let the host enforce a rollback of the org's scope; return the bundle that it restores."""
+    original = host.office.current[SCOPE]
+    host.update(PERMIT, scope=SCOPE, min_version=1)
+    host.take(host.office.roll_back(original))
+    return original
+
+
+def test_a_rollback_decides_until_the_new_key_has_signed_it(rotating: HostSimulator) -> None:
+    original, key, org = rolled_back(rotating), PrivateKeySigner.generate(), rotating.org
+    rollback = [delegation("global", org.rollback_signer), delegation(SCOPE, key)]
+    roles = {**org.root_document()["roles"], "rollback": rollback}
+
+    rotating.hear(root_message(rotating.office.rotate(signers=[key], roles=roles)))
+
+    assert (rotating.standing().denial, rotating.nacks) == (None, [])
+    rotating.take(rotating.office.roll_back(original, signed_by=[key]))
+    rotating.beat()
+    assert (rotating.versions[SCOPE], rotating.nacks) == (4, [])
+
+
+def test_a_rollback_that_nobody_may_sign_any_more_is_dropped_at_once(rotating: HostSimulator) -> None:
+    rolled_back(rotating)
+    roles = {"rollback": [delegation("global", rotating.org.rollback_signer)]}
+
+    rotating.hear(rotate(rotating, rotating.org.bundle_signer, roles=roles))
+
+    assert rotating.nacks == ["KeyNotAuthorised"]
+    assert rotating.standing().denial is Reason.NO_POLICY
+
+
+def test_a_bundle_goes_on_where_nobody_may_roll_back(rotating: HostSimulator) -> None:
+    rotating.hear(rotate(rotating, PrivateKeySigner.generate(), roles={"rollback": []}))
+
+    assert (rotating.standing().denial, rotating.nacks) == (None, [])
+
+
+def test_a_rollback_to_what_a_revoked_key_signed_is_dropped_at_once(rotating: HostSimulator) -> None:
+    rolled_back(rotating)
+    leaked = rotating.org.bundle_signer.public_key.key_id
+
+    rotating.hear(rotate(rotating, PrivateKeySigner.generate(), revoked={leaked: int(rotating.clock.now())}))
+
+    assert rotating.nacks == ["KeyRevoked"]
+    assert rotating.standing().denial is Reason.NO_POLICY
+
+
 def test_policy_decides_until_what_the_new_key_signed_has_come(rotating: HostSimulator) -> None:
     key = PrivateKeySigner.generate()
 
