@@ -103,8 +103,6 @@ def test_what_was_made_good_is_neither_refused_nor_withheld(outstanding: Outstan
 
     outstanding.make_good("org/a")
 
-    assert outstanding.is_refused
-    assert outstanding.due(START + LASTING_PAUSE_S) == "org/b"
+    assert (outstanding.is_refused, outstanding.due(START + LASTING_PAUSE_S)) == (True, "org/b")
     outstanding.make_good("org/b")
-    assert not outstanding.is_refused
-    assert outstanding.due(START + LASTING_PAUSE_S) == ""
+    assert (outstanding.is_refused, outstanding.due(START + LASTING_PAUSE_S)) == (False, "")
