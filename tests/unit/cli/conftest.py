@@ -100,3 +100,14 @@ def bad(tmp_path: Path) -> Path:
 def desk(cli: Run, tmp_path: Path) -> Desk:
     assert START == 1_800_000_000
     return Desk(cli, tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "acme.proposal.json"
+
+
+@pytest.fixture
+def key(server: PublishingSimulator, key_file: KeyFile) -> str:
+    """The key of acme's bundles, as a signer URI."""
+    return key_file(server.org.bundle_signer, "bundle")
