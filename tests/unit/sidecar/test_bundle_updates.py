@@ -69,7 +69,8 @@ def test_the_same_bundle_again_is_a_quiet_no_op(host: HostSimulator) -> None:
 
 def test_the_state_keeps_the_digest_of_what_came_before(host: HostSimulator) -> None:
     first = host.update(PERMIT).digests["global"]
-    assert host.directory.state.scopes["global"].previous_digest is None
+    before = host.directory.state.scopes["global"]
+    assert before.previous_digest is None
 
     host.update(FORBID)
 
