@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import grpc
 import pytest
 
 from akpolicy.engine.source import PolicyText
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from tests.simulators.publishing import PublishingSimulator
     from tests.unit.cli.conftest import KeyFile, Run
-
-LACKING = (grpc.StatusCode.FAILED_PRECONDITION, "1 of 1 keys must sign `org/acme`, this server holds 0")
 
 
 def prepare(cli: Run, good: Path, out: Path, *options: object) -> None:
