@@ -31,52 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> dict[str, object]:
-    """Run `init` for `acme` and return what it says."""
-    done = program(
-        "init",
-        f"--dir={tmp_path / 'server'}",
-        "--org=acme",
-        "--listen=127.0.0.1:0",
-        "--metrics-listen=127.0.0.1:0",
-        "--output=json",
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout)
-    return answer
-
-
-@pytest.fixture
-def config(made: dict[str, object], tmp_path: Path) -> Path:
-    """Return the configuration that `init` made."""
-    assert made["config"] == str(tmp_path / "server" / "server.toml")
-    return tmp_path / "server" / "server.toml"
-
-
 # --- options and exit codes -------------------------------------------------------------------------------------------
-
-
-def test_check_says_what_there_is_to_see_to_and_changes_nothing(config: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()}
-    done = program("check", f"--config={config}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("acme: a root key lies on this machine")
-    [concern] = json.loads(program("check", f"--config={config}", "--output=json").stdout)
-    assert (concern["org"], len(concern["key"])) == ("acme", 64)
-    assert program("check", f"--config={config}", "--strict").returncode == 1
-    assert {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()} == before
-
-
-def test_check_fails_where_a_start_would(config: Path, made: dict[str, object]) -> None:
-    [org] = cast("list[dict[str, str]]", made["orgs"])
-    Path(org["root_key_file"]).chmod(0o644)
-    done = program("check", f"--config={config}")
-    assert (done.returncode, "chmod 600" in done.stderr) == (1, True)
-    (config.parent / "data" / DATABASE_FILE).unlink()
-    assert "error:" in program("check", f"--config={config}").stderr
-    config.write_text("[server]\n", encoding="utf-8")
-    assert program("check", f"--config={config}").returncode == 2
 
 
 def test_help_shows_examples_and_version_the_version() -> None:
