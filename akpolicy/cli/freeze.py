@@ -15,7 +15,7 @@ import typer
 
 from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
-from akpolicy.cli.options import KeysOption, MessageOption, OutputOption, examples
+from akpolicy.cli.options import KeysOption, MessageOption, OutputOption, YesOption, examples
 from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, printable, working
 from akpolicy.errors import ServerRefused
 
@@ -63,18 +63,27 @@ def unfreeze(
     *,
     message: MessageOption = "",
     key: KeysOption = None,
+    yes: YesOption = False,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """End a freeze: publish the policies from before it as the next version.
 
-    With --key, the bundle is signed here if the server lacks the keys. An org that is not frozen stays so.
+    With --key, the bundle is signed here if the server lacks the keys, after showing what comes back. An org that is
+    not frozen stays so.
     """
-    _set(connection, org, False, message, key or [], output)
+    _set(connection, org, False, message, key or [], output, yes=yes)
 
 
 def _set(
-    connection: Connection, org: str, frozen: bool, message: str, keys: Sequence[str], output: OutputFormat
+    connection: Connection,
+    org: str,
+    frozen: bool,
+    message: str,
+    keys: Sequence[str],
+    output: OutputFormat,
+    *,
+    yes: bool = False,
 ) -> None:
     from akpolicy.cli.freeze_here import set_here
 
@@ -88,7 +97,7 @@ def _set(
                     print_note("if the server lacks the keys, give yours: `--key URI`")
                 raise
             print_note(printable(f"{error}; signing here"))
-            state = set_here(client, org, frozen, message, keys)
+            state = set_here(client, org, frozen, message, keys, yes=yes)
     _print_state(state, org, frozen, output)
 
 

@@ -7,6 +7,7 @@ Rules:
 - The end of a freeze has the content of the newest version before it. That version and each one since must be a bundle
   of this very scope that one of these keys signed, and none may be missing: a server that leaves some out, or says that
   it rolled back, would have an older policy signed anew. Where that cannot be shown, people publish files instead.
+- What is signed is shown first; at a terminal the end of a freeze is asked about, a freeze is not: it is urgent.
 - Whether an org is frozen the server knows best: a freeze that hosts dropped with its keys, or that a rollback could
   end, is signed anew.
 - An org for which nothing is published can be frozen: hosts would else decide by `global` alone.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.cli.output import print_note, printable
+from akpolicy.cli.output import print_note
 from akpolicy.cli.prepared import FIRST_VERSION
 from akpolicy.errors import BadAnswer, KeyNotAuthorised, ServerRefused, TrustError, UsageError
 
@@ -41,7 +42,9 @@ _BY_HAND: Final = (
 )
 
 
-def set_here(client: PublishingClient, org: str, frozen: bool, message: str, keys: Sequence[str]) -> FreezeState:
+def set_here(
+    client: PublishingClient, org: str, frozen: bool, message: str, keys: Sequence[str], *, yes: bool
+) -> FreezeState:
     """Freeze an org or end that, with a bundle that these keys sign.
 
     Raises `BadAnswer` for what the server should not have sent, `KeyNotAuthorised`, `UsageError`, and what opening a
@@ -49,9 +52,8 @@ def set_here(client: PublishingClient, org: str, frozen: bool, message: str, key
     """
     from akpolicy.cli.policy_proposals import describe
     from akpolicy.cli.prepared import proposal_of
-    from akpolicy.cli.signing import open_keys, require_complete
+    from akpolicy.cli.signing import open_keys, require_complete, sign_own
     from akpolicy.client.publishing_types import FreezeState
-    from akpolicy.proposal import add_signature
     from akpolicy.scope import org_scope
 
     scope = org_scope(org)
@@ -62,9 +64,8 @@ def set_here(client: PublishingClient, org: str, frozen: bool, message: str, key
         policies = _freeze_policies() if frozen else _policies_before(client, scope, signers)
         terms = _terms(current, frozen=frozen)
         proposal = proposal_of(client.prepare_bundle(scope, _files(policies), terms), scope, policies, terms)
-        print_note(printable(describe(proposal)))
-        for signer in signers:
-            proposal = add_signature(proposal, signer)
+        # A freeze is urgent, and there is nothing to ask about: it forbids.
+        proposal = sign_own(proposal, signers, describe(proposal), yes=yes or frozen)
     require_complete(proposal)
     published = client.publish_envelope(proposal.envelope, _blob(policies), message=message)
     return FreezeState(published.revision, changed=not published.repeated)

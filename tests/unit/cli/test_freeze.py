@@ -11,7 +11,7 @@ import pytest
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID, is_freeze
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.v1 import publishing_pb2 as pb
-from tests.unit.cli.conftest import GOOD
+from tests.unit.cli.conftest import GOOD, Terminal
 from tests.unit.cli.test_policy_proposals import prepare, two_must_sign
 
 if TYPE_CHECKING:
@@ -213,3 +213,23 @@ def test_a_freeze_that_a_rollback_could_end_is_not_signed(
     assert result.code == 1
     assert "lets a rollback go back to version 1, which was not asked for; do not sign it" in result.err
     assert len(server.revisions) == 1
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_at_a_terminal_the_end_of_a_freeze_is_asked_about_and_a_freeze_is_not(
+    cli: Run,
+    server: PublishingSimulator,
+    without_keys: None,
+    good: Path,
+    out: Path,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+) -> None:
+    sign_and_publish(cli, good, out, key)
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    assert cli("org", "freeze", "acme", "--key", key).code == 0
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    result = cli("org", "unfreeze", "acme", "--key", key)
+    assert "the policies of version 1, issued " in result.err
+    assert (result.code, len(server.revisions)) == ((0, 3) if answer == "y" else (1, 2))

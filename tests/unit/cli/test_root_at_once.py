@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import pytest
 from akpolicy.proposal import parse_proposal
 from akpolicy.root import Root, parse_root
 from akpolicy.signing import PrivateKeySigner, load_key_file, open_signer
+from tests.unit.cli.conftest import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,10 +307,6 @@ def test_a_person_at_a_terminal_is_asked(
     watched: list[Watched],
     answer: str,
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     command = ("root", "rotate", "--org", "acme", "--key", old, "--new-key", key_file(PrivateKeySigner.generate(), "n"))
     monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
     result = cli(*command)
