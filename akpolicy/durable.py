@@ -170,10 +170,7 @@ def _read_all(path: Path, descriptor: int, max_bytes: int) -> bytes:
 
 def private_directory(path: Path) -> None:
     """Create `path` (0700, with missing parents) or check an existing one; raise the `CacheError` that says why not."""
-    if ".." in path.parts:
-        # The kernel follows a link before it goes up, so that no check of the written path would mean anything.
-        msg = f"`{path}` contains `..`; name the real path"
-        raise CacheSymlink(msg)
+    _check_name(path)
     try:
         _make_directory(path)
         _check_directory(path)
@@ -181,6 +178,27 @@ def private_directory(path: Path) -> None:
     except OSError as error:
         msg = f"cannot create or examine the directory `{path}`: {error.strerror}"
         raise CacheWriteFailed(msg) from error
+
+
+def check_private_directory(path: Path) -> None:
+    """Check an existing directory as `private_directory` does, and make none; raise the `CacheError` that says why."""
+    _check_name(path)
+    try:
+        _check_directory(path)
+        _check_ancestors(path)
+    except FileNotFoundError as error:
+        msg = f"the directory `{path}` is not there"
+        raise CacheMissing(msg) from error
+    except OSError as error:
+        msg = f"cannot examine the directory `{path}`: {error.strerror}"
+        raise CacheCorrupt(msg) from error
+
+
+def _check_name(path: Path) -> None:
+    if ".." in path.parts:
+        # The kernel follows a link before it goes up, so that no check of the written path would mean anything.
+        msg = f"`{path}` contains `..`; name the real path"
+        raise CacheSymlink(msg)
 
 
 def _make_directory(path: Path) -> None:

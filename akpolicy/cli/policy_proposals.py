@@ -1,7 +1,7 @@
 """Bundles whose keys are not on the server: prepared there, signed with `akpolicy policy sign`, published as signed.
 
-What the server prepares is not taken at its word: its content must be what the engine here makes of the files, and who
-signs sees what the manifest says before a key is used.
+What the server prepares is not taken at its word (`prepared`): its content must be what the engine here makes of the
+files, on the terms that were asked for, and who signs sees what the manifest says before a key is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from akpolicy.errors import UsageError
 if TYPE_CHECKING:
     from akpolicy.cli.connection import Connection
     from akpolicy.cli.publish import BundleTerms
-    from akpolicy.client.publishing_types import Prepared, Published
+    from akpolicy.client.publishing_types import Published
     from akpolicy.proposal import Proposal
 
 
@@ -66,8 +66,11 @@ def prepare(
     output: OutputFormat,
 ) -> None:
     """Have the server prepare a bundle and write it as a proposal."""
+    from akpolicy.cli.prepared import proposal_of
     from akpolicy.cli.proposal_files import check_new, write_new
     from akpolicy.cli.signing import print_progress
+    from akpolicy.engine.files import read_policies
+    from akpolicy.engine.schema import load_default_schema
 
     if message:
         raise UsageError("`--message` belongs to the publish; give it with `policy publish --envelope`")
@@ -77,7 +80,8 @@ def prepare(
     size = sum(len(source.data) for source in sources)
     with connection.open() as client, uploading(f"preparing {scope}", size) as progress:
         prepared = client.prepare_bundle(scope, sources, agreed, progress)
-    proposal = proposal_of(prepared, scope)
+    policies = [(policy.id, policy.text) for policy in read_policies(sources, load_default_schema())]
+    proposal = proposal_of(prepared, scope, policies, agreed)
     write_new(out, proposal)
     print_note(printable(describe(proposal)))
     print_progress(out, proposal, output)
@@ -104,19 +108,6 @@ def publish_envelope(
         return client.publish_envelope(
             proposal.envelope, content, message=message, idempotency_key=chosen, dry_run=dry_run
         )
-
-
-def proposal_of(prepared: Prepared, scope: str) -> Proposal:
-    """Return what the server prepared as a proposal; raise `BadAnswer` if it is for another scope."""
-    from akpolicy.bundle import Manifest
-    from akpolicy.errors import BadAnswer
-    from akpolicy.proposal import make_proposal
-
-    proposal = make_proposal(prepared.envelope, root=prepared.root, content=prepared.content)
-    document = proposal.document
-    if not isinstance(document, Manifest) or document.scope != scope or proposal.envelope.signatures:
-        raise BadAnswer(f"the server prepared {proposal.subject}, which is not the unsigned bundle of `{scope}`")
-    return proposal
 
 
 def check_policies_of(proposal: Proposal) -> None:

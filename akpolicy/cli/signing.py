@@ -3,7 +3,8 @@
 Rules:
 
 - Nothing is signed unseen: what is to be signed goes to standard error first. A person at a terminal is asked; where
-  nobody can be asked, only `--yes` lets it go on.
+  nobody can be asked, only `--yes` lets it go on. A command that makes what it signs (`root rotate`, `root revoke`)
+  goes on there without: it was told what to change, and changes nothing else.
 - The root in a proposal came with the proposal. It is verified by `--anchor`, or else by the signing keys themselves,
   if one of them signed it; that nobody verified it is said.
 - All keys are opened before the first one signs, and all signatures are written at once, beside those that others
@@ -108,6 +109,20 @@ def agree(*, yes: bool) -> None:
     if not typer.confirm("Sign this?", err=True):
         print_note("nothing was signed")
         raise typer.Exit(EXIT_FAILED)
+
+
+def sign_own(proposal: Proposal, signers: Sequence[Signer], description: str, *, yes: bool) -> Proposal:
+    """Show what this very command has made, ask a person at a terminal, and return it signed.
+
+    Raises `typer.Exit` if the answer is no.
+    """
+    from akpolicy.proposal import add_signature
+
+    print_note(printable(description))
+    agree(yes=yes or not sys.stdin.isatty())
+    for signer in signers:
+        proposal = add_signature(proposal, signer)
+    return proposal
 
 
 def require_complete(proposal: Proposal) -> None:

@@ -140,10 +140,10 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is something to see to.")] = False,
     output: Annotated[Output, typer.Option(help="What to print.")] = Output.TEXT,
 ) -> None:
-    """Look through configuration, database and keys as a start would, and say what there is to see to.
+    """Look through configuration, database, keys and TLS files as a start would, and say what there is to see to.
 
-    Changes nothing; the server may be running. Exit code 1 if the server could not start, 2 if its configuration is
-    wrong.
+    Changes nothing and makes no file; the server may be running. Exit code 1 if the server could not start, 2 if its
+    configuration is wrong.
     """
     from akpolicy_server.checking import look_through  # noqa: PLC0415 - as in `_run`
 
@@ -152,7 +152,7 @@ def check(
     if output is Output.JSON:
         typer.echo(json.dumps([asdict(concern) for concern in concerns], indent=2))
     for concern in concerns if output is Output.TEXT else ():
-        typer.echo(f"{concern.org}: {concern.message}{f' (key {concern.key})' if concern.key else ''}")
+        typer.echo(f"{concern.org or 'server'}: {concern.message}{f' (key {concern.key})' if concern.key else ''}")
     if output is Output.TEXT and not concerns:
         typer.echo("nothing to see to")
     if strict and concerns:

@@ -2,14 +2,16 @@
 
 Rules:
 
-- A freeze is a bundle of the org's scope with one policy, which forbids all. Whether an org is frozen is told by its
-  current content, however that came about: a renewal of a freeze is one too.
-- No rollback goes back past a freeze, so that a stolen rollback key cannot end one.
+- A freeze is a bundle of the org's scope with one policy, which forbids all. Whether an org is frozen is told by the id
+  and the text in its current content, however that came about: a renewal of a freeze is one too, and a policy that only
+  bears the id is none.
+- No rollback goes back past a freeze, so that a stolen rollback key cannot end one. Where a rollback could, because a
+  rollback or a plain publish brought the freeze, asking for a freeze makes a new one.
 - Ending it publishes the newest content from before as a bundle; a rollback could still go back to the freeze, and no
   further.
 - Asking for what is so already changes nothing.
 - A publish ends a freeze only if it names the version of the freeze: an automatic one, which knows nothing of it, does
-  not.
+  not. One that is signed elsewhere names it when it is prepared.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
+from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, Content, OfflineFloor
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import OrgFrozen, RevisionNotFound
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
+from akpolicy.freeze import is_freeze as are_freeze
 from akpolicy.scope import org_scope
+from akpolicy.strict_json import load
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import require_scope
 from akpolicy_server.drafts import BundleDraft, Floor, Reason, manifest_of
@@ -47,14 +51,20 @@ DEFAULT_OFFLINE: Final = OfflineFloor(mode="cached_with_expiry", max_age_s=DEFAU
 FREEZE_CONTENT: Final = propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)])
 
 
-def is_freeze(revision: RevisionRecord) -> bool:
+def is_freeze(connection: Connection, revision: RevisionRecord) -> bool:
     """Whether a revision forbids everything, however it came about."""
-    return revision.content_digest.hex() == FREEZE_CONTENT.reference.digest
+    if revision.content_digest.hex() == FREEZE_CONTENT.reference.digest:
+        return True
+    if revision.policy_count != FREEZE_CONTENT.reference.policies:
+        return False
+    # Content that was signed elsewhere may be the same policy in other JSON.
+    policies = load(read_content(connection, revision), Content).policies
+    return are_freeze([(policy.id, policy.text) for policy in policies])
 
 
-def refuse_unaware(current: RevisionRecord | None, expected_version: int | None) -> None:
+def refuse_unaware(connection: Connection, current: RevisionRecord | None, expected_version: int | None) -> None:
     """Raise `OrgFrozen` if a publish would end a freeze without saying that it knows."""
-    if current is not None and is_freeze(current) and expected_version is None:
+    if current is not None and expected_version is None and is_freeze(connection, current):
         raise OrgFrozen(
             f"`{current.scope}` is frozen; publish with expected version {current.version} to end that with these "
             "policies, or go back to those before with `akpolicy org unfreeze`"
@@ -101,15 +111,16 @@ class Freeze:
             return FreezeState(self._ledger.commit(change, draft), changed=True)
 
     def _is_so(self, connection: Connection, org: str, current: RevisionRecord, *, frozen: bool) -> bool:
-        if not (is_freeze(current) and frozen):
-            return is_freeze(current) == frozen
+        if not (frozen and is_freeze(connection, current)):
+            return is_freeze(connection, current) == frozen
         # A freeze that hosts have dropped since freezes nothing.
         layer = layers_of(connection, org).get(current.scope)
-        return layer is not None and layer.in_force and layer.revision.serial == current.serial
+        in_force = layer is not None and layer.in_force and layer.revision.serial == current.serial
+        return in_force and not _can_be_rolled_back(connection, current)
 
     def _before(self, connection: Connection, scope: str, current: RevisionRecord | None) -> RevisionRecord:
         """Return the newest revision that is no freeze."""
-        before = current and find_other_content(connection, scope, current.content_digest, before=current.serial)
+        before = current and _newest_unfrozen(connection, current)
         if before is None:
             raise RevisionNotFound(
                 f"there is nothing published for `{scope}` to return to; publish policies instead, with the current "
@@ -129,6 +140,22 @@ class Freeze:
             is_lifetime_asked=False,
             reason=reason,
         )
+
+
+def _newest_unfrozen(
+    connection: Connection, current: RevisionRecord, *, epoch: int | None = None
+) -> RevisionRecord | None:
+    """Return the newest revision before `current` that is no freeze, in one epoch if given; None if there is none."""
+    before: RevisionRecord | None = current
+    while before is not None and is_freeze(connection, before):
+        before = find_other_content(connection, current.scope, before.content_digest, before=before.serial, epoch=epoch)
+    return before
+
+
+def _can_be_rolled_back(connection: Connection, freeze: RevisionRecord) -> bool:
+    """Whether a rollback could go back to something that is no freeze."""
+    other = _newest_unfrozen(connection, freeze, epoch=freeze.epoch)
+    return other is not None and other.version >= freeze.min_version
 
 
 def _content_of(connection: Connection, revision: RevisionRecord) -> StoredContent:

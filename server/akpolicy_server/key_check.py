@@ -37,7 +37,10 @@ ROOT_ENDS_SOON_DAYS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something that does not prevent the start, and that somebody has to see to. `key` is a key id, or empty."""
+    """Something that does not prevent the start, and that somebody has to see to.
+
+    `org` is empty for what concerns all; `key` is a key id, or empty.
+    """
 
     message: str
     org: str

@@ -17,7 +17,7 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -104,7 +104,7 @@ class Ledger:
 
         Raises `Unauthenticated` if the caller's key was revoked meanwhile, and `StoreUnavailable`.
         """
-        with self._database.write(keep=not dry_run) as connection:
+        with _rehearsed(dry_run), self._database.write(keep=not dry_run) as connection:
             if caller is not None:
                 require_in_force(connection, caller)
             change = Change(connection, now_us(self._clock))
@@ -175,6 +175,11 @@ class Ledger:
                 f"this server holds no key of the platform for {draft.duty.what}; restore it in the data directory"
             )
         return Quorum((signer,), change.now + draft.lifetime_s)
+
+
+def _rehearsed(dry_run: bool) -> AbstractContextManager[None]:
+    """Mark what this thread logs while the block runs, if it is a dry run."""
+    return structlog.contextvars.bound_contextvars(dry_run=True) if dry_run else nullcontext()
 
 
 def _nobody(connection: Connection, scope: str) -> Group:

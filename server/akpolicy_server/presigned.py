@@ -45,6 +45,7 @@ from akpolicy_server.api_keys import require_in_force
 from akpolicy_server.audience import groups_of, require_scope
 from akpolicy_server.claims import claim_of, first_answer
 from akpolicy_server.drafts import Reason, place_in
+from akpolicy_server.freeze import refuse_unaware
 from akpolicy_server.judging import ProposedContent, judge_as_host, propose_content, refuse_ungranted_content
 from akpolicy_server.ledger import SHORTEST_GLOBAL_LIFETIME_S, give
 from akpolicy_server.orders import check_expected
@@ -107,6 +108,7 @@ class Presigned:
             require_scope(connection, order.scope)
             current = current_revision(connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
+            refuse_unaware(connection, current, order.expected_version)
             groups = groups_of(connection, order.scope)
             if not groups:
                 raise RootNotFound("no org has a root yet that says who signs `global`; create an org first")

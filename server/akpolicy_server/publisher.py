@@ -99,7 +99,7 @@ class Publisher:
                 return Published(first, repeated=True, dry_run=order.dry_run)
             current = current_revision(change.connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
-            refuse_unaware(current, order.expected_version)
+            refuse_unaware(change.connection, current, order.expected_version)
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
         return Published(revision, repeated=False, dry_run=order.dry_run)
 

@@ -76,8 +76,8 @@ class Roots:
                 return PublishedRoot(newest.version, repeated=True)
             root = _judge_next(change.connection, record, newest, envelope, change.now)
             outcome = store_root(change, self._ledger, root, is_first=newest is None)
-        if root.document.roles.heartbeat is None:
-            log.warning("hosts of an org get no heartbeats: its root names no heartbeat key", org=org)
+            if root.document.roles.heartbeat is None:
+                log.warning("hosts of an org get no heartbeats: its root names no heartbeat key", org=org)
         return PublishedRoot(
             root.document.version,
             signed_anew=tuple(outcome.revisions),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.durable import private_directory, write_new_file
+from akpolicy.durable import check_private_directory, private_directory, write_new_file
 from akpolicy.errors import CacheError, KeyFileError, StateDirUnusable
 from akpolicy.signing import PrivateKeySigner, load_key_file
 
@@ -27,12 +27,18 @@ KEYS_DIR: Final = "keys"
 class Vault:
     """Keys in `<data dir>/keys/<key id>.pem`. Thread-safe: files are only ever added."""
 
-    def __init__(self, data_dir: Path) -> None:
-        """Create the directories (0700) or check them; raise `StateDirUnusable`."""
+    def __init__(self, data_dir: Path, *, make: bool = True) -> None:
+        """Create the directories (0700) or check them; without `make` only check them. Raises `StateDirUnusable`."""
         self._data_dir = data_dir
         try:
-            private_directory(data_dir)
-            private_directory(data_dir / KEYS_DIR)
+            if make:
+                private_directory(data_dir)
+                private_directory(data_dir / KEYS_DIR)
+                return
+            check_private_directory(data_dir)
+            # Without keys there may be none yet.
+            if os.path.lexists(data_dir / KEYS_DIR):
+                check_private_directory(data_dir / KEYS_DIR)
         except CacheError as error:
             raise StateDirUnusable(error.message) from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
 
@@ -29,12 +29,14 @@ from akpolicy.trust import Judge
 from akpolicy.v1 import bundle_pb2, publishing_pb2_grpc
 from akpolicy.v1 import publishing_pb2 as pb
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
+from akpolicy.wire_authorization import OFFLINE_MODES
 from tests.simulators.org import ConfiguredAnchor, OrgSimulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 API_KEY: Final = "ak_test_key"
+OFFLINE_MODE_OF: Final = {number: mode.value for mode, number in OFFLINE_MODES.items()}
 PUBLISHED_AT: Final = 1_800_000_000
 DAY: Final = 86_400
 
@@ -77,6 +79,10 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
     dropped: list[str] = field(default_factory=list)
     org: OrgSimulator = field(default_factory=lambda: OrgSimulator("acme", SystemClock()))
     roots: dict[str, RootChain] = field(default_factory=dict)
+    # What a server may do to whoever signs elsewhere: other fields, other policies.
+    prepared_otherwise: dict[str, Any] = field(default_factory=dict)
+    policies_instead: list[PolicyText] = field(default_factory=list)
+    freeze_is_dropped: bool = False
     pages: int = 0
     url: str = ""
 
@@ -190,9 +196,12 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         """Check policies with the engine; send the bundle to be signed, then its content."""
         self._admit(context)
         header, policies = self._receive(request_iterator, context)
+        policies = self.policies_instead or policies
         content = encode_content([(policy.id, policy.text) for policy in policies])
         version = len(self.revisions) + 1
         document = self.org.manifest_document(header.scope, content, len(policies), version=version)
+        _set_terms(document, header)
+        document |= self.prepared_otherwise
         prepared = pb.PreparedBundle(
             envelope=bundle_pb2.Envelope(payload_type=PayloadType.BUNDLE, payload=dump(document)),
             root=envelope_to_proto(self.roots[self.org.org].envelopes[-1]),
@@ -352,6 +361,18 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         details.published_at.FromSeconds(PUBLISHED_AT)
         details.expires_at.FromSeconds(PUBLISHED_AT + (header.lifetime_s or 30 * DAY))
         return details
+
+
+def _set_terms(document: dict[str, Any], header: pb.PublishHeader) -> None:
+    """Write into a manifest what was asked for."""
+    if header.offline_mode:
+        document["offline"]["mode"] = OFFLINE_MODE_OF[header.offline_mode]
+    if header.offline_max_age_s:
+        document["offline"]["max_age_s"] = header.offline_max_age_s
+    if header.no_rollback:
+        document["min_version"] = document["version"]
+    if header.lifetime_s:
+        document["expires_at"] = document["issued_at"] + header.lifetime_s
 
 
 def _envelope_of(revision: Revision) -> bundle_pb2.Envelope:

@@ -10,11 +10,12 @@ import typer
 from akpolicy.cli.anchors import Anchors
 from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
-from akpolicy.cli.options import KeysOption, OutputOption, examples
-from akpolicy.cli.output import print_note, printable
+from akpolicy.cli.options import KeysOption, OutputOption, YesOption, examples
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text
 from akpolicy.cli.root.changes import find_key
 from akpolicy.cli.root.making import RootLife, next_proposal
 from akpolicy.errors import UsageError
+from akpolicy.instants import rfc3339_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,34 +56,36 @@ def revoke(  # noqa: PLR0913 - one parameter an option
     ] = None,
     life: RootLife,
     anchors: Anchors,
+    yes: YesOption = False,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
-    """Revoke a key in every role, for good, and publish the root that says so.
+    """Revoke a key in every role, for good, and publish the root that says so, after showing what it changes.
 
-    What the key signed alone is dropped by hosts; what the server can sign anew with its other keys, it does in the
-    same moment. If the root keys given with --key are too few, the root is written as a proposal (ORG-root-N.json, or
-    --out) for the others to sign; the key is revoked once it is published.
+    A key that is revoked already stays so, and nothing is signed. What the key signed alone is dropped by hosts; what
+    the server can sign anew with its other keys, it does in the same moment. If the root keys given with --key are too
+    few, the root is written as a proposal (ORG-root-N.json, or --out) for the others to sign; the key is revoked once
+    it is published.
     """
     from akpolicy.cli.clock import now
     from akpolicy.cli.proposal_files import check_new, write_new
     from akpolicy.cli.root.fetch import anchors_or_keys, newest_root
     from akpolicy.cli.root.publish import publish_root
     from akpolicy.cli.root.sign import describe
-    from akpolicy.cli.signing import open_keys, print_progress, require_complete
-    from akpolicy.proposal import add_signature
+    from akpolicy.cli.signing import open_keys, print_progress, require_complete, sign_own
     from akpolicy.proposal_progress import progress_of
 
     life.check()
     with open_keys(key or []) as signers, connection.open() as client:
         current = newest_root(client, org, anchors_or_keys(anchors, signers))
+        found = find_key(current.document, key_id)
+        if found in current.document.revoked:
+            _print_done(current.document, found, output, new_epoch=new_epoch)
+            return
         file = out or Path(f"{org}-root-{current.document.version + 1}.json")
         check_new(file)
-        found = find_key(current.document, key_id)
         proposal = _proposed(client, current, life, found, replace=replace, new_epoch=new_epoch)
-        for signer in signers:
-            proposal = add_signature(proposal, signer)
-        print_note(printable(describe(proposal)))
+        proposal = sign_own(proposal, signers, describe(proposal), yes=yes)
         if progress_of(proposal, now()).signed:
             require_complete(proposal)
             publish_root(client, proposal, output)
@@ -90,6 +93,19 @@ def revoke(  # noqa: PLR0913 - one parameter an option
     write_new(file, proposal)
     print_note("more root keys have to sign: the key is not revoked yet")
     print_progress(file, proposal, output)
+
+
+def _print_done(root: Root, key_id: str, output: OutputFormat, *, new_epoch: bool) -> None:
+    since = rfc3339_of(root.revoked[key_id])
+    if output == "json":
+        print_json({"org": root.org, "version": root.version, "key_id": key_id, "repeated_request": True})
+    else:
+        print_text(f"the key {key_id} of {root.org} is revoked already, since {since}; nothing is left to do")
+    if new_epoch:
+        print_note(
+            f"root version {root.version} has epoch {root.epoch}; if versions ran ahead in that one, begin another "
+            "with `akpolicy root propose --new-epoch`"
+        )
 
 
 def _proposed(

@@ -10,8 +10,8 @@ import typer
 from akpolicy.cli.anchors import Anchors
 from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
-from akpolicy.cli.options import OutputOption, examples
-from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, printable
+from akpolicy.cli.options import OutputOption, YesOption, examples
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text
 from akpolicy.cli.root.making import RootLife, next_proposal
 from akpolicy.errors import KeyNotAuthorised, UsageError
 
@@ -44,19 +44,20 @@ def rotate(  # noqa: PLR0913 - one parameter an option
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the old key for good: it leaked.")] = False,
     life: RootLife,
     anchors: Anchors,
+    yes: YesOption = False,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """Replace the root key of an org that has one: the old and the new key sign the next root, which is published.
 
-    The old key, having signed an earlier root, is what verifies the way to the newest one; --anchor takes its place. An
-    org with several root keys uses `root propose`.
+    What it changes is shown first. Repeating it changes nothing; with --revoke it revokes the old key if that was not
+    done. The old key, having signed an earlier root, is what verifies the way to the newest one; --anchor takes its
+    place. An org with several root keys uses `root propose`.
     """
     from akpolicy.cli.root.fetch import anchors_or_keys, newest_root
     from akpolicy.cli.root.publish import publish_root
     from akpolicy.cli.root.sign import describe
-    from akpolicy.cli.signing import open_keys, require_complete
-    from akpolicy.proposal import add_signature
+    from akpolicy.cli.signing import open_keys, require_complete, sign_own
 
     new_uri = _new_uri(new_key, new_key_file)
     life.check()
@@ -69,15 +70,16 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             _make(new_key_file)
         with open_keys([new_uri]) as [new]:
             if key_id == new.public_key.key_id != old.public_key.key_id:
-                _print_done(current.document, output)
-                return
-            _check_current(org, key_id, old)
-            changes = _exchange(old, new, revoke=revoke)
+                if not revoke or old.public_key.key_id in current.document.revoked:
+                    _print_done(current.document, output)
+                    return
+                changes, signers = _late_revocation(current.document, old), [new]
+            else:
+                _check_current(org, key_id, old)
+                changes, signers = _exchange(old, new, revoke=revoke), [old, new]
             proposal = next_proposal(client, current, life, lambda _: changes)
-            for signer in (old, new):
-                proposal = add_signature(proposal, signer)
+            proposal = sign_own(proposal, signers, describe(proposal), yes=yes)
         require_complete(proposal)
-        print_note(printable(describe(proposal)))
         publish_root(client, proposal, output)
     if revoke and output == "text":
         print_note(
@@ -127,6 +129,20 @@ def _exchange(old: Signer, new: Signer, *, revoke: bool) -> list[Change]:
     if new.public_key.key_id == old_id:
         raise UsageError("the new root key is the old one; name another")
     return [AddKey(role, new.public_key), RevokeKey(old_id) if revoke else RemoveKey(role, old_id)]
+
+
+def _late_revocation(root: Root, old: Signer) -> list[Change]:
+    """Return what revokes an old root key that a rotation before this one only took out of its role.
+
+    Raises `KeyNotAuthorised` for a key that another role has: it is none that went.
+    """
+    from akpolicy.root_change import RevokeKey
+    from akpolicy.root_draft import roles_of
+
+    key_id = old.public_key.key_id
+    if any(key_id in role.keys for role in roles_of(root).values()):
+        _check_current(root.org, root.roles.root.keys[0], old)
+    return [RevokeKey(key_id)]
 
 
 def _make(file: Path) -> None:

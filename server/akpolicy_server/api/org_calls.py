@@ -70,6 +70,7 @@ class OrgCalls(ServicerPart):
         """Publish the next root of an org."""
         async with self._calls.answer("PublishRoot", context) as call:
             caller = await call.authenticate()
+            call.note(dry_run=request.dry_run)
             published = await self._threads.database(
                 self._domain.roots.publish, caller, request.org, envelope_in(request), dry_run=request.dry_run
             )
@@ -77,7 +78,6 @@ class OrgCalls(ServicerPart):
                 org=request.org,
                 version=published.version,
                 repeated=published.repeated,
-                dry_run=request.dry_run,
                 dropped=published.dropped,
             )
             return publishing_pb2.PublishRootResponse(

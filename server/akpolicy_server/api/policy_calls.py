@@ -26,7 +26,10 @@ MAX_LISTED_IDS: Final = 10_000
 
 
 class PolicyCalls(ServicerPart):
-    """Translates between messages and the domain. Reach is judged before files are read: nobody uploads in vain."""
+    """Translates between messages and the domain. Reach is judged before files are read: nobody uploads in vain.
+
+    The log line of a publish says from then on whether it is a dry run, also if it is refused.
+    """
 
     async def Validate(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[publishing_pb2.ValidateRequest], context: Context
@@ -53,6 +56,7 @@ class PolicyCalls(ServicerPart):
             caller = await call.authenticate()
             header = (await read_header(request_iterator)).header
             require_publisher(caller, check_publishable_scope(header.scope))
+            call.note(scope=header.scope, dry_run=header.dry_run)
             order = order_of(header, await read_files(request_iterator))
             with self._counted(dry_run=order.dry_run):
                 published = await self._threads.policies(self._domain.publisher.publish, caller, order)
@@ -92,7 +96,8 @@ class PolicyCalls(ServicerPart):
             caller = await call.authenticate()
             header = (await read_header(request_iterator)).header
             envelope = envelope_in(header)
-            self._domain.presigned.require_reach(caller, envelope)
+            manifest = self._domain.presigned.require_reach(caller, envelope)
+            call.note(scope=manifest.scope, dry_run=header.dry_run)
             order = EnvelopeOrder(
                 envelope=envelope,
                 content=await read_content(request_iterator),

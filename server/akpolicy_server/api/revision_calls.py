@@ -22,6 +22,7 @@ class RevisionCalls(ServicerPart):
         """Publish a new version with the content of an earlier one."""
         async with self._calls.answer("Rollback", context) as call:
             caller = await call.authenticate()
+            call.note(dry_run=request.dry_run)
             order = rollback_order_of(request)
             with self._counted(dry_run=order.dry_run):
                 published = await self._threads.database(self._domain.rollbacks.roll_back, caller, order)

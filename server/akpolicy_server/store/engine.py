@@ -3,6 +3,8 @@
 Rules:
 
 - A file is looked at, read-only, before it is opened for writing: what is not this program's stays as it is.
+- Who only looks (`read_only`) leaves no trace: no file appears beside the database, not even for a moment. SQLite makes
+  them for any reader of a database in WAL mode, unless it is told that nobody writes; that is so if no log is there.
 - SQLite in WAL mode with synchronous=FULL: readers never wait, and a commit is on disk when it returns.
 - A write transaction begins with BEGIN IMMEDIATE. It never has to upgrade a read lock, so it cannot fail half way for
   having read something old: what it checks still holds when it writes.
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from akpolicy.errors import StartupError, StoreUnavailable
 
@@ -34,6 +37,10 @@ FILE_MODE: Final = 0o600
 
 SQLITE_PREFIX: Final = "sqlite:///"
 
+# What SQLite puts beside a database in WAL mode while it is open, and leaves there after a crash.
+LOG_SUFFIX: Final = "-wal"
+SHARED_SUFFIX: Final = "-shm"
+
 _WRITE_OPTION: Final = "akpolicy_write"
 # Every database of this program has them, from its first migration on.
 _OWN_TABLES: Final = frozenset({"alembic_version", "platform"})
@@ -42,16 +49,13 @@ _OWN_TABLES: Final = frozenset({"alembic_version", "platform"})
 class Database:
     """An open database. Thread-safe; blocks, so an event loop calls it through a thread."""
 
-    def __init__(self, url: str, *, create: bool = False) -> None:
+    def __init__(self, url: str, *, create: bool = False, read_only: bool = False) -> None:
         """Open `url` (`sqlite:///<path>`), with `create` as a new file (0600); raise `StartupError`."""
         path = _sqlite_path(url)
         _check_file(path, create=create)
         if not create:
-            _require_ours(path)
-        self._engine: Engine = create_engine(
-            URL.create("sqlite", database=str(path)), pool_size=POOL_SIZE, hide_parameters=True
-        )
-        event.listen(self._engine, "connect", _configure)
+            _require_ours(path, _look_uri(path) if read_only else _uri(path, "mode=ro"))
+        self._engine: Engine = _looking(path) if read_only else _writing(path)
         event.listen(self._engine, "begin", _begin)
         self._write_lock = threading.Lock()
 
@@ -116,10 +120,43 @@ def _check_file(path: Path, *, create: bool) -> None:
         raise StartupError(f"cannot open the database `{path}`: {error.strerror}") from error
 
 
-def _require_ours(path: Path) -> None:
+def _writing(path: Path) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=POOL_SIZE, hide_parameters=True)
+    event.listen(engine, "connect", _configure)
+    return engine
+
+
+def _looking(path: Path) -> Engine:
+    def connect() -> sqlite3.Connection:
+        # As the driver's own pool: a connection may be used by one thread after the other.
+        return sqlite3.connect(_look_uri(path), uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    event.listen(engine, "connect", _leave_transactions)
+    return engine
+
+
+def _uri(path: Path, options: str) -> str:
+    return f"{path.absolute().as_uri()}?{options}"
+
+
+def _look_uri(path: Path) -> str:
+    """Return how to open a database without making a file; raise `StartupError` if that cannot be."""
+    log, shared = (path.with_name(path.name + suffix) for suffix in (LOG_SUFFIX, SHARED_SUFFIX))
+    if not log.exists():
+        return _uri(path, "mode=ro&immutable=1")
+    if not shared.exists():
+        raise StartupError(
+            f"the database `{path}` has a write-ahead log and no server that uses it, as after a restore; start the "
+            "server once, and check again"
+        )
+    return _uri(path, "mode=ro")
+
+
+def _require_ours(path: Path, uri: str) -> None:
     # Not through the engine: its connections set the journal mode, which is written to the file.
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as look:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as look:
             tables = {name for (name,) in look.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         raise StartupError(
@@ -132,9 +169,13 @@ def _require_ours(path: Path) -> None:
         )
 
 
-def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - what the driver hands out
+def _leave_transactions(connection: Any, _record: object) -> None:  # noqa: ANN401 - what the driver hands out
     # The driver must not begin transactions by itself; `_begin` does.
     connection.isolation_level = None
+
+
+def _configure(connection: Any, record: object) -> None:  # noqa: ANN401 - what the driver hands out
+    _leave_transactions(connection, record)
     cursor = connection.cursor()
     for statement in (
         f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}",

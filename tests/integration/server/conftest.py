@@ -371,3 +371,26 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], Program]]:
             return running
 
         yield run
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, object]:
+    """Run `init` for `acme` and return what it says."""
+    done = program(
+        "init",
+        f"--dir={tmp_path / 'server'}",
+        "--org=acme",
+        "--listen=127.0.0.1:0",
+        "--metrics-listen=127.0.0.1:0",
+        "--output=json",
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def config(made: dict[str, object], tmp_path: Path) -> Path:
+    """Return the configuration that `init` made."""
+    assert made["config"] == str(tmp_path / "server" / "server.toml")
+    return tmp_path / "server" / "server.toml"

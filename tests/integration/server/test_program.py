@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import stat
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +21,7 @@ from akpolicy.client.channel import parse_server_url
 from akpolicy.client.publishing import PublishingClient
 from akpolicy.client.publishing_types import PublishTerms
 from akpolicy.engine.files import PolicyFile
-from akpolicy.errors import ServerUnreachable
+from akpolicy.errors import ServerRefused, ServerUnreachable
 from akpolicy.signing import create_key_file, load_key_file
 from akpolicy_server.settings import DATABASE_FILE
 from tests.integration.server.conftest import Operator, Program, policy, program
@@ -31,52 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> dict[str, object]:
-    """Run `init` for `acme` and return what it says."""
-    done = program(
-        "init",
-        f"--dir={tmp_path / 'server'}",
-        "--org=acme",
-        "--listen=127.0.0.1:0",
-        "--metrics-listen=127.0.0.1:0",
-        "--output=json",
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, object] = json.loads(done.stdout)
-    return answer
-
-
-@pytest.fixture
-def config(made: dict[str, object], tmp_path: Path) -> Path:
-    """Return the configuration that `init` made."""
-    assert made["config"] == str(tmp_path / "server" / "server.toml")
-    return tmp_path / "server" / "server.toml"
-
-
 # --- options and exit codes -------------------------------------------------------------------------------------------
-
-
-def test_check_says_what_there_is_to_see_to_and_changes_nothing(config: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()}
-    done = program("check", f"--config={config}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("acme: a root key lies on this machine")
-    [concern] = json.loads(program("check", f"--config={config}", "--output=json").stdout)
-    assert (concern["org"], len(concern["key"])) == ("acme", 64)
-    assert program("check", f"--config={config}", "--strict").returncode == 1
-    assert {path: path.stat().st_mtime_ns for path in config.parent.rglob("*") if path.is_file()} == before
-
-
-def test_check_fails_where_a_start_would(config: Path, made: dict[str, object]) -> None:
-    [org] = cast("list[dict[str, str]]", made["orgs"])
-    Path(org["root_key_file"]).chmod(0o644)
-    done = program("check", f"--config={config}")
-    assert (done.returncode, "chmod 600" in done.stderr) == (1, True)
-    (config.parent / "data" / DATABASE_FILE).unlink()
-    assert "error:" in program("check", f"--config={config}").stderr
-    config.write_text("[server]\n", encoding="utf-8")
-    assert program("check", f"--config={config}").returncode == 2
 
 
 def test_help_shows_examples_and_version_the_version() -> None:
@@ -252,6 +207,39 @@ def test_no_secret_and_no_policy_text_reaches_the_log(
     outcomes = [(line["method"], line["status"]) for line in running.lines() if line["event"] == "call"]
     # The call without a valid key is counted and not logged: anybody can make such calls.
     assert outcomes == [("CreateApiKey", "OK"), ("Publish", "OK"), ("Publish", "INVALID_ARGUMENT")]
+
+
+def test_a_dry_run_is_one_in_the_log_whatever_becomes_of_it(
+    made: dict[str, object], config: Path, start: Callable[[Path], Program]
+) -> None:
+    running = start(config)
+    good, bad = (PolicyFile("a.cedar", text.encode()) for text in (policy("a"), "permit ("))
+    endpoint = parse_server_url(f"http://{running.ready['listen']}")
+    with PublishingClient(endpoint, str(made["admin_api_key"])) as client:
+        for file, version in ((good, 0), (good, 7), (bad, 0)):
+            for dry_run in (True, False):
+                with suppress(ServerRefused):
+                    client.publish("org/acme", [file], PublishTerms(expected_version=version, dry_run=dry_run))
+        for dry_run in (True, False):
+            with pytest.raises(ServerRefused):
+                client.rollback("org/acme", dry_run=dry_run)
+        [root] = client.roots("acme")
+        for dry_run in (True, False):
+            assert client.publish_root("acme", root.envelope, dry_run=dry_run).repeated
+    running.end()
+    calls = [line for line in running.lines() if line["event"] == "call" and line["method"] != "GetRoots"]
+    assert [(line["method"], line["status"], line["dry_run"]) for line in calls] == [
+        (method, status, dry_run)
+        for method, status in (
+            ("Publish", "OK"),
+            ("Publish", "ABORTED"),
+            ("Publish", "INVALID_ARGUMENT"),
+            ("Rollback", "NOT_FOUND"),
+            ("PublishRoot", "OK"),
+        )
+        for dry_run in (True, False)
+    ]
+    assert {line["scope"] for line in calls if line["method"] == "Publish"} == {"org/acme"}
 
 
 def test_keys_that_the_settings_name_sign_too_and_those_that_cannot_be_opened_prevent_the_start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,13 @@ class Result:
     code: int
     out: str
     err: str
+
+
+class Terminal(io.StringIO):
+    """A terminal at which somebody has typed."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 Run = Callable[..., Result]
@@ -100,3 +108,14 @@ def bad(tmp_path: Path) -> Path:
 def desk(cli: Run, tmp_path: Path) -> Desk:
     assert START == 1_800_000_000
     return Desk(cli, tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "acme.proposal.json"
+
+
+@pytest.fixture
+def key(server: PublishingSimulator, key_file: KeyFile) -> str:
+    """The key of acme's bundles, as a signer URI."""
+    return key_file(server.org.bundle_signer, "bundle")

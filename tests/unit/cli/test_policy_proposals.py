@@ -1,4 +1,4 @@
-"""Bundles signed away from the server, dry runs, rollbacks and freezes."""
+"""Bundles signed away from the server, dry runs and rollbacks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import grpc
 import pytest
 
+from akpolicy.engine.source import PolicyText
 from akpolicy.envelope import PayloadType
-from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy.proposal import make_proposal, parse_proposal
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.strict_json import dump
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 
     from tests.simulators.publishing import PublishingSimulator
     from tests.unit.cli.conftest import KeyFile, Run
-
-LACKING = (grpc.StatusCode.FAILED_PRECONDITION, "1 of 1 keys must sign `org/acme`, this server holds 0")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "acme.proposal.json"
-
-
-@pytest.fixture
-def key(server: PublishingSimulator, key_file: KeyFile) -> str:
-    """The key of acme's bundles, as a signer URI."""
-    return key_file(server.org.bundle_signer, "bundle")
 
 
 def prepare(cli: Run, good: Path, out: Path, *options: object) -> None:
@@ -229,120 +215,41 @@ def test_a_rollback_to_nothing_is_refused(cli: Run, server: PublishingSimulator)
     assert "(NOT_FOUND)" in result.err
 
 
-# --- freeze -----------------------------------------------------------------------------------------------------------
+# --- a server that prepares something else ----------------------------------------------------------------------------
 
 
-def test_an_org_is_frozen_and_freed_by_the_server(cli: Run, server: PublishingSimulator, good: Path) -> None:
-    cli("policy", "publish", good, "--org", "acme")
-    frozen = cli("org", "freeze", "acme", "-m", "leak")
-    assert frozen.out.startswith("acme is frozen: every host denies everything\nversion  2\n")
-    assert cli("org", "freeze", "acme").out.startswith("acme is already frozen")
-    answer = json.loads(cli("org", "unfreeze", "acme", "--output", "json").out)
-    assert (answer["frozen"], answer["changed"], answer["revision"]["kind"]) == (False, True, "unfreeze")
-    assert cli("org", "unfreeze", "acme").out.startswith("acme is already not frozen")
-
-
-@pytest.fixture
-def without_keys(server: PublishingSimulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the server lack the keys of the org."""
-
-    def refuse(_: object, context: grpc.ServicerContext) -> None:
-        context.abort(*LACKING)
-
-    monkeypatch.setattr(server, "SetFreeze", refuse)
-    server.__exit__()
-    server.__enter__()
-    monkeypatch.setenv("AKPOLICY_SERVER", server.url)
-
-
-def sign_and_publish(cli: Run, good: Path, out: Path, key: str) -> None:
-    prepare(cli, good, out, "--offline-mode", "fail_closed")
-    assert cli("policy", "sign", out, "--key", key, "--yes").code == 0
-    assert cli("policy", "publish", "--envelope", out).code == 0
-
-
-def test_an_org_whose_keys_are_elsewhere_is_frozen_with_them(
-    cli: Run, server: PublishingSimulator, without_keys: None, good: Path, out: Path, key: str
-) -> None:
-    sign_and_publish(cli, good, out, key)
-    refused = cli("org", "freeze", "acme")
-    assert refused.code == 1
-    assert "give yours: `--key URI`" in refused.err
-    frozen = cli("org", "freeze", "acme", "--key", key, "--message", "leak")
-    assert frozen.code == 0, frozen.err
-    assert frozen.out.startswith("acme is frozen")
-    newest = server.revisions[-1]
-    assert [(policy.id, policy.text) for policy in newest.policies] == [(FREEZE_POLICY_ID, FREEZE_POLICY)]
-    assert newest.header.message == "leak"
-    assert cli("org", "freeze", "acme", "--key", key).out.startswith("acme is already frozen")
-    assert len(server.revisions) == 2
-    freed = cli("org", "unfreeze", "acme", "--key", key)
-    assert freed.code == 0, freed.err
-    assert [(policy.id, policy.text) for policy in server.revisions[-1].policies] == [("all", GOOD.strip())]
-    assert cli("org", "unfreeze", "acme", "--key", key).out.startswith("acme is already not frozen")
-    assert len(server.revisions) == 3
-
-
-def test_a_freeze_that_nobody_here_signed_is_not_ended_with_these_keys(
-    cli: Run, server: PublishingSimulator, without_keys: None, good: Path, out: Path, key: str, key_file: KeyFile
-) -> None:
-    """What came before the freeze must have been signed by one of the keys that are to sign it again."""
-    sign_and_publish(cli, good, out, key)
-    assert cli("org", "freeze", "acme", "--key", key).code == 0
-    other = key_file(PrivateKeySigner.generate(), "other")
-    result = cli("org", "unfreeze", "acme", "--key", other)
-    assert result.code == 1
-    assert "none of these keys signed version 1" in result.err
-    assert len(server.revisions) == 2
-
-
-def test_other_policies_than_were_signed_are_not_signed_again(
-    cli: Run, server: PublishingSimulator, without_keys: None, good: Path, out: Path, key: str
-) -> None:
-    sign_and_publish(cli, good, out, key)
-    assert cli("org", "freeze", "acme", "--key", key).code == 0
-    server.revisions[0].policies[0] = type(server.revisions[0].policies[0])(
-        "all", GOOD.strip().replace("permit", "forbid"), "content", 1
-    )
-    result = cli("org", "unfreeze", "acme", "--key", key)
-    assert result.code == 1
-    assert "not those that were signed" in result.err
-    assert len(server.revisions) == 2
-
-
-def test_a_freeze_that_the_server_prepared_otherwise_is_not_signed(
+@pytest.mark.parametrize(
+    ("options", "changes", "wrong"),
+    [
+        ((), {"version": 7}, "with version 7 after version 0"),
+        (("--expected-version", "0"), {"version": 2}, "with version 2 after version 0"),
+        (("--offline-mode", "fail_closed"), {"offline": {"mode": "cached_indefinite", "max_age_s": 86_400}}, "mode"),
+        (("--offline-max-age", "1h"), {"offline": {"mode": "cached_with_expiry", "max_age_s": 7200}}, "7200 seconds"),
+        (("--lifetime", "1d"), {"expires_at": 1_900_000_000}, "with a lifetime of"),
+    ],
+)
+def test_other_terms_than_were_asked_for_are_not_written(
     cli: Run,
     server: PublishingSimulator,
-    without_keys: None,
     good: Path,
     out: Path,
-    key: str,
-    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    changes: dict[str, Any],
+    wrong: str,
 ) -> None:
-    sign_and_publish(cli, good, out, key)
-    kept = server.revisions[0].policies
-
-    def other(messages: Any, context: grpc.ServicerContext) -> Any:
-        header = next(messages).header
-        list(messages)
-        return header, kept
-
-    monkeypatch.setattr(server, "_receive", other)
-    result = cli("org", "freeze", "acme", "--key", key)
+    server.prepared_otherwise = changes
+    result = cli("policy", "publish", good, "--org", "acme", "--unsigned", "--out", out, *options)
     assert result.code == 1
-    assert "prepared other policies" in result.err
-    assert len(server.revisions) == 1
+    assert "which was not asked for; do not sign it" in result.err
+    assert wrong in result.err
+    assert not out.exists()
 
 
-def test_one_key_of_two_does_not_freeze(
-    cli: Run, server: PublishingSimulator, without_keys: None, good: Path, out: Path, key: str, key_file: KeyFile
+def test_other_policies_than_the_files_have_are_not_written(
+    cli: Run, server: PublishingSimulator, good: Path, out: Path
 ) -> None:
-    second = key_file(two_must_sign(server), "second")
-    prepare(cli, good, out)
-    assert cli("policy", "sign", out, "--key", key, "--key", second, "--yes").code == 0
-    assert cli("policy", "publish", "--envelope", out).code == 0
-    result = cli("org", "freeze", "acme", "--key", key)
+    server.policies_instead = [PolicyText("all", GOOD.strip().replace("action,", "action, "), "content", 1)]
+    result = cli("policy", "publish", good, "--org", "acme", "--unsigned", "--out", out)
     assert result.code == 1
-    assert "bundles of org/acme: 1 of 2: waiting for" in result.err
-    assert len(server.revisions) == 1
-    assert cli("org", "freeze", "acme", "--key", key, "--key", second).code == 0
+    assert "prepared other policies for `org/acme` than it was given" in result.err
+    assert not out.exists()

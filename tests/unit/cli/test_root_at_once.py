@@ -9,11 +9,14 @@ import pytest
 
 from akpolicy.proposal import parse_proposal
 from akpolicy.root import Root, parse_root
-from akpolicy.signing import PrivateKeySigner, load_key_file
+from akpolicy.signing import PrivateKeySigner, load_key_file, open_signer
+from tests.unit.cli.conftest import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from akpolicy.signing import Signer
     from tests.simulators.publishing import PublishingSimulator
     from tests.unit.cli.conftest import KeyFile, Run
 
@@ -88,6 +91,30 @@ def test_a_key_that_is_not_the_root_key_makes_no_other_key(
     assert refused.code == 1
     assert "is not the root key of `acme`" in refused.err
     assert not file.exists()
+
+
+def test_a_rotation_that_is_repeated_with_revoke_revokes_the_old_key(
+    cli: Run, server: PublishingSimulator, old: str, tmp_path: Path
+) -> None:
+    command = ("root", "rotate", "--org", "acme", "--key", old, "--new-key-file", tmp_path / "new.pem")
+    assert cli(*command).code == 0
+    late = cli(*command, "--revoke")
+    assert late.code == 0, late.err
+    assert late.out.startswith("published root version 3 of acme\n")
+    assert set(newest(server).revoked) == {server.org.root_signer.public_key.key_id}
+    assert cli(*command, "--revoke").out.endswith("is the root key of acme already; nothing was changed\n")
+    assert len(server.roots["acme"].envelopes) == 3
+
+
+def test_a_rotation_that_is_repeated_revokes_no_key_of_another_role(
+    cli: Run, server: PublishingSimulator, old: str, key_file: KeyFile
+) -> None:
+    bundle = key_file(server.org.bundle_signer, "bundle")
+    wrong = ("root", "rotate", "--org", "acme", "--key", bundle, "--new-key", old, "--anchor", server.org.anchor)
+    refused = cli(*wrong, "--revoke")
+    assert refused.code == 1
+    assert "is not the root key of `acme`" in refused.err
+    assert len(server.roots["acme"].envelopes) == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--new-key", "file:a", "--new-key-file", "b"]])
@@ -183,6 +210,107 @@ def test_a_key_that_the_root_does_not_list_is_revoked_by_its_whole_id(
     assert short.code == 2
     assert "no key" in short.err
     assert cli("root", "revoke", "--org", "acme", key_id, "--key", old).code == 0
-    again = cli("root", "revoke", "--org", "acme", key_id, "--key", old)
-    assert again.code == 2
-    assert "revoked already" in again.err
+
+
+def test_repeating_a_revocation_says_that_nothing_is_left_to_do(
+    cli: Run, server: PublishingSimulator, old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaked = server.org.bundle_signer.public_key.key_id
+    server.org.bundle_signer = PrivateKeySigner.generate()
+    command = ("root", "revoke", "--org", "acme", leaked, "--key", old, "--replace", "--new-epoch")
+    assert cli(*command).code == 0
+    # What would be written if the keys were too few does not stand in the way.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acme-root-3.json").touch()
+    again = cli(*command)
+    assert again.code == 0, again.err
+    assert f"the key {leaked} of acme is revoked already, since " in again.out
+    assert "nothing is left to do" in again.out
+    assert "epoch 2; if versions ran ahead in that one" in again.err
+    answer = json.loads(cli(*command, "--output", "json").out)
+    assert answer == {"org": "acme", "version": 2, "key_id": leaked, "repeated_request": True}
+    assert (len(server.roots["acme"].envelopes), len(server.online_keys)) == (2, 1)
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A signer that notes what standard error had when it was used."""
+
+    def __init__(self, signer: Signer, shown: Callable[[], str]) -> None:
+        self._signer = signer
+        self._shown = shown
+        self.public_key = signer.public_key
+        self.before = ""
+
+    def sign(self, message: bytes) -> bytes:
+        self.before = self._shown()
+        return self._signer.sign(message)
+
+    def close(self) -> None:
+        self._signer.close()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[Watched]:
+    """Return the signers that commands open."""
+    opened: list[Watched] = []
+    said: list[str] = []
+
+    def shown() -> str:
+        said.append(capsys.readouterr().err)
+        return "".join(said)
+
+    def opening(uri: str) -> Watched:
+        opened.append(Watched(open_signer(uri), shown))
+        return opened[-1]
+
+    monkeypatch.setattr("akpolicy.signing.open_signer", opening)
+    return opened
+
+
+def test_what_a_revocation_changes_is_shown_before_a_key_is_used(
+    cli: Run, server: PublishingSimulator, old: str, watched: list[Watched]
+) -> None:
+    leaked = server.org.bundle_signer.public_key.key_id
+    server.org.bundle_signer = PrivateKeySigner.generate()
+    assert cli("root", "revoke", "--org", "acme", leaked, "--key", old, "--replace").code == 0
+    [signer] = watched
+    for line in (
+        "root of acme, version 2",
+        f"role `bundle:org/acme`: + key {server.org.bundle_signer.public_key.key_id}",
+        f"role `bundle:org/acme`: - key {leaked[:12]}",
+        f"revoked for good: key {leaked}",
+    ):
+        assert line in signer.before
+
+
+def test_what_a_rotation_changes_is_shown_before_a_key_is_used(
+    cli: Run, server: PublishingSimulator, old: str, key_file: KeyFile, watched: list[Watched]
+) -> None:
+    new = PrivateKeySigner.generate()
+    assert cli("root", "rotate", "--org", "acme", "--key", old, "--new-key", key_file(new, "new")).code == 0
+    assert len(watched) == 2
+    for signer in watched:
+        assert f"role `root`: + key {new.public_key.key_id}" in signer.before
+        assert f"role `root`: - key {server.org.root_signer.public_key.key_id[:12]}" in signer.before
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_person_at_a_terminal_is_asked(
+    cli: Run,
+    server: PublishingSimulator,
+    old: str,
+    key_file: KeyFile,
+    monkeypatch: pytest.MonkeyPatch,
+    watched: list[Watched],
+    answer: str,
+) -> None:
+    command = ("root", "rotate", "--org", "acme", "--key", old, "--new-key", key_file(PrivateKeySigner.generate(), "n"))
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    result = cli(*command)
+    assert (result.code, len(server.roots["acme"].envelopes)) == ((0, 2) if answer == "y" else (1, 1))
+    assert all(bool(signer.before) == (answer == "y") for signer in watched)
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    assert cli(*command, "--yes").code == 0

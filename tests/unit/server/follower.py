@@ -67,6 +67,12 @@ class Follower:
         assert content is not None
         return [entry.id for entry in content.content.policies]
 
+    def texts(self, scope: str) -> list[str]:
+        """Return the texts of the policies that it enforces for a scope."""
+        content = self.enforced[scope].content
+        assert content is not None
+        return [entry.text for entry in content.content.policies]
+
     def _take(self, revision: RevisionRecord, blob: bytes | None, now: float) -> None:
         is_held = revision.scope in self.enforced and self.enforced[revision.scope].digest == revision.digest.hex()
         verified = self.judge.judge_manifest(

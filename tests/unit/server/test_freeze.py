@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from akpolicy.bundle import Manifest, describe_content
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.source import PolicyText
+from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
     InvalidField,
     OrgFrozen,
@@ -19,7 +21,10 @@ from akpolicy.errors import (
     VersionConflict,
 )
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
+from akpolicy.strict_json import load
+from akpolicy_server.orders import EnvelopeOrder
 from akpolicy_server.store.revisions import RevisionKind
+from tests.simulators.org import sign
 from tests.unit.server.conftest import order, policy
 from tests.unit.server.follower import Follower, current_root, new_signers, next_root, with_keys, with_role
 from tests.unit.server.test_rollbacks import publish, roll_back
@@ -84,13 +89,75 @@ def test_no_rollback_ends_a_freeze_or_goes_back_past_it(core: Core) -> None:
             roll_back(core, version)
     # To the freeze itself: that harms nobody but those who would be denied.
     assert roll_back(core).revision.restores_version == 3
+
+
+def test_a_freeze_that_a_rollback_could_end_is_made_again(core: Core) -> None:
+    publish(core, "a")
+    freeze(core)
+    freeze(core, frozen=False)
+    assert roll_back(core).revision.restores_version == 2
+    again = freeze(core)
+    assert (again.changed, again.revision.version, again.revision.min_version) == (True, 5, 5)
+    with pytest.raises(RollbackNotAuthorised):
+        roll_back(core, 3)
     assert not freeze(core).changed
+    assert freeze(core, frozen=False).changed
+
+
+def test_a_freeze_that_a_plain_publish_brought_is_made_again(core: Core) -> None:
+    publish(core, "a")
+    core.publisher.publish(core.admin, order(ACME, FREEZE_POLICY))
+    again = freeze(core)
+    assert (again.changed, again.revision.min_version) == (True, 3)
+    with pytest.raises(RollbackNotAuthorised):
+        roll_back(core, 1)
+
+
+def test_a_policy_that_only_bears_the_id_of_a_freeze_is_none(core: Core) -> None:
+    publish(core, FREEZE_POLICY_ID)
+    assert not freeze(core, frozen=False).changed
+    publish(core, FREEZE_POLICY_ID)
+    host = Follower(core)
+    frozen = freeze(core)
+    assert (frozen.changed, frozen.revision.kind) == (True, RevisionKind.FREEZE)
+    host.follow()
+    assert host.texts(ACME) == [FREEZE_POLICY]
+    assert not freeze(core).changed
+    assert freeze(core, frozen=False).changed
+    host.follow()
+    assert host.texts(ACME) == [policy(FREEZE_POLICY_ID).strip()]
+
+
+def test_the_text_of_a_freeze_beside_another_policy_is_none(core: Core) -> None:
+    core.publisher.publish(core.admin, order(ACME, f"{FREEZE_POLICY}\n{policy('a')}"))
+    assert freeze(core).changed
+
+
+def test_a_freeze_that_was_signed_elsewhere_in_other_json_is_one(core: Core) -> None:
+    publish(core, "a")
+    prepared = core.presigned.prepare(core.admin, order(ACME, FREEZE_POLICY, no_rollback=True))
+    blob = prepared.content.replace(b'"id":', b'"id": ')
+    assert blob != prepared.content
+    manifest = load(prepared.envelope.payload, Manifest)
+    manifest = manifest.model_copy(update={"content": describe_content(blob, 1)})
+    role = current_root(core).bundle_role(ACME)
+    assert role is not None
+    envelope = sign(PayloadType.BUNDLE, manifest.to_bytes(), [core.vault.load(role.keys[0])])
+    core.presigned.publish(core.admin, EnvelopeOrder(envelope, blob))
+    with pytest.raises(OrgFrozen):
+        publish(core, "b")
+    assert not freeze(core).changed
+    host = Follower(core)
+    assert freeze(core, frozen=False).changed
+    host.follow()
+    assert host.policies(ACME) == ["a"]
 
 
 def test_two_freezes_in_a_row_end_in_what_was_before_both(core: Core) -> None:
     publish(core, "a")
     freeze(core)
     core.publisher.publish(core.admin, order(ACME, FREEZE_POLICY, expected_version=2))
+    assert not freeze(core).changed
     ended = freeze(core, frozen=False)
     host = Follower(core)
     host.follow()
@@ -168,3 +235,11 @@ def test_only_a_publish_that_names_the_freeze_ends_it(core: Core) -> None:
     ended = core.publisher.publish(core.admin, order(ACME, policy("b"), expected_version=frozen.version)).revision
     assert ended.version == frozen.version + 1
     publish(core, "c")
+
+
+def test_nothing_is_prepared_that_would_end_a_freeze_unawares(core: Core) -> None:
+    publish(core, "a")
+    frozen = freeze(core).revision
+    with pytest.raises(OrgFrozen, match=f"expected version {frozen.version} "):
+        core.presigned.prepare(core.admin, order(ACME, policy("b")))
+    assert core.presigned.prepare(core.admin, order(ACME, policy("b"), expected_version=2)).current_version == 2

@@ -6,6 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from akpolicy.envelope import PayloadType
 from akpolicy.errors import (
@@ -34,7 +36,7 @@ from akpolicy_server.store.online_keys import KeyRole
 from akpolicy_server.views import read_view
 from tests.simulators.org import sign
 from tests.unit.server.conftest import order, policy
-from tests.unit.server.follower import Follower, current_root, new_signers, next_root, with_keys
+from tests.unit.server.follower import Follower, current_root, new_signers, next_root, with_keys, with_role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,6 +193,21 @@ def test_a_dry_run_judges_all_and_changes_nothing(core: Core) -> None:
         core.roots.publish(core.admin, "acme", _skipping(core), dry_run=True)
     assert view_of(core) == before
     assert core.announced == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_logged_during_a_dry_run_says_that_it_is_one(core: Core, dry_run: bool) -> None:
+    core.publisher.publish(core.admin, order("org/acme", policy("p")))
+    [foreign] = new_signers(1)
+    keys = with_keys(core, "acme", foreign.public_key)
+    roles = with_role(core, "acme", "bundle", "org/acme", foreign.public_key) | {"heartbeat": None}
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        core.roots.publish(core.admin, "acme", next_root(core, keys=keys, roles=roles), dry_run=dry_run)
+    assert [entry["event"].partition(":")[0] for entry in logs] == [
+        "hosts of an org lose a layer",
+        "hosts of an org get no heartbeats",
+    ]
+    assert [entry.get("dry_run", False) for entry in logs] == [dry_run, dry_run]
 
 
 def test_only_an_orgs_admins_bring_its_root(core: Core) -> None:
