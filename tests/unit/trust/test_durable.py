@@ -15,6 +15,7 @@ import pytest
 from akpolicy import durable
 from akpolicy.durable import (
     TEMP_PREFIX,
+    check_private_directory,
     private_directory,
     read_private_file,
     write_atomic,
@@ -363,6 +364,34 @@ def test_a_directory_that_others_could_replace_is_not_used(
     assert f"`{tmp_path}" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("error", "spoil"), [c[1:] for c in BAD_DIRECTORIES[:-1]], ids=[c[0] for c in BAD_DIRECTORIES[:-1]]
+)
+def test_a_directory_is_checked_alike_where_none_may_be_made(
+    tmp_path: Path, error: type[CacheError], spoil: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "a" / "b" / "state"
+    private_directory(path)
+    check_private_directory(path)
+    spoil(path)
+    with pytest.raises(error) as caught:
+        check_private_directory(path)
+    assert type(caught.value) is error
+    assert f"`{tmp_path}" in caught.value.message
+
+
+def test_a_check_makes_no_directory(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "state"
+    with pytest.raises(CacheMissing, match=f"the directory `{path}` is not there"):
+        check_private_directory(path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(CacheCorrupt, match=f"cannot examine the directory `{path}`: Not a directory"):
+        check_private_directory(path)
+    with pytest.raises(CacheSymlink, match=r"\.\."):
+        check_private_directory(tmp_path / ".." / "state")
+
+
 @as_root
 @pytest.mark.parametrize("level", [0, 1, 2], ids=["directory", "parent", "grandparent"])
 def test_a_directory_of_another_user_is_not_used(tmp_path: Path, level: int) -> None:
@@ -398,7 +427,7 @@ def test_a_sticky_ancestor_is_allowed_like_tmp(tmp_path: Path) -> None:
 
 
 def test_a_path_that_goes_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CacheSymlink, match=r"\.\."):
+    with pytest.raises(CacheSymlink, match=r"state` contains `\.\.`; name the real path"):
         private_directory(tmp_path / "a" / ".." / "state")
 
 
