@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,6 @@ import pytest
 from akpolicy import durable
 from akpolicy.durable import (
     TEMP_PREFIX,
-    check_private_directory,
     private_directory,
     read_private_file,
     write_atomic,
@@ -36,11 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from akpolicy.errors import CacheError
-
-OLD, NEW = b"old", b"new" * 1000
-SOMEBODY = 65534
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+from tests.unit.trust.own_files import NEW, OLD, SOMEBODY, as_root, give_away, run, symlink
 
 
 @pytest.fixture
@@ -75,11 +68,6 @@ def test_a_liberal_umask_opens_nothing(directory: Path) -> None:
     )
     assert stat.S_IMODE((directory / "d").stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in (directory / "d").iterdir()} == {0o600}
-
-
-def run(code: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 1_000_000])
@@ -206,11 +194,6 @@ def test_a_new_file_overwrites_nothing(directory: Path, kind: str) -> None:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _symlink(path: Path) -> None:
-    path.rename(path.with_suffix(".real"))
-    path.symlink_to(path.with_suffix(".real"))
-
-
 def _hard_link(path: Path) -> None:
     path.with_suffix(".second").hardlink_to(path)
 
@@ -233,14 +216,10 @@ def _socket(path: Path) -> None:
     assert path.is_socket()
 
 
-def _give_away(path: Path) -> None:
-    os.chown(path, SOMEBODY, SOMEBODY)
-
-
 BAD_FILES: list[tuple[str, type[CacheError], Callable[[Path], object]]] = [
     ("oversize", CacheCorrupt, lambda p: p.write_bytes(bytes(10_001))),
     ("missing", CacheMissing, lambda p: p.unlink()),
-    ("symlinked file", CacheSymlink, _symlink),
+    ("symlinked file", CacheSymlink, symlink),
     ("readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o640)),
     ("writable by others", CacheWritableByOthers, lambda p: p.chmod(0o602)),
     ("hard link", CacheHardlink, _hard_link),
@@ -268,7 +247,7 @@ def test_a_file_that_others_may_have_touched_is_not_read(
 def test_a_file_of_another_user_is_not_read(directory: Path) -> None:
     target = directory / "state.json"
     write_atomic(target, OLD)
-    _give_away(target)
+    give_away(target)
     with pytest.raises(CacheWrongOwner, match=f"{target}.* belongs to user {SOMEBODY}, not to user {os.geteuid()} "):
         read(target)
 
@@ -316,119 +295,6 @@ def test_a_path_through_a_file_is_a_typed_error(directory: Path) -> None:
     write_atomic(directory / "file", OLD)
     with pytest.raises(CacheCorrupt, match=f"cannot open `{directory}/file/below`: Not a directory"):
         read(directory / "file" / "below")
-
-
-# --- directories ----------------------------------------------------------------------------------------------------
-
-
-def test_a_private_directory_is_made_with_its_parents(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "c"
-    private_directory(path)
-    private_directory(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-
-
-def _file_at(path: Path) -> None:
-    path.rmdir()
-    path.write_bytes(b"")
-
-
-def _file_above(path: Path) -> None:
-    path.rmdir()
-    _file_at(path.parent)
-
-
-BAD_DIRECTORIES: list[tuple[str, type[CacheError], Callable[[Path], object]]] = [
-    ("symlinked directory", CacheSymlink, _symlink),
-    ("symlinked parent", CacheSymlink, lambda p: _symlink(p.parent)),
-    ("symlinked grandparent", CacheSymlink, lambda p: _symlink(p.parent.parent)),
-    ("readable by the group", CacheWritableByOthers, lambda p: p.chmod(0o750)),
-    ("writable by others", CacheWritableByOthers, lambda p: p.chmod(0o777)),
-    ("ancestor writable by others", CacheWritableByOthers, lambda p: p.parent.parent.chmod(0o777)),
-    ("ancestor writable by the group", CacheWritableByOthers, lambda p: p.parent.chmod(0o770)),
-    ("a file in its place", CacheNotRegular, _file_at),
-    ("a file above it", CacheWriteFailed, _file_above),
-]
-
-
-@pytest.mark.parametrize(("error", "spoil"), [c[1:] for c in BAD_DIRECTORIES], ids=[c[0] for c in BAD_DIRECTORIES])
-def test_a_directory_that_others_could_replace_is_not_used(
-    tmp_path: Path, error: type[CacheError], spoil: Callable[[Path], object]
-) -> None:
-    path = tmp_path / "a" / "b" / "state"
-    private_directory(path)
-    spoil(path)
-    with pytest.raises(error) as caught:
-        private_directory(path)
-    assert type(caught.value) is error
-    assert f"`{tmp_path}" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("error", "spoil"), [c[1:] for c in BAD_DIRECTORIES[:-1]], ids=[c[0] for c in BAD_DIRECTORIES[:-1]]
-)
-def test_a_directory_is_checked_alike_where_none_may_be_made(
-    tmp_path: Path, error: type[CacheError], spoil: Callable[[Path], object]
-) -> None:
-    path = tmp_path / "a" / "b" / "state"
-    private_directory(path)
-    check_private_directory(path)
-    spoil(path)
-    with pytest.raises(error) as caught:
-        check_private_directory(path)
-    assert type(caught.value) is error
-    assert f"`{tmp_path}" in caught.value.message
-
-
-def test_a_check_makes_no_directory(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "state"
-    with pytest.raises(CacheMissing, match=f"the directory `{path}` is not there"):
-        check_private_directory(path)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(CacheCorrupt, match=f"cannot examine the directory `{path}`: Not a directory"):
-        check_private_directory(path)
-    with pytest.raises(CacheSymlink, match=r"\.\."):
-        check_private_directory(tmp_path / ".." / "state")
-
-
-@as_root
-@pytest.mark.parametrize("level", [0, 1, 2], ids=["directory", "parent", "grandparent"])
-def test_a_directory_of_another_user_is_not_used(tmp_path: Path, level: int) -> None:
-    path = tmp_path / "a" / "b" / "state"
-    private_directory(path)
-    theirs = [path, *path.parents][level]
-    _give_away(theirs)
-    with pytest.raises(CacheWrongOwner, match=f"`{theirs}`.* belongs to user {SOMEBODY}"):
-        private_directory(path)
-
-
-@as_root
-def test_ancestors_may_belong_to_root_whoever_we_are() -> None:
-    code = f"""
-import os, pathlib, shutil, tempfile
-from akpolicy.durable import private_directory
-os.setgid({SOMEBODY})
-os.setuid({SOMEBODY})
-ours = pathlib.Path(tempfile.mkdtemp(dir="/tmp"))
-try:
-    private_directory(ours / "state")
-    print("made")
-finally:
-    shutil.rmtree(ours)
-"""
-    assert run(code).stdout == "made\n"
-
-
-def test_a_sticky_ancestor_is_allowed_like_tmp(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a").chmod(0o1777)
-    private_directory(tmp_path / "a" / "state")
-
-
-def test_a_path_that_goes_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CacheSymlink, match=r"state` contains `\.\.`; name the real path"):
-        private_directory(tmp_path / "a" / ".." / "state")
 
 
 def test_only_a_directory_is_synced_as_one(directory: Path) -> None:
