@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.errors import AkpolicyError, CacheWriteFailed, RootMissing, ScopeMismatch, StreamProtocolError
-from akpolicy_sidecar.freshness import Confirmation
 from akpolicy_sidecar.updates import Accepted, Outcome
 from tests.simulators.host import HostSimulator
 from tests.simulators.office import Held
@@ -361,35 +360,6 @@ def test_only_content_that_is_enforced_is_said_to_be_held(host: HostSimulator) -
 
     assert held.blob is not None
     assert host.updater.holdings.blobs == (hashlib.sha256(held.blob).hexdigest(),)
-
-
-# --- what the last heartbeat says of it -------------------------------------------------------------------------------
-
-
-def test_a_bundle_that_the_last_heartbeat_named_before_it_came_is_confirmed_by_it(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    host.clock.advance(100)
-    host.office.publish(FORBID)
-    host.beat()
-    assert host.snapshots.current.freshness.by_scope["global"].issued_at == int(host.clock.now()) - 100
-
-    host.hear(*host.office.bundle())
-
-    now = int(host.clock.now())
-    assert host.snapshots.current.freshness.by_scope["global"] == Confirmation(now, now + 300)
-    assert host.restart().snapshots.current.freshness == host.snapshots.current.freshness
-
-
-def test_a_bundle_that_no_heartbeat_named_yet_is_as_old_as_the_one_before(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    before = host.snapshots.current.freshness
-    host.clock.advance(100)
-
-    host.office.publish(FORBID)
-    host.hear(*host.office.bundle())
-
-    assert host.versions == {"global": 2}
-    assert host.snapshots.current.freshness == before
 
 
 def test_another_org_has_the_same_rules(tmp_path: Path) -> None:
