@@ -1,11 +1,11 @@
-"""`akpolicy root init`, `propose`, `sign`, `publish` and `show`: a key ceremony from file to file."""
+"""`akpolicy root propose`, `sign` and `publish`: a key ceremony from file to file."""
 
 from __future__ import annotations
 
 import io
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from tests.unit.cli.conftest import KeyFile, Run
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "proposal.json"
-
-
 def read(path: Path) -> Proposal:
     return parse_proposal(path.read_bytes())
 
@@ -41,59 +36,6 @@ def root_in(path: Path) -> Root:
 def propose(cli: Run, server: PublishingSimulator, out: Path, *options: object) -> None:
     result = cli("root", "propose", "--org", "acme", "--anchor", server.org.anchor, "--out", out, *options)
     assert result.code == 0, result.err
-
-
-# --- the first root ---------------------------------------------------------------------------------------------------
-
-
-def test_an_org_begins_with_root_keys_in_several_hands(
-    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
-) -> None:
-    owners = [PrivateKeySigner.generate() for _ in range(3)]
-    keys = [option for owner in owners for option in ("--root-key", owner.public_key.anchor)]
-    made = cli("root", "init", "--org", "newco", *keys, "--threshold", 2, "--out", out)
-    assert made.code == 0, made.err
-    assert "root role: 0 of 2: waiting for 2 of" in made.out
-    assert all(owner.public_key.key_id in made.err for owner in owners)
-    first = cli("root", "sign", out, "--key", key_file(owners[0], "one"), "--yes")
-    assert "root role: 1 of 2: waiting for one of" in first.out
-    assert "compare its root keys" in first.err
-    too_early = cli("root", "publish", out)
-    assert too_early.code == 1
-    assert server.roots["newco"].envelopes == []
-    second = cli("root", "sign", out, "--key", key_file(owners[2], "three"), "--yes", "--output", "json")
-    assert json.loads(second.out)["complete"] is True
-    published = cli("root", "publish", out)
-    assert published.code == 0, published.err
-    assert published.out.startswith("published root version 1 of newco\n")
-    assert "threshold = 2" in published.err
-    assert [envelope.payload for envelope in server.roots["newco"].envelopes] == [read(out).envelope.payload]
-
-
-def test_a_root_key_that_is_none_never_reaches_the_server(cli: Run, server: PublishingSimulator, out: Path) -> None:
-    result = cli("root", "init", "--org", "newco", "--root-key", "age1abc", "--out", out)
-    assert result.code == 2
-    assert "--root-key: " in result.err
-    assert not out.exists()
-    assert "newco" not in server.orgs
-
-
-def test_another_first_root_than_the_one_that_was_asked_for_is_not_written(
-    cli: Run, server: PublishingSimulator, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine, theirs = (PrivateKeySigner.generate().public_key.anchor for _ in range(2))
-    honest = server._pending
-
-    def exchange(request: Any) -> Any:
-        del request.root_keys[:]
-        request.root_keys.append(theirs)
-        return honest(request)
-
-    monkeypatch.setattr(server, "_pending", exchange)
-    result = cli("root", "init", "--org", "newco", "--root-key", mine, "--out", out)
-    assert result.code == 1
-    assert "do not sign it" in result.err
-    assert not out.exists()
 
 
 # --- the next root ----------------------------------------------------------------------------------------------------
@@ -375,6 +317,16 @@ def test_a_linked_file_is_signed_where_it_lies(
     assert len(read(out).envelope.signatures) == 1
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_whoever_could_read_a_proposal_still_can_when_it_is_signed(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, mode: int
+) -> None:
+    propose(cli, server, out)
+    out.chmod(mode)
+    assert cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"), "--yes").code == 0
+    assert out.stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "akpolicy/proposal/v1"}'])
 def test_what_is_no_proposal_is_refused(cli: Run, server: PublishingSimulator, out: Path, text: str) -> None:
     out.write_text(text)
@@ -446,41 +398,3 @@ def test_a_bundle_is_no_root(cli: Run, server: PublishingSimulator, out: Path, g
         result = cli(*command)
         assert result.code == 2
         assert "is the proposal of a bundle" in result.err
-
-
-# --- show -------------------------------------------------------------------------------------------------------------
-
-
-def test_the_root_is_shown_with_roles_and_keys(cli: Run, server: PublishingSimulator) -> None:
-    result = cli("root", "show", "--org", "acme", "--anchor", server.org.anchor)
-    assert result.code == 0
-    assert result.err == ""
-    lines = [line.split() for line in result.out.splitlines()]
-    assert ["role", "bundle:org/acme", "1", "of", "1", "must", "sign"] in lines
-    assert ["anchor", server.org.anchor] in lines
-    key_id = server.org.rollback_signer.public_key.key_id[:12]
-    assert [key_id, "rollback:global,", "rollback:org/acme"] in [line[:3] for line in lines]
-    assert "not verified" in cli("root", "show", "--org", "acme").err
-
-
-def test_the_shown_json_has_the_roots_for_inspect(cli: Run, server: PublishingSimulator, tmp_path: Path) -> None:
-    result = cli("root", "show", "--org", "acme", "--anchor", server.org.anchor, "--output", "json")
-    shown = json.loads(result.out)
-    assert shown["verified"] is True
-    assert shown["trust_anchors"] == [server.org.anchor]
-    assert {key["key_id"] for key in shown["keys"]} >= {server.org.bundle_signer.public_key.key_id}
-    chain = tmp_path / "chain.json"
-    chain.write_text(result.out)
-    inspected = cli("inspect", chain, "--anchor", server.org.anchor)
-    assert inspected.code == 0
-    assert "it is reached from the anchors" in inspected.out
-
-
-def test_an_org_without_a_root_is_refused(cli: Run, server: PublishingSimulator, out: Path) -> None:
-    missing = cli("root", "show", "--org", "nobody")
-    assert missing.code == 1
-    assert "(NOT_FOUND)" in missing.err
-    cli("root", "init", "--org", "newco", "--root-key", OrgSimulator().anchor, "--out", out)
-    pending = cli("root", "show", "--org", "newco")
-    assert pending.code == 1
-    assert "`akpolicy root init`" in pending.err
