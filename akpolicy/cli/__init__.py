@@ -23,6 +23,10 @@ from akpolicy import __version__
 from akpolicy.cli.output import EXIT_FAILED, EXIT_USAGE, print_error
 from akpolicy.errors import AkpolicyError, ConfigError, UsageError
 
+# As what Python shows bytes of an argument that are no UTF-8 (PEP 383).
+_BYTES_FIRST = 0xDC80
+_BYTES_LAST = 0xDCFF
+
 _TOP_HELP = """Manage signed policies for AI agent sandboxes, and ask what they allow.
 
 Connection: --server or AKPOLICY_SERVER, and an API key in AKPOLICY_API_KEY or --api-key-file.
@@ -41,6 +45,7 @@ def main() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command (the process's own if `arguments` is None) and return its exit code."""
     try:
+        _require_text(sys.argv[1:] if arguments is None else arguments)
         build_app()(None if arguments is None else list(arguments), prog_name="akpolicy")
     except AkpolicyError as error:
         print_error(error)
@@ -55,6 +60,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     return 0
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for bytes that are no text: nothing that is sent, signed or printed could have them."""
+    for argument in arguments:
+        if not argument.isprintable() and any(_BYTES_FIRST <= ord(char) <= _BYTES_LAST for char in argument):
+            shown = os.fsencode(argument).decode("utf-8", "replace")
+            raise UsageError(f"the argument `{shown}` is not UTF-8; write it as UTF-8, or rename the file")
 
 
 def build_app() -> typer.Typer:

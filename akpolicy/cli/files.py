@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,9 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
         left -= len(data)
         if left < 0:
             raise PolicyTooLarge(f"the files have more than {MAX_CONTENT_BYTES} bytes in total", source=str(path))
-        files.append(PolicyFile("stdin" if path == STDIN else str(path), data))
+        # The name goes into messages; a file below a directory may have one that is no text.
+        name = "stdin" if path == STDIN else os.fsencode(path).decode("utf-8", "replace")
+        files.append(PolicyFile(name, data))
     return files
 
 

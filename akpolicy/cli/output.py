@@ -3,7 +3,7 @@
 Rules:
 
 - What others wrote (policies, messages) reaches a terminal without its control characters: they could rewrite what the
-  operator sees. A pipe or a file gets the bytes as they are.
+  operator sees. A pipe or a file gets the bytes as they are. In JSON they are always escapes, which mean the same.
 - Progress shows only where a person watches: standard error is a terminal.
 """
 
@@ -35,7 +35,9 @@ def print_text(text: str) -> None:
 
 def print_json(value: object, *, compact: bool = False) -> None:
     """Print an answer for a program: one document, or with `compact` one line of several."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
+    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 2)
+    # All others stand in strings, where the encoder leaves these as they are.
+    typer.echo(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_note(text: str) -> None:

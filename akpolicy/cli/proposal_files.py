@@ -3,18 +3,23 @@
 Rules:
 
 - They are read from wherever they came: a shared directory, a memory stick. They hold no secret.
-- A new one never replaces a file: it could have signatures. Signatures are added in place, durably and all at once.
+- A new one never replaces a file: it could have signatures. Signatures are added in place, durably and all at once;
+  whoever could read the file before still can.
 """
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import CacheError, UsageError
 
 if TYPE_CHECKING:
     from akpolicy.proposal import Proposal
+
+
+_READ_WRITE: Final = 0o666
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -75,8 +80,13 @@ def rewrite(path: Path, proposal: Proposal) -> None:
     """Replace a proposal by one with more signatures; raise `UsageError` with the old file in place."""
     from akpolicy.durable import write_atomic
 
+    # A link stays a link: its target is what others read.
+    target = path.resolve()
     try:
-        # A link stays a link: its target is what others read.
-        write_atomic(path.resolve(), proposal.to_bytes())
+        mode = stat.S_IMODE(target.stat().st_mode) & _READ_WRITE
+        write_atomic(target, proposal.to_bytes())
+        target.chmod(mode)
     except CacheError as error:
         raise UsageError(error.message) from error
+    except OSError as error:
+        raise UsageError(f"cannot give `{target}` the mode that it had: {error.strerror}") from error

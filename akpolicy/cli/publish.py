@@ -26,6 +26,7 @@ from akpolicy.cli.options import (
 )
 from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, uploading
 from akpolicy.errors import ClientError, ServerRefused, UsageError
+from akpolicy.limits import MAX_JSON_INT
 
 if TYPE_CHECKING:
     from akpolicy.client.publishing_types import Published, PublishTerms
@@ -67,7 +68,9 @@ class BundleTerms(OptionGroup):
     )
     expected_version: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Publish only on top of this version (0: nothing published yet)."),
+        typer.Option(
+            min=0, max=MAX_JSON_INT, metavar="N", help="Publish only on top of this version (0: nothing published yet)."
+        ),
     ] = None
 
     def publish_terms(self, *, message: str, idempotency_key: str, dry_run: bool = False) -> PublishTerms:

@@ -16,6 +16,7 @@ from akpolicy.cli.options import (
     examples,
 )
 from akpolicy.cli.output import print_json, print_text, table, working
+from akpolicy.limits import MAX_JSON_INT
 
 if TYPE_CHECKING:
     from akpolicy.client.publishing_types import PublishedPolicy, RevisionContent, RevisionInfo
@@ -62,7 +63,7 @@ def show(
     *,
     org: OrgOption = None,
     scope: ScopeOption = None,
-    version: Annotated[int, typer.Option(min=0, metavar="N", help="Which one; 0 is the newest.")] = 0,
+    version: Annotated[int, typer.Option(min=0, max=MAX_JSON_INT, metavar="N", help="Which one; 0 is the newest.")] = 0,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:

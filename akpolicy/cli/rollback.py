@@ -19,6 +19,7 @@ from akpolicy.cli.options import (
 )
 from akpolicy.cli.output import working
 from akpolicy.cli.publish import keep_key_on_failure, new_unless, print_published
+from akpolicy.limits import MAX_JSON_INT
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,10 +38,18 @@ def rollback(  # noqa: PLR0913 - one parameter an option
     org: OrgOption = None,
     scope: ScopeOption = None,
     to: Annotated[
-        int, typer.Option("--to", min=0, metavar="N", help="The version to restore; 0 is the one before this content.")
+        int,
+        typer.Option(
+            "--to",
+            min=0,
+            max=MAX_JSON_INT,
+            metavar="N",
+            help="The version to restore; 0 is the one before this content.",
+        ),
     ] = 0,
     expected_version: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Roll back only if this is the current version.")
+        int | None,
+        typer.Option(min=1, max=MAX_JSON_INT, metavar="N", help="Roll back only if this is the current version."),
     ] = None,
     message: MessageOption = "",
     idempotency_key: IdempotencyKeyOption = None,

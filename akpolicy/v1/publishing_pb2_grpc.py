@@ -198,9 +198,9 @@ class PublishingServiceServicer:
 
         Order: one header, then the chunks. Fails with INVALID_ARGUMENT (the policies: the problems, with policy id, line
         and message, are in the trailing metadata `akpolicy-problems-bin` as PublishFailure, as many as fit; Validate
-        returns them all; order, size), NOT_FOUND (no such org), ABORTED (another
-        version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
-        something else). A repeat with the same idempotency key and content returns the first answer.
+        returns them all; order, size), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the server
+        lacks a key; the org is frozen, and no version is expected), ABORTED (another version than expected; the message
+        names the current one), ALREADY_EXISTS (the idempotency key was used for something else). A repeat with the same idempotency key and content returns the first answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,7 +243,8 @@ class PublishingServiceServicer:
 
     def SetFreeze(self, request, context):
         """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
-        before. Asking for what is so already changes nothing. Admin and publisher keys.
+        before. Asking for what is so already changes nothing; a freeze that hosts dropped, or that a rollback could end, is
+        made again. Admin and publisher keys.
 
         Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
         lacks a key).

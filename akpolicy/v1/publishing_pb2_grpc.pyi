@@ -89,9 +89,9 @@ class PublishingServiceStub:
 
     Order: one header, then the chunks. Fails with INVALID_ARGUMENT (the policies: the problems, with policy id, line
     and message, are in the trailing metadata `akpolicy-problems-bin` as PublishFailure, as many as fit; Validate
-    returns them all; order, size), NOT_FOUND (no such org), ABORTED (another
-    version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
-    something else). A repeat with the same idempotency key and content returns the first answer.
+    returns them all; order, size), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the server
+    lacks a key; the org is frozen, and no version is expected), ABORTED (another version than expected; the message
+    names the current one), ALREADY_EXISTS (the idempotency key was used for something else). A repeat with the same idempotency key and content returns the first answer.
     """
     PrepareBundle: _grpc.StreamStreamMultiCallable[_publishing_pb2.PrepareBundleRequest, _publishing_pb2.PrepareBundleResponse]
     """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
@@ -118,7 +118,8 @@ class PublishingServiceStub:
     """
     SetFreeze: _grpc.UnaryUnaryMultiCallable[_publishing_pb2.SetFreezeRequest, _publishing_pb2.SetFreezeResponse]
     """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
-    before. Asking for what is so already changes nothing. Admin and publisher keys.
+    before. Asking for what is so already changes nothing; a freeze that hosts dropped, or that a rollback could end, is
+    made again. Admin and publisher keys.
 
     Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
     lacks a key).
@@ -195,9 +196,9 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
 
     Order: one header, then the chunks. Fails with INVALID_ARGUMENT (the policies: the problems, with policy id, line
     and message, are in the trailing metadata `akpolicy-problems-bin` as PublishFailure, as many as fit; Validate
-    returns them all; order, size), NOT_FOUND (no such org), ABORTED (another
-    version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
-    something else). A repeat with the same idempotency key and content returns the first answer.
+    returns them all; order, size), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the server
+    lacks a key; the org is frozen, and no version is expected), ABORTED (another version than expected; the message
+    names the current one), ALREADY_EXISTS (the idempotency key was used for something else). A repeat with the same idempotency key and content returns the first answer.
     """
     PrepareBundle: _aio.StreamStreamMultiCallable[_publishing_pb2.PrepareBundleRequest, _publishing_pb2.PrepareBundleResponse]  # type: ignore[assignment]
     """Does all that Publish does up to the signature: returns the exact bytes to be signed by their owners, the content,
@@ -224,7 +225,8 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     """
     SetFreeze: _aio.UnaryUnaryMultiCallable[_publishing_pb2.SetFreezeRequest, _publishing_pb2.SetFreezeResponse]  # type: ignore[assignment]
     """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
-    before. Asking for what is so already changes nothing. Admin and publisher keys.
+    before. Asking for what is so already changes nothing; a freeze that hosts dropped, or that a rollback could end, is
+    made again. Admin and publisher keys.
 
     Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
     lacks a key).
@@ -346,9 +348,9 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Order: one header, then the chunks. Fails with INVALID_ARGUMENT (the policies: the problems, with policy id, line
         and message, are in the trailing metadata `akpolicy-problems-bin` as PublishFailure, as many as fit; Validate
-        returns them all; order, size), NOT_FOUND (no such org), ABORTED (another
-        version than expected; the message names the current one), ALREADY_EXISTS (the idempotency key was used for
-        something else). A repeat with the same idempotency key and content returns the first answer.
+        returns them all; order, size), NOT_FOUND (no such org), FAILED_PRECONDITION (hosts would refuse it; the server
+        lacks a key; the org is frozen, and no version is expected), ABORTED (another version than expected; the message
+        names the current one), ALREADY_EXISTS (the idempotency key was used for something else). A repeat with the same idempotency key and content returns the first answer.
         """
 
     @_abc_1.abstractmethod
@@ -399,7 +401,8 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_publishing_pb2.SetFreezeResponse, _abc.Awaitable[_publishing_pb2.SetFreezeResponse]]:
         """Makes every host of an org deny everything, or ends that: publishes a bundle that forbids all, or the policies from
-        before. Asking for what is so already changes nothing. Admin and publisher keys.
+        before. Asking for what is so already changes nothing; a freeze that hosts dropped, or that a rollback could end, is
+        made again. Admin and publisher keys.
 
         Fails with NOT_FOUND (no such org; nothing to return to), FAILED_PRECONDITION (hosts would refuse it; the server
         lacks a key).

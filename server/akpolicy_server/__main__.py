@@ -211,7 +211,7 @@ def _as_text(made: Installation) -> str:
             f"  akpolicy root rotate --org {created.org} --key {root_key} --new-key-file {created.org}-root.pem",
         ]
     org = made.orgs[0].org if made.orgs else "ORG"
-    lines += ["", "Next:", "", f"  akpolicy-server --config {made.config}"]
+    lines += ["", "Next:", "", f"  akpolicy-server --config {shlex.quote(str(made.config))}"]
     lines += [f"  export AKPOLICY_SERVER={made.server} AKPOLICY_API_KEY={made.admin_api_key}"]
     lines += [] if made.orgs else [f"  akpolicy org create {org}"]
     lines += [f"  akpolicy apikey create --org {org} --role host --host-id HOST"]

@@ -118,7 +118,7 @@ class Orgs:
         if record is None:
             return None
         if record.first_root is None or (record.anchors, record.threshold) != (owners, threshold):
-            raise OrgExists(f"the org `{org}` exists already")
+            raise OrgExists(f"the org `{org}` exists already; `akpolicy root show --org {org}` has its trust anchors")
         if newest is None:
             return _waiting(record)
         return CreatedOrg(org, record.anchors[0].anchor, newest.version)

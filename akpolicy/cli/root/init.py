@@ -11,7 +11,8 @@ from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import print_note, printable, working
-from akpolicy.errors import BadAnswer
+from akpolicy.errors import BadAnswer, UsageError
+from akpolicy.limits import MAX_SIGNATURES
 
 if TYPE_CHECKING:
     from akpolicy.client.publishing_types import CreatedOrg
@@ -36,7 +37,9 @@ def init(
     root_key: Annotated[
         list[str], typer.Option(metavar="ed25519:...", help="The public half of a root key. May be repeated.")
     ],
-    threshold: Annotated[int, typer.Option(min=1, metavar="N", help="How many root keys must sign a root.")] = 1,
+    threshold: Annotated[
+        int, typer.Option(min=1, max=MAX_SIGNATURES, metavar="N", help="How many root keys must sign a root.")
+    ] = 1,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the first root, to be signed.")],
     connection: Connection,
     output: OutputOption = "text",
@@ -62,10 +65,18 @@ def init(
 
 
 def _asked_for(created: CreatedOrg, keys: list[PublicKey], threshold: int) -> Proposal:
-    """Return the first root as a proposal; raise `BadAnswer` unless it has the root role that was asked for."""
+    """Return the first root as a proposal.
+
+    Raises `UsageError` if it is published already, `BadAnswer` unless it has the root role that was asked for.
+    """
     from akpolicy.proposal import make_proposal
     from akpolicy.root import Root
 
+    if created.unsigned_root is None and created.root_version:
+        raise UsageError(
+            f"the org `{created.org}` has root version {created.root_version} already, from these root keys; look at "
+            "it with `akpolicy root show`, and make the next one with `akpolicy root propose`"
+        )
     if created.unsigned_root is None:
         raise BadAnswer("the server sent no root to be signed; is it an akpolicy server of this version?")
     proposal = make_proposal(created.unsigned_root)

@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from akpolicy.cli import build_app
+from akpolicy.errors import ConfigError
 from akpolicy.settings import _known_keys
 from akpolicy_server.settings import ServerSettings
 from akpolicy_sidecar.settings import SidecarSettings
@@ -90,6 +91,38 @@ def test_every_toml_block_is_one_of_a_program() -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_file_as_shown_loads_and_has_the_defaults(program: str, directory: Path) -> None:
     assert load(directory, program, of_program(program)[0].text) == load(directory, program, MINIMAL[program])
+
+
+LIMITS = [
+    (program, *found.groups())
+    for program in PROGRAMS
+    for found in re.finditer(r"^((\w+) = \S+) +# (\d+) to (\d+)", of_program(program)[0].text, re.MULTILINE)
+]
+
+
+def test_every_whole_number_with_limits_is_shown_with_them() -> None:
+    whole = {
+        (program, name)
+        for program in PROGRAMS
+        for name in re.findall(r"^(\w+) = \d+ ", everything(program), re.MULTILINE)
+    }
+    assert whole - {(program, name) for program, _, name, *_ in LIMITS} == {("sidecar", "threshold")}
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "name", "lowest", "highest"),
+    LIMITS,
+    ids=[f"{program}-{name}" for program, _, name, *_ in LIMITS],
+)
+def test_a_limit_as_shown_is_the_limit(
+    program: str, line: str, name: str, lowest: str, highest: str, directory: Path
+) -> None:
+    text = of_program(program)[0].text
+    for number in (int(lowest), int(highest)):
+        load(directory, program, text.replace(line, f"{name} = {number}"))
+    for number in (int(lowest) - 1, int(highest) + 1):
+        with pytest.raises(ConfigError, match=name):
+            load(directory, program, text.replace(line, f"{name} = {number}"))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy import __version__
-from akpolicy.cli.output import counted, printable, table, uploading, working
+from akpolicy.cli.output import counted, print_json, printable, table, uploading, working
+from tests.unit.cli.conftest import Terminal
 
 if TYPE_CHECKING:
+    from tests.simulators.publishing import PublishingSimulator
     from tests.unit.cli.conftest import Run
 
 COMMANDS = [
@@ -62,6 +65,44 @@ def test_wrong_usage_ends_with_2(cli: Run, arguments: list[str]) -> None:
     assert "Error: " in result.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["policy", "publish", "good.cedar", "--org", "acme", "--message", "a\udcff"],
+        ["apikey", "revoke", "\udcff"],
+        ["org", "freeze", "\udc80"],
+        ["root", "show", "--org", "acme\udcfe"],
+    ],
+)
+def test_an_argument_that_is_no_text_is_said_before_anything_is_sent(
+    cli: Run, server: PublishingSimulator, arguments: list[str]
+) -> None:
+    result = cli(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("error: the argument `")
+    assert result.err.endswith("` is not UTF-8; write it as UTF-8, or rename the file\n")
+    assert server.frozen == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["policy", "publish", "x.cedar", "--org", "acme", "--expected-version"],
+        ["policy", "rollback", "--org", "acme", "--to"],
+        ["policy", "rollback", "--org", "acme", "--expected-version"],
+        ["policy", "show", "--org", "acme", "--version"],
+        ["root", "init", "--org", "acme", "--root-key", "ed25519:A", "--out", "x", "--threshold"],
+    ],
+    ids=lambda arguments: f"{arguments[1]} {arguments[-1]}",
+)
+def test_a_number_that_nothing_can_have_ends_with_2(
+    cli: Run, server: PublishingSimulator, arguments: list[str]
+) -> None:
+    result = cli(*arguments, 2**64)
+    assert result.code == 2
+    assert f"Invalid value for '{arguments[-1]}': Input should be less than or equal to" in result.err
+
+
 def test_the_installed_program_ends_with_the_exit_code_and_without_a_traceback() -> None:
     command = [sys.executable, "-c", "from akpolicy.cli import main; main()", "keys", "show", "/nonexistent/key.pem"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -95,9 +136,13 @@ def test_a_terminal_gets_no_control_characters_of_others(text: str, shown: str) 
     assert printable(text) == shown
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_json_has_control_characters_as_escapes_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"message": "\x9b31m\u202etfel\x7f\n\u00fc"}
+    print_json(value)
+    text = capsys.readouterr().out
+    assert json.loads(text) == value
+    assert printable(text) == text
+    assert "\u00fc" in text
 
 
 def test_progress_is_shown_to_a_person_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

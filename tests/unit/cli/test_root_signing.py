@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 from tests.unit.cli.root_files import propose, read
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "proposal.json"
-
-
 def test_what_is_signed_is_shown_and_the_root_before_is_verified_by_the_key(
     cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile
 ) -> None:
@@ -153,6 +148,16 @@ def test_a_linked_file_is_signed_where_it_lies(
     assert cli("root", "sign", link, "--key", key_file(server.org.root_signer, "root"), "--yes").code == 0
     assert link.is_symlink()
     assert len(read(out).envelope.signatures) == 1
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_whoever_could_read_a_proposal_still_can_when_it_is_signed(
+    cli: Run, server: PublishingSimulator, out: Path, key_file: KeyFile, mode: int
+) -> None:
+    propose(cli, server, out)
+    out.chmod(mode)
+    assert cli("root", "sign", out, "--key", key_file(server.org.root_signer, "root"), "--yes").code == 0
+    assert out.stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "akpolicy/proposal/v1"}'])

@@ -59,6 +59,18 @@ def test_a_directory_means_its_cedar_files_in_order(cli: Run, tmp_path: Path) ->
     assert json.loads(result.out)["policy_ids"] == ["a", "b", "c"]
 
 
+def test_a_file_below_a_directory_may_have_a_name_that_is_no_text(
+    cli: Run, server: PublishingSimulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "a\udcff.cedar"
+    file.write_text('@id("a")\npermit (principal, action, resource);')
+    for options in ((), ("--server", server.url, "--org", "acme")):
+        result = cli("policy", "validate", tmp_path, *options)
+        assert (result.code, result.err) == (0, "")
+    file.write_text("permit")
+    assert "a\ufffd.cedar:1: " in cli("policy", "validate", tmp_path).out
+
+
 def test_one_id_in_two_files_is_a_mistake(cli: Run, good: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.cedar"
     other.write_text(GOOD)
