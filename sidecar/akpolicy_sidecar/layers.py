@@ -80,10 +80,12 @@ class LayerBuilder:
     def _compile(self, bundle: VerifiedBundle, *, parsed_before: bool) -> CompiledLayer:
         scope, content = bundle.manifest.scope, bundle.content
         if content is None:
-            raise RuntimeError("a deleted scope has nothing to compile")
+            msg = "a deleted scope has nothing to compile"
+            raise RuntimeError(msg)
         if content.content.schema_text is not None:
             self._fence.prove_schema(content.content.schema_text)
-            raise SchemaUnsupported("the bundle brings its own schema; this version only knows the default schema")
+            msg = "the bundle brings its own schema; this version only knows the default schema"
+            raise SchemaUnsupported(msg)
         texts = [PolicyText(entry.id, entry.text, scope) for entry in content.content.policies]
         if not parsed_before:
             self._fence.prove(texts, self._schema)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.errors import AkpolicyError, CacheWriteFailed, RootMissing, ScopeMismatch, StreamProtocolError
+from akpolicy.errors import (
+    AkpolicyError,
+    CacheWriteFailed,
+    PolicyError,
+    RootMissing,
+    ScopeMismatch,
+    StreamProtocolError,
+)
 from akpolicy_sidecar.updates import Accepted, Outcome
 from tests.simulators.host import HostSimulator
 from tests.simulators.office import Held
@@ -86,6 +93,22 @@ def test_the_state_keeps_the_digest_of_what_came_before(host: HostSimulator) -> 
     host.update(FORBID)
 
     assert previous(host) == previous(host.restart()) == first
+
+
+def test_what_no_heartbeat_named_is_not_lacking(new_host: HostSimulator) -> None:
+    said = [new_host.updater.lacking]
+    new_host.connect()
+    new_host.office.publish(PERMIT)
+    new_host.beat()
+
+    assert [*said, new_host.updater.lacking] == [(), ("global",)]
+
+
+def test_a_policy_that_cannot_be_read_is_named_with_its_scope(host: HostSimulator) -> None:
+    with pytest.raises(PolicyError) as refusal:
+        host.take(_unparsable(host))
+
+    assert (refusal.value.source, refusal.value.policy_id) == ("global", "p")
 
 
 def test_a_scope_of_nobody_here_is_refused_by_name(host: HostSimulator) -> None:

@@ -385,6 +385,14 @@ def test_evidence_that_cannot_be_kept_is_an_error_of_the_cache(directory: StateD
         directory.put_evidence(b"a document")
 
 
+def test_evidence_that_cannot_be_listed_is_an_error_of_the_cache(directory: StateDirectory, place: Path) -> None:
+    (place / "evidence").rmdir()
+    (place / "evidence").write_bytes(b"")
+
+    with pytest.raises(CacheCorrupt, match=f"cannot list `{place}/evidence`: Not a directory"):
+        directory.put_evidence(b"a document")
+
+
 def test_evidence_alone_does_not_make_a_state_missing(directory: StateDirectory, place: Path) -> None:
     directory.put_evidence(b"a document")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,6 +40,17 @@ def test_a_linked_directory_is_refused(place: Path, tmp_path: Path) -> None:
 
     with pytest.raises(CacheSymlink):
         StateDirectory.open(place, "acme")
+
+
+def test_a_lock_that_cannot_be_had_is_let_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(CacheError, match=f"cannot lock `{place}/lock`: No locks available"):
+        StateDirectory.open(place, "acme")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_linked_lock_is_refused(place: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.simulators.org import DAY, ConfiguredAnchor, role
 if TYPE_CHECKING:
     from tests.simulators.host import HostSimulator
 
-from tests.unit.sidecar.state_files import FORBID, PERMIT, write
+from tests.unit.sidecar.state_files import FORBID, PERMIT, edit, write
 
 
 @pytest.fixture
@@ -97,6 +97,14 @@ def test_a_start_that_finds_nothing_new_writes_nothing(rotated: HostSimulator) -
 
     assert once_more.not_loaded == []
     assert (once_more.place / "state.json").stat().st_ino == written
+
+
+def test_a_state_that_names_no_root_is_no_way_to_one(rotated: HostSimulator) -> None:
+    kept = rotated.directory.state.root
+    assert kept is not None
+    edit(rotated, root=kept.model_copy(update={"first": kept.version + 1}))
+
+    assert rotated.restart().not_loaded[0] == ("root", "RootRollback")
 
 
 def test_an_older_root_in_the_place_of_the_newest_is_noticed(rotated: HostSimulator) -> None:

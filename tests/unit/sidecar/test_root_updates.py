@@ -92,7 +92,7 @@ def test_the_same_root_again_changes_nothing(host: HostSimulator) -> None:
 def test_a_root_by_foreign_anchors_is_passed_over_and_at_the_end_an_error(new_host: HostSimulator) -> None:
     foreign = OrgSimulator(clock=new_host.clock).root_envelope()
 
-    assert new_host.updater.apply_root(foreign).outcome is Outcome.PASSED_OVER
+    assert new_host.updater.apply_root(foreign) == AcceptedRoot(Outcome.PASSED_OVER, 0)
     with pytest.raises(RootUnanchored):
         new_host.updater.end_roots()
 
@@ -396,5 +396,7 @@ def test_a_chain_that_begins_later_than_before_does_not_need_the_roots_before_it
     moved = behind.restart(anchors=anchors).connect()
 
     assert moved.updater.root_version == 4
+    kept = moved.directory.state.root
+    assert (kept.anchors if kept else None) == anchors.digest
     again = moved.restart()
     assert (again.not_loaded, again.updater.root_version) == ([], 4)

@@ -8,6 +8,7 @@ import pytest
 
 from akpolicy.decision import Reason
 from akpolicy.signing import PrivateKeySigner
+from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.root_updates import ROTATION_GRACE_S
 from tests.simulators.office import keep_alive, root_message
 from tests.simulators.org import delegation, role
@@ -182,6 +183,16 @@ def test_a_threshold_that_is_raised_is_a_rotation_too(rotating: HostSimulator) -
     rotating.office.publish(PERMIT, scope=SCOPE, signed_by=[org.bundle_signer, second])
     rotating.hear(*rotating.office.bundle(SCOPE)).beat()
     assert (rotating.versions[SCOPE], rotating.nacks) == (2, [])
+
+
+def test_the_first_thing_that_comes_after_a_start_may_be_a_rotation(rotating: HostSimulator) -> None:
+    again = rotating.restart()
+    again.updater.apply_root(envelope_from_proto(rotate(again, PrivateKeySigner.generate()).root.envelope))
+
+    assert again.versions == {"global": 1, SCOPE: 1}
+    assert [(trouble.subject, trouble.error.code) for trouble in again.updater.settle()] == [
+        (SCOPE, "KeyNotAuthorised")
+    ]
 
 
 def test_a_restart_in_between_believes_the_new_root_alone(rotating: HostSimulator) -> None:

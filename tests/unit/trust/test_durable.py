@@ -106,6 +106,19 @@ except OSError as error:
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("step", ["fsync", "write"])
+def test_a_new_file_that_fails_at_any_step_is_removed(
+    directory: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_new_file(directory / "key", NEW)
+    assert list(directory.iterdir()) == []
+
+
 @pytest.mark.parametrize("step", ["fsync", "rename", "write"])
 def test_a_failure_at_any_step_before_the_end_leaves_the_old_file(
     directory: Path, step: str, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,17 @@ finally:
     shutil.rmtree(ours)
 """
     assert run(code).stdout == "made\n"
+
+
+@as_root
+def test_ancestors_may_belong_to_root_where_the_directory_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    private_directory(path)
+    give_away(path)
+    monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+    private_directory(path)
 
 
 def test_a_sticky_ancestor_is_allowed_like_tmp(tmp_path: Path) -> None:
