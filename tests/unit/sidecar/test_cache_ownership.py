@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import fcntl
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.errors import (
-    CacheError,
-    CacheSymlink,
-    CacheWritableByOthers,
-)
-from akpolicy_sidecar.cache import (
-    StateDirectory,
-)
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from akpolicy.errors import CacheError, CacheSymlink, CacheWritableByOthers
+from akpolicy_sidecar.cache import StateDirectory
 
 
 @pytest.fixture
