@@ -5,9 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from akpolicy.envelope import SignedEnvelope
+    from akpolicy.errors import AkpolicyError
     from tests.simulators.host import HostSimulator
 
 
@@ -21,3 +25,12 @@ def full_disk(host: HostSimulator, name: str = "roots") -> Iterator[None]:
     (host.place / name).rename(host.place / "gone")
     yield
     (host.place / "gone").rename(host.place / name)
+
+
+def refused(host: HostSimulator, error: type[AkpolicyError], envelope: SignedEnvelope) -> None:
+    """Assert that a root is refused with this error, and that nothing is as if it had come."""
+    before = host.facts()
+    with pytest.raises(error) as caught:
+        host.updater.apply_root(envelope)
+    assert type(caught.value) is error
+    assert host.facts() == before

@@ -17,7 +17,7 @@ from tests.simulators.org import DAY, ConfiguredAnchor, role
 
 if TYPE_CHECKING:
     from tests.simulators.host import HostSimulator
-from tests.unit.sidecar.root_files import full_disk
+from tests.unit.sidecar.root_files import full_disk, refused
 
 PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
 FORBID = {"f": '@id("f") forbid (principal, action, resource);'}

@@ -8,7 +8,6 @@ import pytest
 
 from akpolicy.decision import Reason
 from akpolicy.errors import (
-    AkpolicyError,
     Equivocation,
     RootChainTooLong,
     RootExpired,
@@ -22,9 +21,8 @@ from akpolicy_sidecar.updates import AcceptedRoot, Outcome
 from tests.simulators.org import DAY, OrgSimulator, delegation, role
 
 if TYPE_CHECKING:
-    from akpolicy.envelope import SignedEnvelope
     from tests.simulators.host import HostSimulator
-from tests.unit.sidecar.root_files import full_disk, roots_on_disk
+from tests.unit.sidecar.root_files import full_disk, refused, roots_on_disk
 
 PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
 FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
@@ -34,15 +32,6 @@ FORBID = {"f": '@id("f") forbid (principal, action, resource);'}
 def enforcing(host: HostSimulator) -> HostSimulator:
     """A host that enforces both its scopes."""
     return host.update(PERMIT).update(FORBID, scope="org/acme")
-
-
-def refused(host: HostSimulator, error: type[AkpolicyError], envelope: SignedEnvelope) -> None:
-    """Assert that a root is refused with this error, and that nothing is as if it had come."""
-    before = host.facts()
-    with pytest.raises(error) as caught:
-        host.updater.apply_root(envelope)
-    assert type(caught.value) is error
-    assert host.facts() == before
 
 
 def roles_of(host: HostSimulator, *bundle: dict[str, Any], **more: Any) -> dict[str, Any]:
