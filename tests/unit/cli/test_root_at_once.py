@@ -65,7 +65,14 @@ def test_repeating_a_rotation_changes_nothing(cli: Run, server: PublishingSimula
     assert cli(*command).code == 0
     again = cli(*command, "--output", "json")
     assert again.code == 0
-    assert json.loads(again.out) == {"org": "acme", "version": 2, "repeated_request": True}
+    anchor = load_key_file(tmp_path / "new.pem").public_key.anchor
+    assert json.loads(again.out) == {
+        "org": "acme",
+        "version": 2,
+        "repeated_request": True,
+        "trust_anchors": [anchor],
+    }
+    assert anchor in cli(*command).err
     assert len(server.roots["acme"].envelopes) == 2
 
 
