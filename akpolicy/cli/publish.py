@@ -61,7 +61,11 @@ class BundleTerms(OptionGroup):
     ] = "24h"
     lifetime: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How long the policy is valid, such as 30d. Default: the server's."),
+        typer.Option(
+            metavar="TIME",
+            help="How long it is valid, such as 30d, unless the server renews it, as it does what it can sign. "
+            "Default: the server's.",
+        ),
     ] = None
     no_rollback: Annotated[bool, typer.Option("--no-rollback", help="Forbid a later return to what was before.")] = (
         False

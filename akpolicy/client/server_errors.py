@@ -2,7 +2,8 @@
 
 Rules:
 
-- `ServerUnreachable`: no connection, or no answer in time. Whether the server acted is then unknown.
+- `ServerUnreachable`: no connection, or no answer in time. Whether the server acted is then unknown. So it is where the
+  server says itself that it cannot serve now; that it did is told by the trailing metadata `akpolicy-code`.
 - `ServerRefused`: the server answered with another status. Its message comes first, then advice where there is one.
 - Refused policies come with their mistakes in the trailing metadata `akpolicy-problems-bin`; metadata that does not
   parse costs the list, never the error.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from akpolicy.client.channel import ServerEndpoint
 
 PROBLEMS_METADATA: Final = "akpolicy-problems-bin"
+CODE_METADATA: Final = "akpolicy-code"
 
 _ADVICE: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.UNAUTHENTICATED: "give a valid key in AKPOLICY_API_KEY or with --api-key-file",
@@ -41,6 +43,8 @@ def server_failure(error: Exception, endpoint: ServerEndpoint) -> ClientError:
         return ServerUnreachable(f"cannot reach the policy server at `{endpoint.target}`: {error}")
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
+        if any(key == CODE_METADATA for key, _ in error.trailing_metadata() or ()):
+            return ServerUnreachable(f"the policy server at `{endpoint.target}` cannot serve this now: {details}")
         advice = "check the address, the CA file and whether the server runs"
         cause = connect_failure(details)
         return ServerUnreachable(f"cannot reach the policy server at `{endpoint.target}`: {cause}; {advice}")

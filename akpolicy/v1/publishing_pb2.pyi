@@ -705,7 +705,9 @@ class PublishHeader(_message.Message):
     offline_max_age_s: _builtins.int
     """How old policy may grow on a host that cannot reach the server, in seconds. 0: 24 hours."""
     lifetime_s: _builtins.int
-    """How long the bundle is valid, in seconds. 0: 30 days."""
+    """How long the bundle is valid, in seconds, unless the server renews it, as it does in time with what it can sign. 0:
+    as long as the server's settings say, by default 30 days.
+    """
     no_rollback: _builtins.bool
     """Forbid every rollback to an earlier version."""
     dry_run: _builtins.bool

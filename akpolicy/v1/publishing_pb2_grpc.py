@@ -29,8 +29,9 @@ class PublishingServiceStub:
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     def __init__(self, channel):
@@ -115,8 +116,9 @@ class PublishingServiceServicer:
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     def CreateOrg(self, request, context):
@@ -356,8 +358,9 @@ class PublishingService:
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     @staticmethod

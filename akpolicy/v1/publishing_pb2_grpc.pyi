@@ -30,8 +30,9 @@ class PublishingServiceStub:
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     @_typing.overload
@@ -140,8 +141,9 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -246,8 +248,9 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the policy server. Every call carries `authorization: Bearer <API key>`. An `admin` key without an org is
     the platform's: it may do everything, everywhere. Every other key may touch only its own org.
 
-    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key) and PERMISSION_DENIED (the key's role or org does
-    not allow it).
+    Each call fails with UNAUTHENTICATED (no key, wrong or revoked key), PERMISSION_DENIED (the key's role or org does not
+    allow it) and UNAVAILABLE (the database, or what parses policies, cannot be used right now; try again). A failure that
+    the server means carries the error's code in the trailing metadata `akpolicy-code`.
     """
 
     @_abc_1.abstractmethod

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from akpolicy.root import Root
     from akpolicy.root_change import Change
     from akpolicy.signing import Signer
+    from akpolicy.trust import TrustedRoot
 
 
 def add_to(app: typer.Typer) -> None:
@@ -71,7 +72,7 @@ def rotate(  # noqa: PLR0913 - one parameter an option
         with open_keys([new_uri]) as [new]:
             if key_id == new.public_key.key_id != old.public_key.key_id:
                 if not revoke or old.public_key.key_id in current.document.revoked:
-                    _print_done(current.document, output)
+                    _print_done(current, output)
                     return
                 changes, signers = _late_revocation(current.document, old), [new]
             else:
@@ -81,7 +82,7 @@ def rotate(  # noqa: PLR0913 - one parameter an option
             proposal = sign_own(proposal, signers, describe(proposal), yes=yes)
         require_complete(proposal)
         publish_root(client, proposal, output)
-    if revoke and output == "text":
+    if revoke:
         print_note(
             "the old key is revoked for hosts that know this root; a host without state that has the old key as its "
             "trust anchor would believe a root that it signs: replace the anchor on every host now"
@@ -98,11 +99,14 @@ def _new_uri(new_key: str | None, new_key_file: Path | None) -> str:
     raise UsageError("name the new root key: either `--new-key URI` or `--new-key-file FILE`")
 
 
-def _print_done(root: Root, output: OutputFormat) -> None:
+def _print_done(current: TrustedRoot, output: OutputFormat) -> None:
+    root, [key_id] = current.document, current.document.roles.root.keys
+    anchor = current.keys[key_id].anchor
     if output == "json":
-        print_json({"org": root.org, "version": root.version, "repeated_request": True})
-    else:
-        print_text(f"{root.roles.root.keys[0]} is the root key of {root.org} already; nothing was changed")
+        print_json({"org": root.org, "version": root.version, "repeated_request": True, "trust_anchors": [anchor]})
+        return
+    print_text(f"{key_id} is the root key of {root.org} already; nothing was changed")
+    print_note(f"its trust anchor is {anchor}")
 
 
 def _single_key(root: Root) -> str:

@@ -6,6 +6,7 @@ Rules:
   the caller's cancellation, or INTERNAL with an incident id for what nobody foresaw.
 - The log line names the method, the status and the API key's id, and why a call was refused. Policies are refused with
   messages that quote them, so only their error code is logged.
+- A refusal carries the code of the error as trailing metadata, by which it is told from failures of the connection.
 - A call whose caller never showed a valid key is counted, and logged at debug level only.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from grpc import StatusCode
 
+from akpolicy.client.server_errors import CODE_METADATA
 from akpolicy.errors import AkpolicyError, PolicyError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.problems import failure_metadata
@@ -135,10 +137,10 @@ class Calls:
     async def _abort(
         self, call: Call, context: ServicerContext[Any, Any], status: StatusCode, error: AkpolicyError
     ) -> None:
-        metadata: tuple[tuple[str, str | bytes], ...] = ()
+        metadata: tuple[tuple[str, str | bytes], ...] = ((CODE_METADATA, error.code),)
         call.note(code=error.code)
         if isinstance(error, PolicyError):
-            metadata = failure_metadata(error.problems)
+            metadata += failure_metadata(error.problems)
             call.note(problems=len(error.problems))
         else:
             call.note(reason=error.message)

@@ -40,11 +40,12 @@ class RevisionCalls(ServicerPart):
         """Make every host of an org deny everything, or end that."""
         async with self._calls.answer("SetFreeze", context) as call:
             caller = await call.authenticate()
+            call.note(frozen=request.frozen)
             with self._counted():
                 state = await self._threads.database(
                     self._domain.freeze.set, caller, request.org, frozen=request.frozen, message=request.message
                 )
-            call.note(org=request.org, frozen=request.frozen, changed=state.changed, version=state.revision.version)
+            call.note(org=request.org, changed=state.changed, version=state.revision.version)
             return publishing_pb2.SetFreezeResponse(revision=details_message(state.revision), changed=state.changed)
 
     async def ListRevisions(  # noqa: N802 - the protocol's name

@@ -2,7 +2,8 @@
 
 Rules:
 
-- A file is looked at, read-only, before it is opened for writing: what is not this program's stays as it is.
+- A file is looked at, read-only, before it is opened for writing: what is not this program's stays as it is. One that
+  goes away while it is open is not made anew: an empty database would look like a loss.
 - Who only looks (`read_only`) leaves no trace: no file appears beside the database, not even for a moment. SQLite makes
   them for any reader of a database in WAL mode, unless it is told that nobody writes; that is so if no log is there.
 - SQLite in WAL mode with synchronous=FULL: readers never wait, and a commit is on disk when it returns.
@@ -22,9 +23,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from akpolicy.errors import StartupError, StoreUnavailable
 
@@ -121,19 +122,28 @@ def _check_file(path: Path, *, create: bool) -> None:
 
 
 def _writing(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=POOL_SIZE, hide_parameters=True)
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: _connected(_uri(path, "mode=rw")),
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        hide_parameters=True,
+    )
     event.listen(engine, "connect", _configure)
     return engine
 
 
 def _looking(path: Path) -> Engine:
-    def connect() -> sqlite3.Connection:
-        # As the driver's own pool: a connection may be used by one thread after the other.
-        return sqlite3.connect(_look_uri(path), uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    engine = create_engine(
+        "sqlite://", creator=lambda: _connected(_look_uri(path)), poolclass=NullPool, hide_parameters=True
+    )
     event.listen(engine, "connect", _leave_transactions)
     return engine
+
+
+def _connected(uri: str) -> sqlite3.Connection:
+    # The pool hands a connection to one thread after the other.
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
 
 def _uri(path: Path, options: str) -> str:

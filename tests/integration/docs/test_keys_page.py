@@ -83,7 +83,7 @@ def test_every_section_with_commands_is_typed_here() -> None:
     headings = [
         heading for heading in re.findall(r"^## .+$", PAGE, re.MULTILINE) if blocks(section(PAGE, heading), "console")
     ]
-    assert headings == [*ONE_KEY, *SEVERAL_KEYS, *LEAKED]
+    assert headings == [*ONE_KEY, *SEVERAL_KEYS, *LEAKED, RESTORED]
 
 
 ONE_KEY = ["## Look at them", "## Take the root key off the server"]
@@ -94,6 +94,7 @@ SEVERAL_KEYS = [
     "## Stop everything: freeze",
 ]
 LEAKED = ["## When a key leaked"]
+RESTORED = "## When the server is put back from a backup"
 
 
 @pytest.mark.slow
@@ -113,6 +114,8 @@ def test_the_root_key_leaves_the_server_and_a_leak_is_answered(reader: Reader) -
     assert reader.keys("acme", "bundle") != bundle
     root = reader.root("acme")
     assert set(root["revoked"]) == {*bundle, *second}
+    reader.type_section(RESTORED)
+    assert [(entry.epoch, entry.version) for entry in reader.world.history("acme")][:2] == [(2, 2), (2, 1)]
 
 
 @pytest.mark.slow

@@ -131,3 +131,18 @@ def test_a_command_that_the_text_names_exists(line: str) -> None:
     command = COMMANDS[program]
     for name in names:
         command = command.commands[name]
+
+
+def test_every_option_that_the_pages_speak_of_is_one_of_a_command() -> None:
+    known = {
+        option
+        for program, top in COMMANDS.items()
+        for _, command in every_command(program, top)
+        for parameter in command.params
+        for option in parameter.opts
+    } | {"--help", "--version"}
+    for page in PAGES:
+        for code in re.findall(r"`([^`\n]+)`", prose(page.read_text(encoding="utf-8"))):
+            if re.match(r"(akpolicy|--|policy |root |org |keys )", code):
+                unknown = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", code)) - known
+                assert not unknown, f"{page.name}: `{code}`"

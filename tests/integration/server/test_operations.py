@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped] # it has n
 from structlog.testing import capture_logs
 
 from akpolicy.clock import SystemClock
-from akpolicy.errors import AddressInUse, ConfigError, StateDirUnusable
+from akpolicy.errors import AddressInUse, ConfigError, ServerUnreachable, StateDirUnusable
 from akpolicy.settings_types import TlsFiles
 from akpolicy.v1.distribution_pb2_grpc import DistributionServiceStub
 from akpolicy.v1.publishing_pb2 import CreateOrgRequest
@@ -145,6 +145,20 @@ def test_readiness_follows_the_database(tmp_path: Path) -> None:
         path.rmdir()
         path.with_suffix(".away").rename(path)
         assert _get(address, "/readyz")[0] == 200
+        assert not server.admin.list("org/acme").revisions
+
+
+def test_a_database_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
+    with live_server(tmp_path, metrics_listen=ANY_PORT) as server:
+        path = server.made.config.parent / "data" / "akpolicy.sqlite3"
+        server.serving.database.close()
+        path.rename(path.with_suffix(".away"))
+        with server.client() as client, pytest.raises(ServerUnreachable) as refused:
+            client.history("org/acme", 1)
+        assert "cannot serve this now: the database cannot be used right now" in refused.value.message
+        assert "check the address" not in refused.value.message
+        assert not path.exists()
+        path.with_suffix(".away").rename(path)
         assert not server.admin.list("org/acme").revisions
 
 

@@ -65,7 +65,14 @@ def test_repeating_a_rotation_changes_nothing(cli: Run, server: PublishingSimula
     assert cli(*command).code == 0
     again = cli(*command, "--output", "json")
     assert again.code == 0
-    assert json.loads(again.out) == {"org": "acme", "version": 2, "repeated_request": True}
+    anchor = load_key_file(tmp_path / "new.pem").public_key.anchor
+    assert json.loads(again.out) == {
+        "org": "acme",
+        "version": 2,
+        "repeated_request": True,
+        "trust_anchors": [anchor],
+    }
+    assert anchor in cli(*command).err
     assert len(server.roots["acme"].envelopes) == 2
 
 
@@ -139,6 +146,23 @@ def test_several_root_keys_are_not_rotated_at_once(
     assert result.code == 2
     assert "`akpolicy root propose --add-key" in result.err
     assert not file.exists()
+
+
+def test_a_root_that_a_server_lost_is_published_again_from_what_root_show_said(
+    cli: Run, server: PublishingSimulator, old: str, tmp_path: Path
+) -> None:
+    """As the page on keys has it, for a server that is put back from a backup of before the rotation."""
+    assert cli("root", "rotate", "--org", "acme", "--key", old, "--new-key-file", tmp_path / "new.pem").code == 0
+    chain = json.loads(cli("root", "show", "--org", "acme", "--output", "json").out)["chain"]
+    lost = server.roots["acme"].envelopes[-1]
+    server.__exit__()
+    server.__enter__()
+    assert len(server.roots["acme"].envelopes) == 1
+    file = tmp_path / "acme-root-2.json"
+    file.write_text(json.dumps({"format": "akpolicy/proposal/v1", "envelope": chain[1], "root": chain[0]}, indent=2))
+    published = cli("root", "publish", file, "--server", server.url)
+    assert published.code == 0, published.err
+    assert server.roots["acme"].envelopes[-1] == lost
 
 
 # --- revoke -----------------------------------------------------------------------------------------------------------
