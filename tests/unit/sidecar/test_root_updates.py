@@ -73,6 +73,13 @@ def test_a_root_by_foreign_anchors_is_passed_over_and_at_the_end_an_error(new_ho
     assert roots_on_disk(new_host) == []
 
 
+def test_a_connection_that_brings_no_root_to_a_new_host_is_no_error(new_host: HostSimulator) -> None:
+    new_host.updater.begin_roots()
+    new_host.updater.end_roots()
+
+    assert new_host.updater.root is None
+
+
 def test_roots_before_the_first_that_todays_anchors_signed_are_passed_over(new_host: HostSimulator) -> None:
     org, old = new_host.org, PrivateKeySigner.generate()
     first = org.root_envelope(signers=[old], roles={**org.root_document()["roles"], "root": role(old)}, signed_by=[old])
