@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from akpolicy_sidecar.cache import StateDirectory
 from tests.simulators.host import HostSimulator
 from tests.unit.sidecar.state_files import FORBID, PERMIT
 
@@ -32,3 +33,15 @@ def host(new_host: HostSimulator) -> HostSimulator:
 def enforcing(host: HostSimulator) -> HostSimulator:
     """A host that enforces both its scopes, the second version of `global`."""
     return host.update(PERMIT).update(FORBID).update(PERMIT, scope="org/acme")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def directory(place: Path) -> Iterator[StateDirectory]:
+    opened = StateDirectory.open(place, "acme")
+    yield opened
+    opened.close()

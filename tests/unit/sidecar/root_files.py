@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.simulators.messages import check_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,4 +35,5 @@ def refused(host: HostSimulator, error: type[AkpolicyError], envelope: SignedEnv
     with pytest.raises(error) as caught:
         host.updater.apply_root(envelope)
     assert type(caught.value) is error
+    check_text(caught.value.message)
     assert host.facts() == before

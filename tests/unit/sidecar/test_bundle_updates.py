@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from akpolicy.errors import (
     AkpolicyError,
-    CacheWriteFailed,
     PolicyError,
     RootMissing,
     ScopeMismatch,
-    StreamProtocolError,
 )
+from akpolicy.strict_json import dump
 from akpolicy_sidecar.updates import Accepted, Outcome
 from tests.simulators.host import HostSimulator
+from tests.simulators.messages import check_text
 from tests.simulators.office import Held
 from tests.simulators.org import DAY, OrgSimulator, delegation, role, sign
 from tests.simulators.tampering import flip_bit, with_payload, with_signature
@@ -234,6 +233,10 @@ def _unparsable(host: HostSimulator) -> Held:
     return host.office.publish({"p": '@id("p") permit (principal, action, resource) wenn { 1 };'})
 
 
+def _with_schema(host: HostSimulator) -> Held:
+    return host.office.publish(dump({"policies": [{"id": "p", "text": PERMIT["p"]}], "schema": "entity User;"}))
+
+
 def _unfit(host: HostSimulator) -> Held:
     text = '@id("p") permit (principal, action, resource) when { principal.shoe_size == 42 };'
     return host.office.publish({"p": text})
@@ -259,6 +262,7 @@ def _unfit(host: HostSimulator) -> Held:
         (_next_epoch, "EpochMismatch"),
         (_unparsable, "PolicyParseError"),
         (_unfit, "PolicyValidationError"),
+        (_with_schema, "SchemaUnsupported"),
     ],
 )
 def test_a_refused_bundle_leaves_everything_as_it_was(
@@ -272,6 +276,7 @@ def test_a_refused_bundle_leaves_everything_as_it_was(
         host.take(bad)
 
     assert refusal.value.code == code
+    check_text(refusal.value.message)
     assert host.facts() == before
     again = host.restart()
     assert again.not_loaded == []
@@ -338,51 +343,6 @@ def test_evidence_that_cannot_be_kept_changes_nothing_about_the_refusal(host: Ho
 
     assert refusal.value.code == "Equivocation"
     assert host.counted("CacheWriteFailed") == 2
-
-
-# --- content ----------------------------------------------------------------------------------------------------------
-
-
-def test_what_the_content_source_raises_comes_through_and_changes_nothing(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    before = host.facts()
-
-    def broken(_: ContentReference) -> bytes:
-        msg = "the stream ended"
-        raise StreamProtocolError(msg)
-
-    with pytest.raises(StreamProtocolError):
-        host.updater.apply_bundle(host.office.publish(FORBID).envelope, broken)
-
-    assert host.facts() == before
-
-
-def test_content_of_a_refused_manifest_is_not_asked_for(host: HostSimulator) -> None:
-    with pytest.raises(AkpolicyError):
-        host.updater.apply_bundle(_flipped_payload(host).envelope, unused)
-
-
-def test_a_bundle_that_cannot_be_written_is_not_enforced(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    before = host.facts()
-    held = host.office.publish(FORBID)
-    (host.place / "envelopes").rename(host.place / "gone")
-
-    with pytest.raises(CacheWriteFailed):
-        host.take(held)
-
-    (host.place / "gone").rename(host.place / "envelopes")
-    assert host.facts() == before
-    assert host.take(held) is Outcome.APPLIED
-
-
-def test_only_content_that_is_enforced_is_said_to_be_held(host: HostSimulator) -> None:
-    host.update(PERMIT)
-    held = host.office.publish(FORBID)
-    host.take(held)
-
-    assert held.blob is not None
-    assert host.updater.holdings.blobs == (hashlib.sha256(held.blob).hexdigest(),)
 
 
 def test_another_org_has_the_same_rules(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from akpolicy.errors import (
 from akpolicy.strict_json import MAX_OBJECT_FIELDS
 from akpolicy_sidecar import cache
 from akpolicy_sidecar.cache import (
-    MAX_EVIDENCE,
     MAX_STATE_BYTES,
     StateDirectory,
     documents,
@@ -38,7 +37,6 @@ from akpolicy_sidecar.state import (
     ConfirmationState,
     FreshnessState,
     RootState,
-    ScopeState,
     State,
     TimeState,
     encode_state,
@@ -46,55 +44,8 @@ from akpolicy_sidecar.state import (
 from tests.simulators.messages import check_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-ROOT = b"a root envelope"
-ENVELOPE = b"a bundle envelope"
-BLOB = b"some content"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def directory(place: Path) -> Iterator[StateDirectory]:
-    opened = StateDirectory.open(place, "acme")
-    yield opened
-    opened.close()
-
-
-def fill(
-    directory: StateDirectory,
-    *,
-    version: int = 1,
-    blob: bytes = BLOB,
-    envelope: bytes = ENVELOPE,
-    original: bytes | None = None,
-) -> State:
-    """Keep a root and one bundle or rollback, as the updater does."""
-    directory.put_root(1, ROOT)
-    digest = directory.put_blob(blob)
-    scope = ScopeState(
-        epoch=1,
-        version=version,
-        digest="2" * 64,
-        min_version=1,
-        envelope=directory.put_envelope(envelope),
-        original=directory.put_envelope(original) if original else None,
-        blob=digest,
-    )
-    root = RootState(first=1, version=1, digest="1" * 64, anchors="2" * 64)
-    state = State(format=2, org="acme", root=root, scopes={"global": scope})
-    directory.commit(state)
-    return state
-
-
-def reopen(directory: StateDirectory, place: Path, org: str = "acme") -> StateDirectory:
-    directory.close()
-    return StateDirectory.open(place, org)
+from tests.unit.sidecar.cache_files import BLOB, ENVELOPE, ROOT, fill, reopen
 
 
 def test_what_was_committed_is_read_again(directory: StateDirectory, place: Path) -> None:
@@ -147,6 +98,11 @@ def test_another_orgs_directory_is_refused(directory: StateDirectory, place: Pat
         reopen(directory, place, "other").load()
 
 
+def _sealed(body: bytes) -> bytes:
+    """Return what `encode_state` would write of a state that is this text."""
+    return b'{"sha256":"%b","state":%b}' % (hashlib.sha256(body).hexdigest().encode(), body)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -158,8 +114,21 @@ def test_another_orgs_directory_is_refused(directory: StateDirectory, place: Pat
         State(format=2, org="acme").to_bytes(),
         b'{"format":1,"org":"acme"}',
         b"\xff" * 40,
+        _sealed(b'{"format":2,"org":"acme","more":1}'),
+        _sealed(b"{"),
     ],
-    ids=["empty", "cut off", "a list", "one byte less", "edited", "no digest", "an older format", "no text"],
+    ids=[
+        "empty",
+        "cut off",
+        "list",
+        "one byte less",
+        "edited",
+        "no digest",
+        "older",
+        "no text",
+        "unknown field",
+        "no JSON",
+    ],
 )
 def test_a_damaged_state_is_corrupt_and_nothing_is_taken_from_it(
     directory: StateDirectory, place: Path, damage: bytes
@@ -351,49 +320,3 @@ def test_a_sweep_that_is_not_possible_does_not_undo_the_commit(
     directory.commit(emptied)
 
     assert directory.state == emptied
-
-
-# --- evidence ---------------------------------------------------------------------------------------------------------
-
-
-def test_evidence_is_kept_once_and_survives_every_sweep(directory: StateDirectory, place: Path) -> None:
-    for document in (b"one truth", b"another", b"one truth"):
-        directory.put_evidence(document)
-    for version in (1, 2, 3):
-        fill(directory, version=version, blob=b"content %d" % version)
-
-    assert directory.evidence_count == 2
-    assert {path.read_bytes() for path in (place / "evidence").iterdir()} == {b"one truth", b"another"}
-
-
-def test_evidence_does_not_fill_the_disk(directory: StateDirectory, place: Path) -> None:
-    for number in range(MAX_EVIDENCE):
-        directory.put_evidence(b"document %d" % number)
-
-    with pytest.raises(CacheWriteFailed, match="look at them and move them away"):
-        directory.put_evidence(b"one more")
-    directory.put_evidence(b"document 0")
-
-    assert directory.evidence_count == MAX_EVIDENCE
-
-
-def test_evidence_that_cannot_be_kept_is_an_error_of_the_cache(directory: StateDirectory, place: Path) -> None:
-    (place / "evidence").rmdir()
-
-    assert directory.evidence_count == 0
-    with pytest.raises(CacheWriteFailed):
-        directory.put_evidence(b"a document")
-
-
-def test_evidence_that_cannot_be_listed_is_an_error_of_the_cache(directory: StateDirectory, place: Path) -> None:
-    (place / "evidence").rmdir()
-    (place / "evidence").write_bytes(b"")
-
-    with pytest.raises(CacheCorrupt, match=f"cannot list `{place}/evidence`: Not a directory"):
-        directory.put_evidence(b"a document")
-
-
-def test_evidence_alone_does_not_make_a_state_missing(directory: StateDirectory, place: Path) -> None:
-    directory.put_evidence(b"a document")
-
-    assert reopen(directory, place).load() == State(format=2, org="acme")

@@ -108,7 +108,7 @@ def test_a_host_that_cannot_load_its_root_believes_only_a_chain_that_leads_throu
     # Signed by the configured anchor, which a root between may have replaced, and beyond what was trusted.
     shortcut = behind.org.root_envelope(version=4)
 
-    with pytest.raises(RootChainGap):
+    with pytest.raises(RootChainGap, match="root version 4 does not come from version 3, which this host trusted"):
         behind.updater.apply_root(shortcut)
     assert behind.updater.root is None
 
@@ -126,6 +126,21 @@ def test_anchors_that_were_exchanged_for_their_like_are_no_shortcut(behind: Host
 
     with pytest.raises(RootChainGap):
         again.updater.apply_root(again.org.root_envelope(version=4))
+
+
+def test_a_chain_that_is_followed_from_other_anchors_is_followed_to_its_end(behind: HostSimulator) -> None:
+    ours, another = behind.org.root_signer.public_key.anchor, PrivateKeySigner.generate().public_key.anchor
+    anchors = AnchorSet.parse([ConfiguredAnchor(ours), ConfiguredAnchor(another)])
+    again = behind.restart(anchors=anchors)
+
+    again.updater.apply_root(again.office.roots[0])
+
+    kept = again.directory.state.root
+    assert kept is not None
+    assert (kept.version, kept.anchors) == (3, anchors.digest)
+    once_more = again.restart()
+    with pytest.raises(RootChainGap):
+        once_more.updater.apply_root(once_more.org.root_envelope(version=4))
 
 
 def test_a_chain_that_begins_later_than_before_does_not_need_the_roots_before_it(behind: HostSimulator) -> None:

@@ -231,6 +231,14 @@ def test_a_root_that_cannot_be_kept_is_believed_and_said_not_to_be_kept(enforcin
     assert enforcing.restart().updater.root_version == 2
 
 
+def test_a_root_that_comes_again_to_a_full_disk_is_said_not_to_be_kept(enforcing: HostSimulator) -> None:
+    with full_disk(enforcing):
+        accepted = enforcing.updater.apply_root(enforcing.office.root)
+
+    assert (accepted.outcome, accepted.not_kept is None) == (Outcome.UNCHANGED, False)
+    assert enforcing.updater.apply_root(enforcing.office.root).not_kept is None
+
+
 def test_a_chain_of_which_some_could_not_be_kept_is_whole_on_disk_in_the_end(enforcing: HostSimulator) -> None:
     second, third, fourth = (enforcing.office.rotate() for _ in range(3))
     with full_disk(enforcing):

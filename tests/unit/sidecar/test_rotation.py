@@ -93,6 +93,21 @@ def test_a_bundle_goes_on_where_nobody_may_roll_back(rotating: HostSimulator) ->
     assert (rotating.standing().denial, rotating.nacks) == (None, [])
 
 
+def test_a_rollback_by_an_old_key_to_what_a_revoked_key_signed_is_dropped_at_once(rotating: HostSimulator) -> None:
+    rolled_back(rotating)
+    key, org = PrivateKeySigner.generate(), rotating.org
+    roles = {
+        **org.root_document()["roles"],
+        "bundle": [delegation("global", org.platform_signer), delegation(SCOPE, key)],
+        "rollback": [delegation("global", org.rollback_signer), delegation(SCOPE, key)],
+    }
+    revoked = {org.bundle_signer.public_key.key_id: int(rotating.clock.now())}
+
+    rotating.hear(root_message(rotating.office.rotate(signers=[key], roles=roles, revoked=revoked)))
+
+    assert rotating.standing().denial is Reason.NO_POLICY
+
+
 def test_a_rollback_to_what_a_revoked_key_signed_is_dropped_at_once(rotating: HostSimulator) -> None:
     rolled_back(rotating)
     leaked = rotating.org.bundle_signer.public_key.key_id
