@@ -57,7 +57,7 @@ def parameters(text: str, separator: str, *, known: Collection[str]) -> dict[str
     for part in text.split(separator):
         name, equals, value = part.partition("=")
         if name not in known:
-            allowed = ", ".join(f"`{name}=`" for name in known) or "none"
+            allowed = ", ".join(f"`{name}=`" for name in known) or "no parameter"
             raise SignerUnavailable(f"a signer's URI has a parameter that is not known here; allowed: {allowed}")
         if not equals or not value:
             raise SignerUnavailable(f"`{name}` in a signer's URI has no value; write `{name}=<value>`")
