@@ -18,6 +18,8 @@ from akpolicy.errors import FieldInvalid
 from akpolicy.strict_json import shown
 
 GLOBAL: Final = "global"
+# Who vouches for an identity that a trusted runtime states.
+LOCAL_ISSUER: Final = "local"
 MAX_SCOPE_CHARS: Final = 512
 ORG_PATTERN: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 HOST_ID_PATTERN: Final = r"[A-Za-z0-9._-]{1,128}"
@@ -56,6 +58,25 @@ def is_org_name(text: str) -> bool:
 def org_scope(org: str) -> str:
     """Return the scope of a whole org."""
     return f"org/{org}"
+
+
+def team_scope(org: str, team: str) -> str:
+    """Return the scope of a team, by its unescaped name."""
+    return f"org/{org}/team/{quote(team, safe='')}"
+
+
+def user_scope(org: str, issuer: str, subject: str) -> str:
+    """Return the scope of a user, by the alias of who vouches for the identity and the unescaped subject.
+
+    A user that only the host's own runtime vouches for is named by the subject alone.
+    """
+    encoded = quote(subject, safe="")
+    return f"org/{org}/user/{quote(encoded if issuer == LOCAL_ISSUER else f'{issuer}/{encoded}', safe='')}"
+
+
+def is_team_scope(scope: str) -> bool:
+    """Whether a well-formed scope is that of a team."""
+    return scope.count("/") == _MEMBER_DEPTH - 1 and scope.split("/")[2] == "team"
 
 
 def org_of(scope: str) -> str | None:

@@ -7,9 +7,10 @@ Rules, in this order; what breaks one is not shown to the next:
 3. Each id is valid, used once, and the one that the policy's `@id` says, if it says one.
 4. Cedar parses each policy.
 5. Each policy fits the schema.
+6. Its head can be read (`heads`).
 
-Thousands of good policies are parsed in one call of Cedar and validated in large batches; single policies are only
-looked at when something is wrong. Problems come in the order of the policies, at most `MAX_PROBLEMS`.
+Good policies are parsed and validated in batches, which bounds time and memory; single policies are only looked at when
+something is wrong. Problems come in the order of the policies, at most `MAX_PROBLEMS`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import cedarpy
 
+from akpolicy.engine.heads import read_heads
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.locate import line_at, parse_error_line, validation_error_line
 from akpolicy.engine.source import (
@@ -34,12 +36,13 @@ from akpolicy.engine.source import (
     total_size_problem,
 )
 from akpolicy.engine.tokens import Kind, Piece, head, pieces, tokenize
-from akpolicy.errors import Problem
+from akpolicy.errors import PolicySetInvalid, Problem
 from akpolicy.limits import KIB, MAX_POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from akpolicy.engine.heads import PolicyHead
     from akpolicy.engine.schema import CedarSchema
 
     # `check_policies`, or what says the same.
@@ -68,29 +71,25 @@ def check_policies(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple
     return inspect(policies, schema)[0]
 
 
-def inspect(
-    policies: Sequence[PolicyText], schema: CedarSchema
-) -> tuple[tuple[Problem, ...], cedarpy.PolicySet | None]:
-    """Return the problems and, if there are none, the parsed set: policy `i` of it is `policies[i]`."""
+def inspect(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[tuple[Problem, ...], list[PolicyHead]]:
+    """Return the problems, and the head of each policy if there are none."""
     if problem := set_problem(policies):
-        return (problem,), None
+        return (problem,), []
     found = _outline_problems(policies)
     outlined = {position for position, _ in found}
     sound = [position for position in range(len(policies)) if position not in outlined]
-    parsed = _parse([policies[position] for position in sound]) if sound else None
-    if parsed is None:
-        found += _parse_problems(policies, sound)
-        broken = {position for position, _ in found}
-        sound = [position for position in sound if position not in broken]
-    if len(found) < MAX_PROBLEMS:
-        found += _validation_problems(policies, sound, schema)
-    if parsed is None and not found:
-        # Each parses alone, together they do not: nothing that may be enforced.
-        message = "Cedar refuses the policies together, but each alone is accepted"
-        found.append((0, problem_of(policies[0], "PolicyCountMismatch", message)))
-    found.sort(key=lambda entry: (entry[0], entry[1].line))
-    problems = tuple(problem for _, problem in found[:MAX_PROBLEMS])
-    return problems, None if problems else parsed
+    for batch in _batches(policies, sound):
+        found += _cedar_problems(policies, batch, schema)
+        # Finding out what is wrong with a policy takes several parses, and no more problems than these are shown.
+        if len(found) >= MAX_PROBLEMS:
+            break
+    if found:
+        found.sort(key=lambda entry: (entry[0], entry[1].line))
+        return tuple(problem for _, problem in found[:MAX_PROBLEMS]), []
+    try:
+        return (), read_heads(policies)
+    except PolicySetInvalid as error:
+        return error.problems, []
 
 
 def set_problem(policies: Sequence[PolicyText]) -> Problem | None:
@@ -140,13 +139,27 @@ def _head_problems(policy: PolicyText, outline: Piece) -> list[Problem]:
     return []
 
 
-def _parse(policies: Sequence[PolicyText]) -> cedarpy.PolicySet | None:
-    """Parse all at once; None if Cedar refuses one of them or counts otherwise than we do."""
+def _cedar_problems(policies: Sequence[PolicyText], batch: Sequence[int], schema: CedarSchema) -> list[_Found]:
+    """Parse and validate a batch; what does not parse is not validated."""
+    if _parses([policies[position] for position in batch]):
+        return _validate_batch(policies, batch, schema)
+    found = _parse_problems(policies, batch)
+    broken = {position for position, _ in found}
+    if sound := [position for position in batch if position not in broken]:
+        found += _validate_batch(policies, sound, schema)
+    if not found:
+        # Each parses alone, together they do not: nothing that may be enforced.
+        message = "Cedar refuses the policies together, but each alone is accepted"
+        found.append((batch[0], problem_of(policies[batch[0]], "PolicyCountMismatch", message)))
+    return found
+
+
+def _parses(policies: Sequence[PolicyText]) -> bool:
+    """Whether Cedar accepts all of them and counts as we do."""
     try:
-        parsed = cedarpy.PolicySet.from_str(joined(policies), release_gil=True)
+        return len(cedarpy.PolicySet.from_str(joined(policies), release_gil=True)) == len(policies)
     except ValueError:
-        return None
-    return parsed if len(parsed) == len(policies) else None
+        return False
 
 
 def joined(policies: Sequence[PolicyText]) -> str:
@@ -175,16 +188,6 @@ def _parse_problem(policy: PolicyText) -> Problem | None:
     if count != 1:
         return problem_of(policy, "PolicyCountMismatch", f"must be one policy but is {count}")
     return None
-
-
-def _validation_problems(policies: Sequence[PolicyText], sound: Sequence[int], schema: CedarSchema) -> list[_Found]:
-    """Validate batch by batch, until there are more problems than are shown."""
-    found: list[_Found] = []
-    for batch in _batches(policies, sound):
-        found += _validate_batch(policies, batch, schema)
-        if len(found) >= MAX_PROBLEMS:
-            break
-    return found
 
 
 def _batches(policies: Sequence[PolicyText], sound: Sequence[int]) -> Iterator[list[int]]:

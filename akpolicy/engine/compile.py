@@ -1,67 +1,83 @@
-"""A layer: the policies of one scope, checked and parsed, ready to decide.
+"""A layer: the policies of one scope, checked and filed by their scopes, ready to decide.
 
 Rules:
 
 - A layer is compiled alone: a change in one scope recompiles that scope only.
 - Everything that a publish checks is checked here again. A sidecar compiles what came over the network.
-- Cedar names the policies of a set by position (`policy0`, `policy1`, ...). `policies[i]` says which one that is; the
-  check that each entry is exactly one policy makes the two agree.
+- A layer keeps texts and an index, and no parsed policies: those are made slice by slice, for what is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from akpolicy.engine.check import inspect
+from akpolicy.engine.heads import NO_ANNOTATIONS
+from akpolicy.engine.index import ScopeIndex
 from akpolicy.engine.tokens import head, pieces
+from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicySetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import cedarpy
-
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
 
-
-class Effect(Enum):
-    """What a policy or a decision does."""
-
-    ALLOW = "allow"
-    DENY = "deny"
+__all__ = ["CompiledLayer", "Effect", "PolicyRef", "compile_layer", "effect_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRef:
-    """A policy of a layer: its own id, and ALLOW for a `permit`, DENY for a `forbid`."""
+    """A policy of a layer: its own id, ALLOW for a `permit` and DENY for a `forbid`, its annotations but `@id`."""
 
     id: str
     effect: Effect
+    annotations: Mapping[str, str] = field(default_factory=lambda: NO_ANNOTATIONS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CompiledLayer:
-    """The policies of one scope: `policies[i]` is what `policy_set` calls `policy{i}`."""
+    """The policies of one scope: `texts[i]` is that of `policies[i]`, which `index` files under position `i`."""
 
     scope: str
-    policy_set: cedarpy.PolicySet = field(repr=False, compare=False)
     policies: tuple[PolicyRef, ...]
+    texts: tuple[str, ...] = field(repr=False)
+    index: ScopeIndex = field(repr=False)
+    ids: frozenset[str] = field(repr=False)
+    permit_ids: frozenset[str] = field(repr=False)
+
+    def policy(self, policy_id: str) -> PolicyRef:
+        """Return a policy by its id; raise `KeyError` if there is none."""
+        for policy in self.policies:
+            if policy.id == policy_id:
+                return policy
+        raise KeyError(policy_id)
 
 
 def compile_layer(scope: str, policies: Sequence[PolicyText], schema: CedarSchema) -> CompiledLayer:
-    """Check and parse the policies of `scope`, for example `org/acme`.
+    """Check the policies of `scope`, for example `org/acme`, and file them.
 
     Raises:
         PolicySetInvalid: with every problem that `check_policies` finds.
 
     """
-    problems, policy_set = inspect(policies, schema)
-    if policy_set is None:
+    problems, heads = inspect(policies, schema)
+    if problems:
         raise PolicySetInvalid(problems)
-    return CompiledLayer(scope, policy_set, tuple(PolicyRef(policy.id, effect_of(policy)) for policy in policies))
+    refs = tuple(
+        PolicyRef(policy.id, head.effect, head.annotations) for policy, head in zip(policies, heads, strict=True)
+    )
+    return CompiledLayer(
+        scope,
+        refs,
+        tuple(policy.text for policy in policies),
+        ScopeIndex([head.scope for head in heads]),
+        frozenset(ref.id for ref in refs),
+        frozenset(ref.id for ref in refs if ref.effect is Effect.ALLOW),
+    )
 
 
 def effect_of(policy: PolicyText) -> Effect:

@@ -3,7 +3,8 @@
 Rules, in this order:
 
 1. No layer: DENY, NO_POLICY.
-2. Every layer judges the request alone. What does not fit the schema is refused (`RequestInvalid`), not decided.
+2. The policies of all layers that can matter judge the request in one evaluation (`stack`, `slices`). What does not fit
+   the schema is refused (`RequestInvalid`), not decided.
 3. A matching `forbid` in any layer: DENY, FORBIDDEN. All matching forbids are named.
 4. An erroring `forbid`, or an error that cannot be attributed to a policy: DENY, EVALUATION_ERROR. Plain Cedar skips
    such a policy, which would open the door that it keeps shut.
@@ -16,91 +17,31 @@ Layers come broad to specific; policies are named in that order, within a layer 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-import cedarpy
-
-from akpolicy.engine.compile import CompiledLayer, Effect
-from akpolicy.errors import RequestInvalid
+from akpolicy.engine.evaluate import Refused, evaluate
+from akpolicy.engine.refusal import refuse
+from akpolicy.engine.slices import SliceCache
+from akpolicy.engine.stack import LayerStack
+from akpolicy.engine.verdict import Determining, Effect, EvalError, Reason, Verdict
+from akpolicy.scope import specificity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from akpolicy.engine.request import CedarRequest
+    from akpolicy.engine.cedar_request import CedarRequest
+    from akpolicy.engine.compile import CompiledLayer
+    from akpolicy.engine.evaluate import PolicyFailure
     from akpolicy.engine.schema import CedarSchema
+    from akpolicy.engine.slices import Slice
 
-__all__ = ["Determining", "Effect", "EvalError", "Reason", "Verdict", "decide"]
+__all__ = ["Determining", "Effect", "EvalError", "Reason", "Verdict", "decide", "judge"]
 
 # In a message; a broad request can match thousands of policies.
 MAX_NAMED: Final = 5
 
-_ERROR: Final = re.compile(r"error while evaluating policy `policy(\d+)`: (.*)", re.DOTALL)
-_ATTRIBUTE: Final = re.compile(r"attribute `([^`]+)`")
-_NOISE: Final = re.compile(
-    r"^(?:failed to build request: |while parsing context, |error during entity deserialization: "
-    r"|entity does not conform to the schema: )+"
-)
-# Cedar repeats the whole context here, and does not say which value is wrong.
-_WRONG_CONTEXT: Final = re.compile(r"^context `.*` is not valid for `(.*)`$", re.DOTALL)
-
-
-class Reason(Enum):
-    """Why a decision came out as it did; the names are those of the wire's `ReasonCode`."""
-
-    PERMITTED = "permitted"
-    FORBIDDEN = "forbidden"
-    NO_PERMIT = "no_permit"
-    EVALUATION_ERROR = "evaluation_error"
-    NO_POLICY = "no_policy"
-    POLICY_STALE = "policy_stale"
-    BUNDLE_EXPIRED = "bundle_expired"
-    FOREIGN_ORG = "foreign_org"
-    CLOCK_UNTRUSTED = "clock_untrusted"
-
-
-@dataclass(frozen=True, slots=True)
-class Determining:
-    """A policy that determined a decision."""
-
-    scope: str
-    policy_id: str
-    effect: Effect
-
-
-@dataclass(frozen=True, slots=True)
-class EvalError:
-    """A policy that could not be evaluated; `scope` and `policy_id` are empty if Cedar does not say which."""
-
-    scope: str
-    policy_id: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A decision that explains itself.
-
-    `deciding_layer` is the most specific layer with a determining policy, empty if nothing matched.
-    """
-
-    effect: Effect
-    reason: Reason
-    message: str
-    determining: tuple[Determining, ...] = ()
-    deciding_layer: str = ""
-    errors: tuple[EvalError, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What one layer says: its matching policies, its errors, and the errors that must deny."""
-
-    matching: list[Determining]
-    errors: list[EvalError]
-    denying: list[EvalError]
+_NO_POLICY: Final = Verdict(Effect.DENY, Reason.NO_POLICY, "denied: there is no policy")
+_NO_PERMIT: Final = Verdict(Effect.DENY, Reason.NO_PERMIT, "denied: no policy permits it")
 
 
 def decide(
@@ -110,117 +51,91 @@ def decide(
     *,
     forbids_only: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """Judge `request` by `layers`, broad to specific.
+    """Judge one request by `layers`, broad to specific; who judges many keeps a `LayerStack` and calls `judge`.
 
     The permits of the scopes in `forbids_only` do not count. The schema must be the one of the layers.
 
     Raises:
-        RequestInvalid: the request does not fit the schema; `field` names the culprit where Cedar does.
+        RequestInvalid: the request does not fit the schema; `field` names the culprit.
+
+    """
+    return judge(LayerStack(layers, schema, slices=SliceCache(), forbids_only=forbids_only), request)
+
+
+def judge(stack: LayerStack, request: CedarRequest) -> Verdict:
+    """Judge one request by a stack of layers.
+
+    Raises:
+        RequestInvalid: the request does not fit the schema; `field` names the culprit.
 
     """
     # (1): nothing to judge by
-    if not layers:
-        return Verdict(Effect.DENY, Reason.NO_POLICY, "denied: there is no policy")
-    # (2): every layer alone, by the same entities
-    query: dict[str, object] = {
-        "principal": request.principal,
-        "action": request.action,
-        "resource": request.resource,
-        "context": request.context,
-    }
-    entities = _parse_entities(request, query, layers[0], schema)
-    outcomes = [_judge(layer, query, entities, request, schema) for layer in layers]
-    errors = tuple(error for outcome in outcomes for error in outcome.errors)
-    matching = [policy for outcome in outcomes for policy in outcome.matching]
-    # (3): forbids before anything else
-    if forbids := tuple(policy for policy in matching if policy.effect is Effect.DENY):
-        message = f"denied: forbidden by {_names(forbids)}"
-        return Verdict(Effect.DENY, Reason.FORBIDDEN, message, forbids, forbids[-1].scope, errors)
-    # (4): what might have forbidden
-    if denying := [error for outcome in outcomes for error in outcome.denying]:
-        return Verdict(Effect.DENY, Reason.EVALUATION_ERROR, _error_message(denying[0]), errors=errors)
-    # (5): permits that count
-    if permits := tuple(policy for policy in matching if policy.scope not in forbids_only):
-        message = f"allowed by {_names(permits)}"
-        return Verdict(Effect.ALLOW, Reason.PERMITTED, message, permits, permits[-1].scope, errors)
-    # (6): the default
-    return Verdict(Effect.DENY, Reason.NO_PERMIT, "denied: no policy permits it", errors=errors)
-
-
-def _judge(
-    layer: CompiledLayer,
-    query: dict[str, object],
-    entities: cedarpy.Entities | str,
-    request: CedarRequest,
-    schema: CedarSchema,
-) -> _Outcome:
-    result = cedarpy.is_authorized(query, layer.policy_set, entities, schema.handle)
-    decision, diagnostics = result.decision, result.diagnostics
-    if decision is cedarpy.Decision.NoDecision:
-        _refuse(diagnostics.errors, request)
-    # Cedar names the matching forbids of a Deny and the matching permits of an Allow.
-    effect = Effect.ALLOW if decision is cedarpy.Decision.Allow else Effect.DENY
-    matching = [Determining(layer.scope, layer.policies[at].id, effect) for at in _positions(diagnostics.reasons)]
-    errors, denying = _attribute(layer, diagnostics.errors) if diagnostics.errors else ([], [])
-    return _Outcome(matching, errors, denying)
-
-
-def _positions(names: Iterable[str]) -> list[int]:
-    """Return the positions that Cedar's policy names stand for, in order; its own order is arbitrary."""
-    return sorted(int(name.removeprefix("policy")) for name in names)
-
-
-def _attribute(layer: CompiledLayer, messages: Iterable[str]) -> tuple[list[EvalError], list[EvalError]]:
-    """Return the errors of a layer in the order of its policies, and those of them that deny."""
-    found: list[tuple[int, EvalError, bool]] = []
-    for message in messages:
-        match = _ERROR.fullmatch(message)
-        position = int(match[1]) if match else len(layer.policies)
-        if match and position < len(layer.policies):
-            policy = layer.policies[position]
-            error = EvalError(layer.scope, policy.id, match[2])
-            found.append((position, error, policy.effect is Effect.DENY))
-        else:
-            found.append((len(layer.policies), EvalError("", "", message), True))
-    found.sort(key=lambda entry: (entry[0], entry[1].message))
-    return [error for _, error, _ in found], [error for _, error, denies in found if denies]
-
-
-def _parse_entities(
-    request: CedarRequest, query: dict[str, object], layer: CompiledLayer, schema: CedarSchema
-) -> cedarpy.Entities:
+    if not stack.layers:
+        return _NO_POLICY
+    # (2): all layers at once
+    schema = stack.schema
+    sliced = stack.slice_for(request)
     try:
-        return cedarpy.Entities.from_json_str(request.entities, schema.handle)
-    except ValueError as error:
-        # The handle's error does not say which attribute it is; the same entities as text do.
-        result = cedarpy.is_authorized(query, layer.policy_set, request.entities, schema.handle)
-        if result.decision is cedarpy.Decision.NoDecision:
-            _refuse(result.diagnostics.errors, request)
-        raise RequestInvalid(f"the request does not fit the schema: {error}") from error
+        entities = request.entities.parsed(schema)
+    except ValueError:
+        refuse(request, schema, ())
+    try:
+        outcome = evaluate(request.query, sliced, entities, schema.handle)
+    except Refused as refused:
+        refuse(request, schema, refused.messages)
+    policies = sliced.policies
+    matching = tuple([policies[position] for position in outcome.matching])
+    errors = _errors(sliced, outcome.failures) if outcome.failures else ()
+    # (3): forbids before anything else
+    if outcome.effect is Effect.DENY and matching:
+        return _verdict(Effect.DENY, Reason.FORBIDDEN, "denied: forbidden by", matching, errors)
+    # (4): what might have forbidden
+    if errors and (denying := _denying(sliced, outcome.failures)):
+        return Verdict(Effect.DENY, Reason.EVALUATION_ERROR, _error_message(denying), errors=errors)
+    # (5): permits
+    if matching:
+        return _verdict(Effect.ALLOW, Reason.PERMITTED, "allowed by", matching, errors)
+    # (6): the default
+    return Verdict(Effect.DENY, Reason.NO_PERMIT, _NO_PERMIT.message, errors=errors) if errors else _NO_PERMIT
 
 
-def _refuse(messages: Sequence[str], request: CedarRequest) -> NoReturn:
-    """Raise what Cedar says about a request that does not fit the schema, without the entities that it echoes."""
-    text = messages[0] if messages else "Cedar gives no reason"
-    echo = f"failed to parse entities from:\n{request.entities}: "
-    about_entities = text.startswith(echo)
-    reason = _NOISE.sub("", text.removeprefix(echo))
-    if wrong := _WRONG_CONTEXT.match(reason):
-        reason = f"a value of the context has not the type that {wrong[1]} asks for"
-    field = _field(reason, request, about_entities=about_entities)
-    raise RequestInvalid(f"the request does not fit the schema: {reason}", field=field)
+def _verdict(
+    effect: Effect, reason: Reason, words: str, matching: tuple[Determining, ...], errors: tuple[EvalError, ...]
+) -> Verdict:
+    return Verdict(effect, reason, f"{words} {_names(matching)}", matching, deciding_layer(matching), errors)
 
 
-def _field(reason: str, request: CedarRequest, *, about_entities: bool) -> str:
-    if reason.startswith("action "):
-        return "action"
-    if reason.startswith(("principal type", "resource type")):
-        return reason.split(" ", 1)[0]
-    side = "context"
-    if about_entities:
-        side = "resource" if f"`{request.resource['type']}::" in reason else "principal"
-    found = _ATTRIBUTE.search(reason)
-    return f"{side}.{found[1]}" if found else side
+def deciding_layer(matching: Sequence[Determining]) -> str:
+    """Return the most specific scope of the policies, all of them where several teams are."""
+    last = matching[-1].scope
+    if matching[0].scope == last:
+        return last
+    rank = specificity_of(last)
+    return ", ".join(dict.fromkeys(policy.scope for policy in matching if specificity_of(policy.scope) == rank))
+
+
+def specificity_of(scope: str) -> int:
+    """Return the rank of a layer; one that is of no published scope (`default`) is the broadest."""
+    return specificity(scope) if "/" in scope else 0
+
+
+def _errors(of: Slice, failures: Sequence[PolicyFailure]) -> tuple[EvalError, ...]:
+    return tuple([_error(of, failure) for failure in failures])
+
+
+def _error(of: Slice, failure: PolicyFailure) -> EvalError:
+    if failure.position is None:
+        return EvalError("", "", failure.message)
+    policy = of.policies[failure.position]
+    return EvalError(policy.scope, policy.policy_id, failure.message)
+
+
+def _denying(of: Slice, failures: Sequence[PolicyFailure]) -> EvalError | None:
+    """Return the first error that denies: of a forbid, or of nobody knows what."""
+    for failure in failures:
+        if failure.position is None or of.policies[failure.position].effect is Effect.DENY:
+            return _error(of, failure)
+    return None
 
 
 def _error_message(error: EvalError) -> str:
@@ -231,6 +146,8 @@ def _error_message(error: EvalError) -> str:
 
 def _names(policies: Sequence[Determining]) -> str:
     """Return the first of the policies for people; the verdict itself names them all."""
+    if len(policies) == 1:
+        return f"`{policies[0].scope}/{policies[0].policy_id}`"
     names = ", ".join(f"`{policy.scope}/{policy.policy_id}`" for policy in policies[:MAX_NAMED])
     more = len(policies) - MAX_NAMED
     return f"{names} and {more} more" if more > 0 else names

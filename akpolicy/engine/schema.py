@@ -14,6 +14,7 @@ from typing import Final
 
 import cedarpy
 
+from akpolicy.engine.index import action_keys
 from akpolicy.engine.limits import MAX_BRACKET_DEPTH
 from akpolicy.engine.source import len_utf8
 from akpolicy.engine.tokens import nesting
@@ -21,6 +22,8 @@ from akpolicy.errors import SchemaInvalid
 from akpolicy.limits import MAX_SCHEMA_BYTES
 
 NAMESPACE: Final = "AgentKernel"
+# Actions of which the keys are kept; a request can name any.
+MAX_KNOWN_ACTIONS: Final = 1024
 DEFAULT_SCHEMA_FILE: Final = "agentkernel.cedarschema"
 
 
@@ -30,6 +33,18 @@ class CedarSchema:
 
     text: str = field(repr=False)
     handle: cedarpy.Schema = field(repr=False, compare=False)
+    _action_keys: dict[tuple[str, str], tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def action_keys(self, type: str, id: str) -> tuple[str, ...]:  # noqa: A002 - the names of Cedar's JSON form
+        """Return the keys under which policies for an action are filed; its groups are those of the schema."""
+        keys = self._action_keys.get((type, id))
+        if keys is None:
+            keys = action_keys(type, id, ())
+            if len(self._action_keys) < MAX_KNOWN_ACTIONS:
+                self._action_keys[type, id] = keys
+        return keys
 
 
 def load_default_schema_text() -> str:

@@ -25,11 +25,15 @@ from akpolicy.limits import MAX_POLICY_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_COMMENT: Final = r"//[^\n\r]*+"
+# Regular expressions of Cedar's lexical rules, for use in others.
+COMMENT: Final = r"//[^\n\r]*+"
 _STRING_BODY: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*+'
+STRING: Final = _STRING_BODY + '"'
+BLANK: Final = rf"(?:\s++|{COMMENT})*+"
+
 _TOKEN: Final = re.compile(
-    rf"(?P<COMMENT>{_COMMENT})"
-    rf'|(?P<STRING>{_STRING_BODY}")'
+    rf"(?P<COMMENT>{COMMENT})"
+    rf"|(?P<STRING>{STRING})"
     rf"|(?P<BROKEN>{_STRING_BODY})"
     r"|(?P<WORD>[A-Za-z_][A-Za-z0-9_]*+)"
     r"|(?P<NUMBER>[0-9]++)"
@@ -38,10 +42,10 @@ _TOKEN: Final = re.compile(
     r"|(?P<OTHER>\S)"
 )
 # Only what matters for the outline; all else is skipped by the regular expression engine.
-_MARK: Final = re.compile(rf'{_COMMENT}|{_STRING_BODY}(?P<close>"?)|[;()\[\]{{}}<>]|\?[A-Za-z_]')
-_END: Final = re.compile(rf'{_COMMENT}|{_STRING_BODY}(?P<close>"?)|;')
+_MARK: Final = re.compile(rf'{COMMENT}|{_STRING_BODY}(?P<close>"?)|[;()\[\]{{}}<>]|\?[A-Za-z_]')
+_END: Final = re.compile(rf'{COMMENT}|{_STRING_BODY}(?P<close>"?)|;')
 _SPACE: Final = re.compile(r"\s*+")
-_LEADING: Final = re.compile(rf"(?:\s++|{_COMMENT})*+")
+_LEADING: Final = re.compile(BLANK)
 _BRACKETS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
 
 

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from akpolicy.decision import Decision, Effect, Reason
+from akpolicy.engine.cedar_request import build
 from akpolicy.engine.decide import Verdict, decide
 from akpolicy.engine.limits import MAX_ID_CHARS
-from akpolicy.engine.request import build, foreign_org
+from akpolicy.engine.request import foreign_org
 from akpolicy_sidecar.audit import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from akpolicy.clock import Clock
+    from akpolicy.engine.cedar_request import CedarRequest
     from akpolicy.engine.compile import CompiledLayer
-    from akpolicy.engine.request import AuthorizationRequest, CedarRequest
+    from akpolicy.engine.request import AuthorizationRequest
     from akpolicy.engine.schema import CedarSchema
     from akpolicy_sidecar.view import View, Viewer
 
@@ -76,7 +78,7 @@ class Authorizer:
         """
         begun = self._clock.elapsed()
         view = view or self._viewer.look()
-        if foreign_org(request, self._org):
+        if foreign_org(request.principal, request.resource, self._org):
             verdict, principal, resource = _foreign(self._org), *_stated_ids(request, self._org)
         else:
             query = build(request, org=self._org, source=SOURCE_RUNTIME, default_roles=self._default_roles)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from akpolicy import metrics_names as names
 from akpolicy.bundle import OfflineMode
 from akpolicy.clock import Moment
+from akpolicy.engine.cedar_request import build
 from akpolicy.engine.decide import Verdict, decide
 from akpolicy.engine.default_policy import load_default_layer
-from akpolicy.engine.request import AuthorizationRequest, Principal, Resource, build
+from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 from akpolicy.engine.schema import load_default_schema, parse_schema
 from akpolicy_sidecar.cache import StateDirectory, files_of
 from akpolicy_sidecar.enforcement import Enforcement

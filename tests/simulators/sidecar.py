@@ -17,9 +17,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 
 from akpolicy.bundle import OfflineMode
 from akpolicy.decision import BundleVersion, Decision, Effect, PolicySource, Reason
+from akpolicy.engine.cedar_request import build
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.decide import Verdict, decide
-from akpolicy.engine.request import build, foreign_org
+from akpolicy.engine.request import foreign_org
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import split_policies
 from akpolicy.errors import RequestInvalid
@@ -129,7 +130,7 @@ class SidecarSimulator(authorization_pb2_grpc.AuthorizationServiceServicer):
     def _judge(self, message: pb.AuthorizeRequest) -> pb.Decision:
         self.asked.append(message)
         request = request_from_proto(message)
-        if foreign_org(request, ORG):
+        if foreign_org(request.principal, request.resource, ORG):
             verdict = Verdict(Effect.DENY, Reason.FOREIGN_ORG, "denied: the request is of another org")
         else:
             verdict = decide([self._layer], build(request, org=ORG, source="runtime"), self._schema)

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import pytest
 
+from akpolicy.engine.cedar_request import CedarRequest, build
 from akpolicy.engine.compile import CompiledLayer, compile_layer
-from akpolicy.engine.request import AuthorizationRequest, CedarRequest, Principal, Resource, build
+from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 from akpolicy.engine.schema import CedarSchema, load_default_schema
 from akpolicy.engine.source import split_policies
 

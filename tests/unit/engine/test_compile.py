@@ -67,7 +67,7 @@ def test_a_comment_at_the_end_of_one_policy_does_not_swallow_the_next(schema: Ce
 
     layer = compile_layer("org/acme", policies, schema)
 
-    assert (len(layer.policy_set), [policy.effect for policy in layer.policies]) == (2, [Effect.ALLOW, Effect.DENY])
+    assert (len(layer.texts), [policy.effect for policy in layer.policies]) == (2, [Effect.ALLOW, Effect.DENY])
 
 
 _NOISE = st.sampled_from(["", "// permit ;\n", '// "\n', "\n\n", "// x\r", '@note("forbid; //") ', '@permit("") @if '])
@@ -87,7 +87,7 @@ def test_positions_are_those_of_cedar(parts: list[tuple[str, str, str]], schema:
     uid = {"type": "AgentKernel::User", "id": "a"}
     query = {"principal": uid, "action": {"type": "AgentKernel::Action", "id": "Run"}, "resource": uid}
 
-    result = cedarpy.is_authorized(query, layer.policy_set, json.dumps([]))
+    result = cedarpy.is_authorized(query, "\n".join(layer.texts), json.dumps([]))
 
     # Cedar's own view of the `@id` of each policy that determined its decision.
     named = result.diagnostics.id_annotations_by_reason

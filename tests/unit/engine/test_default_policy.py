@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from akpolicy.engine.cedar_request import build
 from akpolicy.engine.decide import Effect, decide
 from akpolicy.engine.default_policy import load_default_layer
-from akpolicy.engine.request import AuthorizationRequest, Principal, Resource, build
+from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 
 if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from akpolicy.engine.cedar_request import build
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.decide import Effect, Reason, decide
-from akpolicy.engine.request import build, request_from_json
+from akpolicy.engine.request import request_from_json
 from akpolicy.engine.source import split_policies
 
 if TYPE_CHECKING:

@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from akpolicy.engine.cedar_request import CedarRequest, build
 from akpolicy.engine.limits import MAX_ATTRIBUTES, MAX_ID_CHARS, MAX_STRING_CHARS, MAX_VALUE_DEPTH
 from akpolicy.engine.request import (
     AuthorizationRequest,
-    CedarRequest,
     CedarValue,
     EntityRef,
     ExtensionCall,
     Principal,
     Resource,
-    build,
     foreign_org,
     request_from_json,
 )
@@ -36,7 +35,7 @@ def _build(
 
 
 def _entity(request: CedarRequest, kind: str) -> dict[str, Any]:
-    found: list[dict[str, Any]] = json.loads(request.entities)
+    found: list[dict[str, Any]] = json.loads(request.entities.text)
     return next(entity for entity in found if entity["uid"]["type"] == f"AgentKernel::{kind}")
 
 
@@ -77,9 +76,9 @@ def test_every_entity_is_given_once_with_its_parents() -> None:
         for kind, name in (("Org", "acme"), ("Team", "acme/red"), ("Team", "acme/blue"))
     ]
 
-    found = {json.dumps(entity["uid"]): entity["parents"] for entity in json.loads(built.entities)}
+    found = {json.dumps(entity["uid"]): entity["parents"] for entity in json.loads(built.entities.text)}
 
-    assert len(found) == len(json.loads(built.entities)) == 5
+    assert len(found) == len(json.loads(built.entities.text)) == 5
     assert found[json.dumps(built.principal)] == [red, blue, org]
     assert found[json.dumps(built.resource)] == [blue, org]
     assert (found[json.dumps(red)], found[json.dumps(blue)], found[json.dumps(org)]) == ([org], [org], [])
@@ -205,7 +204,7 @@ def test_a_very_deep_value_is_refused_and_does_not_exhaust_the_stack() -> None:
 def test_another_org_is_foreign(principal_org: str, resource_org: str, foreign: bool) -> None:
     request = AuthorizationRequest(Principal("a", principal_org), "Run", Resource("b", org_id=resource_org))
 
-    assert foreign_org(request, "acme") is foreign
+    assert foreign_org(request.principal, request.resource, "acme") is foreign
 
 
 def test_building_a_foreign_request_is_a_mistake_of_the_caller() -> None:

@@ -1,0 +1,128 @@
+"""Which policies of a layer can matter for a request: an index by scope.
+
+Rules:
+
+- Cedar evaluates a policy's scope first, and a policy whose scope does not match neither applies nor errors. So leaving
+  out what cannot match changes no decision, no reason and no error; taking too much changes nothing either.
+- A policy is filed under its principal, then its action, then its resource constraint. A constraint is a key: anything
+  (`*`), one entity (`=` and its uid), an entity and what is in it (`<` and its uid), a type (`is`). `is T in E` is filed
+  under E: Cedar looks at the type. `action in [...]` is filed under each of its entities, and under none if it is empty.
+- A request reaches what is filed under one of its keys: `*`, its own uid as `=` and `<`, each ancestor as `<`, its type.
+- Policies with the same keys are a bucket. Every bucket has a number of its own in this process, so the numbers of the
+  reached buckets say which policies of which version of which layer they are.
+- The time of a look-up depends on the keys of the request, not on the number of policies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cedarpy import pst
+
+if TYPE_CHECKING:
+    from akpolicy.engine.heads import Scope
+
+ANY: Final = "*"
+_numbers: Final = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The positions, in the order of their layer, of policies with the same keys."""
+
+    number: int
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKeys:
+    """The keys under which a request finds policies."""
+
+    principal: tuple[str, ...]
+    action: tuple[str, ...]
+    resource: tuple[str, ...]
+
+
+_ByResource = dict[str, Bucket]
+_ByAction = dict[str, _ByResource]
+
+
+class ScopeIndex:
+    """The policies of one layer by their scopes. Immutable."""
+
+    __slots__ = ("_by_principal",)
+
+    def __init__(self, scopes: Sequence[Scope]) -> None:
+        """File policy `i` under `scopes[i]`."""
+        filed: dict[tuple[str, str, str], list[int]] = {}
+        for position, (principal, action, resource) in enumerate(scopes):
+            for key in _action_keys(action):
+                filed.setdefault((_key(principal), key, _key(resource)), []).append(position)
+        self._by_principal: dict[str, _ByAction] = {}
+        for (principal_key, action_key, resource_key), positions in filed.items():
+            by_action = self._by_principal.setdefault(principal_key, {})
+            by_action.setdefault(action_key, {})[resource_key] = Bucket(next(_numbers), tuple(positions))
+
+    def reach(self, keys: RequestKeys, into: list[Bucket]) -> None:
+        """Append every bucket that a request with these keys can match."""
+        for principal in keys.principal:
+            by_action = self._by_principal.get(principal)
+            if by_action is None:
+                continue
+            for action in keys.action:
+                by_resource = by_action.get(action)
+                if by_resource is None:
+                    continue
+                for resource in keys.resource:
+                    bucket = by_resource.get(resource)
+                    if bucket is not None:
+                        into.append(bucket)
+
+
+def positions_of(buckets: Iterable[Bucket]) -> list[int]:
+    """Return the positions of all policies of the buckets, each once, in the order of their layer."""
+    return sorted({position for bucket in buckets for position in bucket.positions})
+
+
+def uid_key(entity_type: str, entity_id: str) -> str:
+    """Return what stands for an entity in a key. A type has no `"`, so no two entities share one."""
+    return f'{entity_type}"{entity_id}'
+
+
+def entity_keys(entity_type: str, entity_id: str, ancestors: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of a principal or resource; `ancestors` are uid keys."""
+    own = uid_key(entity_type, entity_id)
+    return (ANY, f"is {entity_type}", "=" + own, "<" + own, *["<" + uid for uid in ancestors])
+
+
+def action_keys(entity_type: str, entity_id: str, ancestors: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of an action; `ancestors` are the uid keys of its groups, of the schema and of the entities."""
+    own = uid_key(entity_type, entity_id)
+    return (ANY, "=" + own, "<" + own, *["<" + uid for uid in ancestors])
+
+
+def _key(constraint: pst.PrincipalOrResourceConstraint) -> str:
+    match constraint:
+        case pst.ScopeAny():
+            return ANY
+        case pst.ScopeIs(entity_type):
+            return f"is {entity_type}"
+        case pst.ScopeEq(pst.EntityUid() as entity):
+            return "=" + uid_key(str(entity.type), entity.id)
+        case pst.ScopeIn(pst.EntityUid() as entity) | pst.ScopeIsIn(_, pst.EntityUid() as entity):
+            return "<" + uid_key(str(entity.type), entity.id)
+    msg = f"a policy with the scope {constraint} was not refused: templates have no place here"
+    raise RuntimeError(msg)
+
+
+def _action_keys(constraint: pst.ActionConstraint) -> list[str]:
+    match constraint:
+        case pst.ScopeAny():
+            return [ANY]
+        case pst.ActionEq(entity):
+            return ["=" + uid_key(str(entity.type), entity.id)]
+        case pst.ActionIn(entities):
+            return list(dict.fromkeys("<" + uid_key(str(entity.type), entity.id) for entity in entities))
