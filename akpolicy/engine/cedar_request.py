@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -31,6 +30,8 @@ from akpolicy.engine.values import check_text, invalid, record_to_json
 from akpolicy.scope import GLOBAL, LOCAL_ISSUER, org_scope, team_scope, user_scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.values import CedarValue

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicySetInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
@@ -74,7 +73,7 @@ def compile_layer(scope: str, policies: Sequence[PolicyText], schema: CedarSchem
         scope,
         refs,
         tuple(policy.text for policy in policies),
-        ScopeIndex([head.scope for head in heads]),
+        ScopeIndex([head.keys for head in heads]),
         frozenset(ref.id for ref in refs),
         frozenset(ref.id for ref in refs if ref.effect is Effect.ALLOW),
     )

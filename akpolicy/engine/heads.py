@@ -2,31 +2,33 @@
 
 Rules:
 
-- Only the head is read: the text up to the `)` that closes the scope. Cedar's tree of a whole policy is slow to get, and
-  is refused beyond 100 levels of conditions, which a policy may have.
+- Only the head is read: the text up to the `)` that closes the scope. Cedar's tree of a whole policy is slow to get,
+  and is refused beyond 100 levels of conditions, which a policy may have.
 - Cedar parses the heads (`cedarpy.pst`); nothing here interprets a scope. A head that Cedar does not read as one static
   policy is refused: an index built from a guess could skip a `forbid`.
 - The interpreter is held while Cedar's tree becomes Python objects (about 45 us a head), so heads are read in small
-  batches: a decision on another thread does not wait for long. What two policies have in common is read once.
+  batches: a decision on another thread does not wait for long. Equal heads are read once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import cedarpy
-from cedarpy import pst
 
-from akpolicy.engine.tokens import BLANK, COMMENT, STRING, pieces
+from akpolicy.engine.index import scope_keys
+from akpolicy.engine.tokens import BLANK, COMMENT, STRING, first_token
 from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicySetInvalid, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from cedarpy import pst
+
+    from akpolicy.engine.index import ScopeKeys
     from akpolicy.engine.source import PolicyText
 
 BATCH: Final = 16
@@ -34,20 +36,17 @@ NO_ANNOTATIONS: Final[Mapping[str, str]] = {}
 
 _WORD: Final = r"[A-Za-z_][A-Za-z0-9_]*+"
 _ANNOTATION: Final = rf"@{BLANK}{_WORD}{BLANK}(?:\({BLANK}{STRING}{BLANK}\){BLANK})?"
-_HEAD: Final = re.compile(
-    rf'(?P<annotations>(?:{_ANNOTATION})*+)(?P<scope>{_WORD}{BLANK}\((?:[^()"/]|{COMMENT}|{STRING}|/)*+\))'
-)
-
-# What a scope says of principal, action and resource.
-Scope = tuple[pst.PrincipalOrResourceConstraint, pst.ActionConstraint, pst.PrincipalOrResourceConstraint]
+_NAMED: Final = re.compile(_ANNOTATION.replace(_WORD, f"(?P<name>{_WORD})", 1))
+_SCOPE: Final = rf'{_WORD}{BLANK}\((?:[^()"/]|{COMMENT}|{STRING}|/)*+\)'
+_HEAD: Final = re.compile(rf"(?P<annotations>(?:{_ANNOTATION})*+)(?P<scope>{_SCOPE})")
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyHead:
-    """A policy without its conditions; `annotations` leaves `@id` out."""
+    """A policy without its conditions: what it is filed under, and its annotations but `@id`."""
 
     effect: Effect
-    scope: Scope
+    keys: ScopeKeys
     annotations: Mapping[str, str]
 
 
@@ -69,13 +68,11 @@ def read_heads(policies: Sequence[PolicyText]) -> list[PolicyHead]:
 
 def _head_text(policy: PolicyText) -> str:
     """Return the head without comments before it and without `@id`, so that equal heads are equal texts."""
-    found = _HEAD.match(policy.text, next(pieces(policy.text)).first)
+    found = _HEAD.match(policy.text, first_token(policy.text))
     if found is None:
         raise _unreadable(policy)
-    return _OWN_ID.sub("", found["annotations"]) + found["scope"]
-
-
-_OWN_ID: Final = re.compile(rf"@{BLANK}id{BLANK}(?:\({BLANK}{STRING}{BLANK}\){BLANK}|(?![A-Za-z0-9_]))")
+    annotations = [named.group() for named in _NAMED.finditer(found["annotations"]) if named["name"] != "id"]
+    return "".join([*annotations, found["scope"]])
 
 
 def _read(batch: Sequence[str], policy: PolicyText) -> list[PolicyHead]:
@@ -91,7 +88,7 @@ def _read(batch: Sequence[str], policy: PolicyText) -> list[PolicyHead]:
 def _head(node: pst.Template) -> PolicyHead:
     effect = Effect.ALLOW if node.effect == "permit" else Effect.DENY
     annotations = dict(node.annotations) if node.annotations else NO_ANNOTATIONS
-    return PolicyHead(effect, (node.principal, node.action, node.resource), annotations)
+    return PolicyHead(effect, scope_keys(node.principal, node.action, node.resource), annotations)
 
 
 def _unreadable(policy: PolicyText) -> PolicySetInvalid:

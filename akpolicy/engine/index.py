@@ -5,9 +5,11 @@ Rules:
 - Cedar evaluates a policy's scope first, and a policy whose scope does not match neither applies nor errors. So leaving
   out what cannot match changes no decision, no reason and no error; taking too much changes nothing either.
 - A policy is filed under its principal, then its action, then its resource constraint. A constraint is a key: anything
-  (`*`), one entity (`=` and its uid), an entity and what is in it (`<` and its uid), a type (`is`). `is T in E` is filed
-  under E: Cedar looks at the type. `action in [...]` is filed under each of its entities, and under none if it is empty.
-- A request reaches what is filed under one of its keys: `*`, its own uid as `=` and `<`, each ancestor as `<`, its type.
+  (`*`), one entity (`=` and its uid), an entity and what is in it (`<` and its uid), a type (`is`). `is T in E` is
+  filed under E: Cedar looks at the type. `action in [...]` is filed under each of its entities, under none if it is
+  empty.
+- A request reaches what is filed under one of its keys: `*`, its own uid as `=` and `<`, each ancestor as `<`, its
+  type.
 - Policies with the same keys are a bucket. Every bucket has a number of its own in this process, so the numbers of the
   reached buckets say which policies of which version of which layer they are.
 - The time of a look-up depends on the keys of the request, not on the number of policies.
@@ -16,14 +18,13 @@ Rules:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cedarpy import pst
 
 if TYPE_CHECKING:
-    from akpolicy.engine.heads import Scope
+    from collections.abc import Iterable, Sequence
 
 ANY: Final = "*"
 _numbers: Final = itertools.count(1)
@@ -46,8 +47,13 @@ class RequestKeys:
     resource: tuple[str, ...]
 
 
-_ByResource = dict[str, Bucket]
-_ByAction = dict[str, _ByResource]
+# What one policy is filed under: a principal's key, its actions' keys, a resource's key.
+ScopeKeys = tuple[str, tuple[str, ...], str]
+
+# A principal that has a policy of its own usually has few: then a list of keys takes a fifth of the memory of tables.
+FEW: Final = 8
+_Few = tuple[tuple[str, str, Bucket], ...]
+_Many = dict[str, dict[str, Bucket]]
 
 
 class ScopeIndex:
@@ -55,31 +61,50 @@ class ScopeIndex:
 
     __slots__ = ("_by_principal",)
 
-    def __init__(self, scopes: Sequence[Scope]) -> None:
+    def __init__(self, scopes: Sequence[ScopeKeys]) -> None:
         """File policy `i` under `scopes[i]`."""
-        filed: dict[tuple[str, str, str], list[int]] = {}
-        for position, (principal, action, resource) in enumerate(scopes):
-            for key in _action_keys(action):
-                filed.setdefault((_key(principal), key, _key(resource)), []).append(position)
-        self._by_principal: dict[str, _ByAction] = {}
-        for (principal_key, action_key, resource_key), positions in filed.items():
-            by_action = self._by_principal.setdefault(principal_key, {})
-            by_action.setdefault(action_key, {})[resource_key] = Bucket(next(_numbers), tuple(positions))
+        keys: dict[str, str] = {}
+        filed: dict[str, dict[tuple[str, str], list[int]]] = {}
+        for position, (principal, actions, resource) in enumerate(scopes):
+            by_rest = filed.setdefault(principal, {})
+            for action in actions:
+                rest = keys.setdefault(action, action), keys.setdefault(resource, resource)
+                by_rest.setdefault(rest, []).append(position)
+        self._by_principal: dict[str, _Few | _Many] = {key: _compact(rest) for key, rest in filed.items()}
 
     def reach(self, keys: RequestKeys, into: list[Bucket]) -> None:
         """Append every bucket that a request with these keys can match."""
         for principal in keys.principal:
-            by_action = self._by_principal.get(principal)
-            if by_action is None:
+            found = self._by_principal.get(principal)
+            if found is None:
                 continue
-            for action in keys.action:
-                by_resource = by_action.get(action)
-                if by_resource is None:
-                    continue
-                for resource in keys.resource:
-                    bucket = by_resource.get(resource)
-                    if bucket is not None:
+            if isinstance(found, tuple):
+                for action, resource, bucket in found:
+                    if action in keys.action and resource in keys.resource:
                         into.append(bucket)
+            else:
+                _reach_many(found, keys, into)
+
+
+def _compact(rest: dict[tuple[str, str], list[int]]) -> _Few | _Many:
+    buckets = [(*keys, Bucket(next(_numbers), tuple(positions))) for keys, positions in rest.items()]
+    if len(buckets) <= FEW:
+        return tuple(buckets)
+    many: _Many = {}
+    for action, resource, bucket in buckets:
+        many.setdefault(action, {})[resource] = bucket
+    return many
+
+
+def _reach_many(many: _Many, keys: RequestKeys, into: list[Bucket]) -> None:
+    for action in keys.action:
+        by_resource = many.get(action)
+        if by_resource is None:
+            continue
+        for resource in keys.resource:
+            bucket = by_resource.get(resource)
+            if bucket is not None:
+                into.append(bucket)
 
 
 def positions_of(buckets: Iterable[Bucket]) -> list[int]:
@@ -104,6 +129,15 @@ def action_keys(entity_type: str, entity_id: str, ancestors: Iterable[str]) -> t
     return (ANY, "=" + own, "<" + own, *["<" + uid for uid in ancestors])
 
 
+def scope_keys(
+    principal: pst.PrincipalOrResourceConstraint,
+    action: pst.ActionConstraint,
+    resource: pst.PrincipalOrResourceConstraint,
+) -> ScopeKeys:
+    """Return what a policy with these constraints is filed under."""
+    return _key(principal), _action_keys(action), _key(resource)
+
+
 def _key(constraint: pst.PrincipalOrResourceConstraint) -> str:
     match constraint:
         case pst.ScopeAny():
@@ -118,11 +152,11 @@ def _key(constraint: pst.PrincipalOrResourceConstraint) -> str:
     raise RuntimeError(msg)
 
 
-def _action_keys(constraint: pst.ActionConstraint) -> list[str]:
+def _action_keys(constraint: pst.ActionConstraint) -> tuple[str, ...]:
     match constraint:
         case pst.ScopeAny():
-            return [ANY]
+            return (ANY,)
         case pst.ActionEq(entity):
-            return ["=" + uid_key(str(entity.type), entity.id)]
+            return ("=" + uid_key(str(entity.type), entity.id),)
         case pst.ActionIn(entities):
-            return list(dict.fromkeys("<" + uid_key(str(entity.type), entity.id) for entity in entities))
+            return tuple(dict.fromkeys("<" + uid_key(str(entity.type), entity.id) for entity in entities))

@@ -2,11 +2,11 @@
 
 Rules:
 
-- The full set of policies is never parsed into one `PolicySet`: Cedar evaluates all that a set holds (78.6 ms a decision
-  at 40,000 policies) and needs about 12 KiB of memory for each. A slice has what a request can match.
+- The full set of policies is never parsed into one `PolicySet`: Cedar evaluates all that a set holds (78.6 ms a
+  decision at 40,000 policies) and needs about 12 KiB of memory for each. A slice has what a request can match.
 - Member `i` of a slice is what Cedar calls `policy{i}` in it.
-- Slices are kept by what they are made of, at most `MAX_SLICES` with `MAX_SLICED_POLICIES` policies in all; the one that
-  was asked for last always stays. What was not asked for the longest goes first.
+- Slices are kept by what they are made of, at most `MAX_SLICES` with `MAX_SLICED_POLICIES` policies in all; the one
+  that was asked for last always stays. What was not asked for the longest goes first.
 - Reading takes no lock. Two threads that miss the same slice at once build it twice, which costs time alone.
 """
 
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 import cedarpy
 
-from akpolicy.engine.verdict import Determining, Effect
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
+
+    from akpolicy.engine.verdict import Determining
 
 MAX_SLICES: Final = 1024
 MAX_SLICED_POLICIES: Final = 4096
@@ -55,10 +55,6 @@ class Slice:
             msg = f"Cedar reads {len(parsed)} policies where {len(members)} were compiled"
             raise RuntimeError(msg)
         return cls(parsed, tuple([member.policy for member in members]))
-
-    def without_permits(self) -> bool:
-        """Whether nothing here can allow."""
-        return all(policy.effect is Effect.DENY for policy in self.policies)
 
 
 class SliceCache:

@@ -136,6 +136,11 @@ def pieces(text: str) -> Iterator[Piece]:
         position = piece.end
 
 
+def first_token(text: str) -> int:
+    """Return the offset of the first token that is no comment."""
+    return _skip(_LEADING, text, 0)
+
+
 def nesting(text: str) -> int:
     """Return how deep the brackets of `text` nest, `<>` included: the measure for a schema."""
     stack: list[str] = []
