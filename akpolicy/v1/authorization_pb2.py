@@ -22,70 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from akpolicy.v1 import bundle_pb2 as akpolicy_dot_v1_dot_bundle__pb2
+from akpolicy.v1 import decision_pb2 as akpolicy_dot_v1_dot_decision__pb2
+from akpolicy.v1 import explanation_pb2 as akpolicy_dot_v1_dot_explanation__pb2
+from akpolicy.v1 import permissions_pb2 as akpolicy_dot_v1_dot_permissions__pb2
+from akpolicy.v1 import session_pb2 as akpolicy_dot_v1_dot_session__pb2
+from akpolicy.v1 import subject_pb2 as akpolicy_dot_v1_dot_subject__pb2
 
+from akpolicy.v1.decision_pb2 import *
+from akpolicy.v1.explanation_pb2 import *
+from akpolicy.v1.permissions_pb2 import *
+from akpolicy.v1.session_pb2 import *
+from akpolicy.v1.subject_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61kpolicy/v1/authorization.proto\x12\x0b\x61kpolicy.v1\x1a\x18\x61kpolicy/v1/bundle.proto\"\x9f\x02\n\x05Value\x12\x14\n\nbool_value\x18\x01 \x01(\x08H\x00\x12\x14\n\nlong_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0cstring_value\x18\x03 \x01(\tH\x00\x12\x34\n\x0c\x65ntity_value\x18\x04 \x01(\x0b\x32\x1c.akpolicy.v1.EntityReferenceH\x00\x12*\n\tset_value\x18\x05 \x01(\x0b\x32\x15.akpolicy.v1.SetValueH\x00\x12\x30\n\x0crecord_value\x18\x06 \x01(\x0b\x32\x18.akpolicy.v1.RecordValueH\x00\x12\x36\n\x0f\x65xtension_value\x18\x07 \x01(\x0b\x32\x1b.akpolicy.v1.ExtensionValueH\x00\x42\x06\n\x04kind\"+\n\x0f\x45ntityReference\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"0\n\x08SetValue\x12$\n\x08\x65lements\x18\x01 \x03(\x0b\x32\x12.akpolicy.v1.Value\"\x86\x01\n\x0bRecordValue\x12\x34\n\x06\x66ields\x18\x01 \x03(\x0b\x32$.akpolicy.v1.RecordValue.FieldsEntry\x1a\x41\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.akpolicy.v1.Value:\x02\x38\x01\"4\n\x0e\x45xtensionValue\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x10\n\x08\x61rgument\x18\x02 \x01(\t\"\xed\x01\n\tPrincipal\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\r\n\x05teams\x18\x05 \x03(\t\x12\x14\n\x0cmfa_verified\x18\x06 \x01(\x08\x12:\n\nattributes\x18\x07 \x03(\x0b\x32&.akpolicy.v1.Principal.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.akpolicy.v1.Value:\x02\x38\x01\"\xc5\x01\n\x08Resource\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\r\n\x05teams\x18\x04 \x03(\t\x12\x39\n\nattributes\x18\x05 \x03(\x0b\x32%.akpolicy.v1.Resource.AttributesEntry\x1a\x45\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.akpolicy.v1.Value:\x02\x38\x01\"\xf7\x01\n\x10\x41uthorizeRequest\x12)\n\tprincipal\x18\x01 \x01(\x0b\x32\x16.akpolicy.v1.Principal\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\'\n\x08resource\x18\x03 \x01(\x0b\x32\x15.akpolicy.v1.Resource\x12;\n\x07\x63ontext\x18\x04 \x03(\x0b\x32*.akpolicy.v1.AuthorizeRequest.ContextEntry\x1a\x42\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.akpolicy.v1.Value:\x02\x38\x01\"<\n\x11\x41uthorizeResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.Decision\"Z\n\x11\x44\x65terminingPolicy\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x13.akpolicy.v1.Effect\"D\n\x0f\x45valuationError\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x11\n\tpolicy_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xd6\x03\n\x08\x44\x65\x63ision\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x13.akpolicy.v1.Effect\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.akpolicy.v1.ReasonCode\x12\x0f\n\x07message\x18\x03 \x01(\t\x12<\n\x14\x64\x65termining_policies\x18\x04 \x03(\x0b\x32\x1e.akpolicy.v1.DeterminingPolicy\x12&\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12&\n\x04mode\x18\x06 \x01(\x0e\x32\x18.akpolicy.v1.OfflineMode\x12)\n\x06source\x18\x07 \x01(\x0e\x32\x19.akpolicy.v1.PolicySource\x12\x15\n\rpolicy_age_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x64\x65\x63ision_id\x18\t \x01(\t\x12\x1a\n\x12\x65valuation_time_us\x18\n \x01(\x04\x12,\n\x06\x65rrors\x18\x0b \x03(\x0b\x32\x1c.akpolicy.v1.EvaluationError\x12\x16\n\x0e\x64\x65\x63iding_layer\x18\x0c \x01(\t\x12\r\n\x05\x66resh\x18\r \x01(\x08\x12\x15\n\rstalest_layer\x18\x0e \x01(\t\"H\n\x15\x42\x61tchAuthorizeRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.akpolicy.v1.AuthorizeRequest\"L\n\x16\x42\x61tchAuthorizeResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.akpolicy.v1.BatchAuthorizeResult\"x\n\x14\x42\x61tchAuthorizeResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.DecisionH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.akpolicy.v1.RequestErrorH\x00\x42\t\n\x07outcome\"/\n\x0cRequestError\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*C\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_ALLOW\x10\x01\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x02*\xb3\x02\n\nReasonCode\x12\x1b\n\x17REASON_CODE_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_CODE_PERMITTED\x10\x01\x12\x19\n\x15REASON_CODE_FORBIDDEN\x10\x02\x12\x19\n\x15REASON_CODE_NO_PERMIT\x10\x03\x12 \n\x1cREASON_CODE_EVALUATION_ERROR\x10\x04\x12\x19\n\x15REASON_CODE_NO_POLICY\x10\x05\x12\x1c\n\x18REASON_CODE_POLICY_STALE\x10\x06\x12\x1e\n\x1aREASON_CODE_BUNDLE_EXPIRED\x10\x07\x12\x1b\n\x17REASON_CODE_FOREIGN_ORG\x10\x08\x12\x1f\n\x1bREASON_CODE_CLOCK_UNTRUSTED\x10\t*\x91\x01\n\x0cPolicySource\x12\x1d\n\x19POLICY_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_SOURCE_LIVE\x10\x01\x12\x17\n\x13POLICY_SOURCE_CACHE\x10\x02\x12\x19\n\x15POLICY_SOURCE_DEFAULT\x10\x03\x12\x16\n\x12POLICY_SOURCE_NONE\x10\x04\x32\xbd\x01\n\x14\x41uthorizationService\x12J\n\tAuthorize\x12\x1d.akpolicy.v1.AuthorizeRequest\x1a\x1e.akpolicy.v1.AuthorizeResponse\x12Y\n\x0e\x42\x61tchAuthorize\x12\".akpolicy.v1.BatchAuthorizeRequest\x1a#.akpolicy.v1.BatchAuthorizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61kpolicy/v1/authorization.proto\x12\x0b\x61kpolicy.v1\x1a\x1a\x61kpolicy/v1/decision.proto\x1a\x1d\x61kpolicy/v1/explanation.proto\x1a\x1d\x61kpolicy/v1/permissions.proto\x1a\x19\x61kpolicy/v1/session.proto\x1a\x19\x61kpolicy/v1/subject.proto\"\x9f\x02\n\x10\x41uthorizeRequest\x12)\n\tprincipal\x18\x01 \x01(\x0b\x32\x16.akpolicy.v1.Principal\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\'\n\x08resource\x18\x03 \x01(\x0b\x32\x15.akpolicy.v1.Resource\x12;\n\x07\x63ontext\x18\x04 \x03(\x0b\x32*.akpolicy.v1.AuthorizeRequest.ContextEntry\x12\x15\n\rsession_token\x18\x05 \x01(\t\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\x1a\x42\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.akpolicy.v1.Value:\x02\x38\x01\"k\n\x11\x41uthorizeResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.Decision\x12-\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x18.akpolicy.v1.Explanation\"T\n\x16StreamAuthorizeRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.akpolicy.v1.AuthorizeRequest\"\x90\x01\n\x17StreamAuthorizeResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.akpolicy.v1.AuthorizeResponseH\x00\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x19.akpolicy.v1.RequestErrorH\x00\x42\t\n\x07outcome\"H\n\x15\x42\x61tchAuthorizeRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.akpolicy.v1.AuthorizeRequest\"L\n\x16\x42\x61tchAuthorizeResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.akpolicy.v1.BatchAuthorizeResult\"x\n\x14\x42\x61tchAuthorizeResult\x12)\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x15.akpolicy.v1.DecisionH\x00\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x19.akpolicy.v1.RequestErrorH\x00\x42\t\n\x07outcome\"=\n\x0cRequestError\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t2\xa1\x04\n\x14\x41uthorizationService\x12J\n\tAuthorize\x12\x1d.akpolicy.v1.AuthorizeRequest\x1a\x1e.akpolicy.v1.AuthorizeResponse\x12Y\n\x0e\x42\x61tchAuthorize\x12\".akpolicy.v1.BatchAuthorizeRequest\x1a#.akpolicy.v1.BatchAuthorizeResponse\x12`\n\x0fStreamAuthorize\x12#.akpolicy.v1.StreamAuthorizeRequest\x1a$.akpolicy.v1.StreamAuthorizeResponse(\x01\x30\x01\x12Y\n\x0eGetPermissions\x12\".akpolicy.v1.GetPermissionsRequest\x1a#.akpolicy.v1.GetPermissionsResponse\x12P\n\x0bOpenSession\x12\x1f.akpolicy.v1.OpenSessionRequest\x1a .akpolicy.v1.OpenSessionResponse\x12S\n\x0c\x43loseSession\x12 .akpolicy.v1.CloseSessionRequest\x1a!.akpolicy.v1.CloseSessionResponseP\x00P\x01P\x02P\x03P\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'akpolicy.v1.authorization_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDVALUE_FIELDSENTRY']._loaded_options = None
-  _globals['_RECORDVALUE_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_PRINCIPAL_ATTRIBUTESENTRY']._loaded_options = None
-  _globals['_PRINCIPAL_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_RESOURCE_ATTRIBUTESENTRY']._loaded_options = None
-  _globals['_RESOURCE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._loaded_options = None
   _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_EFFECT']._serialized_start=2360
-  _globals['_EFFECT']._serialized_end=2427
-  _globals['_REASONCODE']._serialized_start=2430
-  _globals['_REASONCODE']._serialized_end=2737
-  _globals['_POLICYSOURCE']._serialized_start=2740
-  _globals['_POLICYSOURCE']._serialized_end=2885
-  _globals['_VALUE']._serialized_start=75
-  _globals['_VALUE']._serialized_end=362
-  _globals['_ENTITYREFERENCE']._serialized_start=364
-  _globals['_ENTITYREFERENCE']._serialized_end=407
-  _globals['_SETVALUE']._serialized_start=409
-  _globals['_SETVALUE']._serialized_end=457
-  _globals['_RECORDVALUE']._serialized_start=460
-  _globals['_RECORDVALUE']._serialized_end=594
-  _globals['_RECORDVALUE_FIELDSENTRY']._serialized_start=529
-  _globals['_RECORDVALUE_FIELDSENTRY']._serialized_end=594
-  _globals['_EXTENSIONVALUE']._serialized_start=596
-  _globals['_EXTENSIONVALUE']._serialized_end=648
-  _globals['_PRINCIPAL']._serialized_start=651
-  _globals['_PRINCIPAL']._serialized_end=888
-  _globals['_PRINCIPAL_ATTRIBUTESENTRY']._serialized_start=819
-  _globals['_PRINCIPAL_ATTRIBUTESENTRY']._serialized_end=888
-  _globals['_RESOURCE']._serialized_start=891
-  _globals['_RESOURCE']._serialized_end=1088
-  _globals['_RESOURCE_ATTRIBUTESENTRY']._serialized_start=819
-  _globals['_RESOURCE_ATTRIBUTESENTRY']._serialized_end=888
-  _globals['_AUTHORIZEREQUEST']._serialized_start=1091
-  _globals['_AUTHORIZEREQUEST']._serialized_end=1338
-  _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._serialized_start=1272
-  _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._serialized_end=1338
-  _globals['_AUTHORIZERESPONSE']._serialized_start=1340
-  _globals['_AUTHORIZERESPONSE']._serialized_end=1400
-  _globals['_DETERMININGPOLICY']._serialized_start=1402
-  _globals['_DETERMININGPOLICY']._serialized_end=1492
-  _globals['_EVALUATIONERROR']._serialized_start=1494
-  _globals['_EVALUATIONERROR']._serialized_end=1562
-  _globals['_DECISION']._serialized_start=1565
-  _globals['_DECISION']._serialized_end=2035
-  _globals['_BATCHAUTHORIZEREQUEST']._serialized_start=2037
-  _globals['_BATCHAUTHORIZEREQUEST']._serialized_end=2109
-  _globals['_BATCHAUTHORIZERESPONSE']._serialized_start=2111
-  _globals['_BATCHAUTHORIZERESPONSE']._serialized_end=2187
-  _globals['_BATCHAUTHORIZERESULT']._serialized_start=2189
-  _globals['_BATCHAUTHORIZERESULT']._serialized_end=2309
-  _globals['_REQUESTERROR']._serialized_start=2311
-  _globals['_REQUESTERROR']._serialized_end=2358
-  _globals['_AUTHORIZATIONSERVICE']._serialized_start=2888
-  _globals['_AUTHORIZATIONSERVICE']._serialized_end=3077
+  _globals['_AUTHORIZEREQUEST']._serialized_start=193
+  _globals['_AUTHORIZEREQUEST']._serialized_end=480
+  _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._serialized_start=414
+  _globals['_AUTHORIZEREQUEST_CONTEXTENTRY']._serialized_end=480
+  _globals['_AUTHORIZERESPONSE']._serialized_start=482
+  _globals['_AUTHORIZERESPONSE']._serialized_end=589
+  _globals['_STREAMAUTHORIZEREQUEST']._serialized_start=591
+  _globals['_STREAMAUTHORIZEREQUEST']._serialized_end=675
+  _globals['_STREAMAUTHORIZERESPONSE']._serialized_start=678
+  _globals['_STREAMAUTHORIZERESPONSE']._serialized_end=822
+  _globals['_BATCHAUTHORIZEREQUEST']._serialized_start=824
+  _globals['_BATCHAUTHORIZEREQUEST']._serialized_end=896
+  _globals['_BATCHAUTHORIZERESPONSE']._serialized_start=898
+  _globals['_BATCHAUTHORIZERESPONSE']._serialized_end=974
+  _globals['_BATCHAUTHORIZERESULT']._serialized_start=976
+  _globals['_BATCHAUTHORIZERESULT']._serialized_end=1096
+  _globals['_REQUESTERROR']._serialized_start=1098
+  _globals['_REQUESTERROR']._serialized_end=1159
+  _globals['_AUTHORIZATIONSERVICE']._serialized_start=1162
+  _globals['_AUTHORIZATIONSERVICE']._serialized_end=1707
 # @@protoc_insertion_point(module_scope)

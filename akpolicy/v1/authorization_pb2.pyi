@@ -3,12 +3,62 @@
 isort:skip_file
 What a sandbox runtime asks, and what the sidecar on its host answers."""
 
-from akpolicy.v1 import bundle_pb2 as _bundle_pb2
+from akpolicy.v1 import decision_pb2 as _decision_pb2
+from akpolicy.v1 import explanation_pb2 as _explanation_pb2
+from akpolicy.v1 import subject_pb2 as _subject_pb2
+from akpolicy.v1.decision_pb2 import Decision as Decision
+from akpolicy.v1.decision_pb2 import DeterminingPolicy as DeterminingPolicy
+from akpolicy.v1.decision_pb2 import EFFECT_ALLOW as EFFECT_ALLOW
+from akpolicy.v1.decision_pb2 import EFFECT_DENY as EFFECT_DENY
+from akpolicy.v1.decision_pb2 import EFFECT_UNSPECIFIED as EFFECT_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import Effect as Effect
+from akpolicy.v1.decision_pb2 import EvaluationError as EvaluationError
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_CACHE as POLICY_SOURCE_CACHE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_DEFAULT as POLICY_SOURCE_DEFAULT
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_LIVE as POLICY_SOURCE_LIVE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_NONE as POLICY_SOURCE_NONE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_UNSPECIFIED as POLICY_SOURCE_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import PolicySource as PolicySource
+from akpolicy.v1.decision_pb2 import REASON_CODE_BUNDLE_EXPIRED as REASON_CODE_BUNDLE_EXPIRED
+from akpolicy.v1.decision_pb2 import REASON_CODE_CLOCK_UNTRUSTED as REASON_CODE_CLOCK_UNTRUSTED
+from akpolicy.v1.decision_pb2 import REASON_CODE_EVALUATION_ERROR as REASON_CODE_EVALUATION_ERROR
+from akpolicy.v1.decision_pb2 import REASON_CODE_FORBIDDEN as REASON_CODE_FORBIDDEN
+from akpolicy.v1.decision_pb2 import REASON_CODE_FOREIGN_ORG as REASON_CODE_FOREIGN_ORG
+from akpolicy.v1.decision_pb2 import REASON_CODE_NO_PERMIT as REASON_CODE_NO_PERMIT
+from akpolicy.v1.decision_pb2 import REASON_CODE_NO_POLICY as REASON_CODE_NO_POLICY
+from akpolicy.v1.decision_pb2 import REASON_CODE_PERMITTED as REASON_CODE_PERMITTED
+from akpolicy.v1.decision_pb2 import REASON_CODE_POLICY_STALE as REASON_CODE_POLICY_STALE
+from akpolicy.v1.decision_pb2 import REASON_CODE_UNSPECIFIED as REASON_CODE_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import ReasonCode as ReasonCode
+from akpolicy.v1.explanation_pb2 import Explanation as Explanation
+from akpolicy.v1.explanation_pb2 import LayerExplanation as LayerExplanation
+from akpolicy.v1.explanation_pb2 import PolicyExplanation as PolicyExplanation
+from akpolicy.v1.permissions_pb2 import GetPermissionsRequest as GetPermissionsRequest
+from akpolicy.v1.permissions_pb2 import GetPermissionsResponse as GetPermissionsResponse
+from akpolicy.v1.permissions_pb2 import MountPaths as MountPaths
+from akpolicy.v1.permissions_pb2 import PROFILE_MODERATE as PROFILE_MODERATE
+from akpolicy.v1.permissions_pb2 import PROFILE_PERMISSIVE as PROFILE_PERMISSIVE
+from akpolicy.v1.permissions_pb2 import PROFILE_RESTRICTIVE as PROFILE_RESTRICTIVE
+from akpolicy.v1.permissions_pb2 import PROFILE_UNSPECIFIED as PROFILE_UNSPECIFIED
+from akpolicy.v1.permissions_pb2 import PermissionDecision as PermissionDecision
+from akpolicy.v1.permissions_pb2 import Permissions as Permissions
+from akpolicy.v1.permissions_pb2 import Profile as Profile
+from akpolicy.v1.permissions_pb2 import Restriction as Restriction
+from akpolicy.v1.session_pb2 import CloseSessionRequest as CloseSessionRequest
+from akpolicy.v1.session_pb2 import CloseSessionResponse as CloseSessionResponse
+from akpolicy.v1.session_pb2 import OpenSessionRequest as OpenSessionRequest
+from akpolicy.v1.session_pb2 import OpenSessionResponse as OpenSessionResponse
+from akpolicy.v1.subject_pb2 import EntityReference as EntityReference
+from akpolicy.v1.subject_pb2 import ExtensionValue as ExtensionValue
+from akpolicy.v1.subject_pb2 import Principal as Principal
+from akpolicy.v1.subject_pb2 import RecordValue as RecordValue
+from akpolicy.v1.subject_pb2 import Resource as Resource
+from akpolicy.v1.subject_pb2 import SetValue as SetValue
+from akpolicy.v1.subject_pb2 import Value as Value
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,427 +69,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Effect:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effect.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    EFFECT_UNSPECIFIED: _Effect.ValueType  # 0
-    """No decision. A runtime must treat it as a denial."""
-    EFFECT_ALLOW: _Effect.ValueType  # 1
-    """Go on."""
-    EFFECT_DENY: _Effect.ValueType  # 2
-    """Do not."""
-
-class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
-    """Allow or deny. Only EFFECT_ALLOW lets anything happen."""
-
-EFFECT_UNSPECIFIED: Effect.ValueType  # 0
-"""No decision. A runtime must treat it as a denial."""
-EFFECT_ALLOW: Effect.ValueType  # 1
-"""Go on."""
-EFFECT_DENY: Effect.ValueType  # 2
-"""Do not."""
-Global___Effect: _TypeAlias = Effect  # noqa: Y015
-
-class _ReasonCode:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    REASON_CODE_UNSPECIFIED: _ReasonCode.ValueType  # 0
-    """Never sent. A runtime must treat it as a denial."""
-    REASON_CODE_PERMITTED: _ReasonCode.ValueType  # 1
-    """ALLOW: a permit matched and no forbid did."""
-    REASON_CODE_FORBIDDEN: _ReasonCode.ValueType  # 2
-    """DENY: a forbid matched."""
-    REASON_CODE_NO_PERMIT: _ReasonCode.ValueType  # 3
-    """DENY: no permit matched."""
-    REASON_CODE_EVALUATION_ERROR: _ReasonCode.ValueType  # 4
-    """DENY: a forbid could not be evaluated, or an error could not be attributed to a policy."""
-    REASON_CODE_NO_POLICY: _ReasonCode.ValueType  # 5
-    """DENY: this sidecar holds no verified policy."""
-    REASON_CODE_POLICY_STALE: _ReasonCode.ValueType  # 6
-    """DENY: the policy is older than the offline mode tolerates."""
-    REASON_CODE_BUNDLE_EXPIRED: _ReasonCode.ValueType  # 7
-    """DENY: a bundle is past its signed expiry (or its signing key or root is)."""
-    REASON_CODE_FOREIGN_ORG: _ReasonCode.ValueType  # 8
-    """DENY: the principal or the resource belongs to another org than the sidecar's."""
-    REASON_CODE_CLOCK_UNTRUSTED: _ReasonCode.ValueType  # 9
-    """DENY: this machine's clock contradicts a time that has been proven."""
-
-class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
-    """Why a decision came out as it did. Stable; runtimes may branch on it."""
-
-REASON_CODE_UNSPECIFIED: ReasonCode.ValueType  # 0
-"""Never sent. A runtime must treat it as a denial."""
-REASON_CODE_PERMITTED: ReasonCode.ValueType  # 1
-"""ALLOW: a permit matched and no forbid did."""
-REASON_CODE_FORBIDDEN: ReasonCode.ValueType  # 2
-"""DENY: a forbid matched."""
-REASON_CODE_NO_PERMIT: ReasonCode.ValueType  # 3
-"""DENY: no permit matched."""
-REASON_CODE_EVALUATION_ERROR: ReasonCode.ValueType  # 4
-"""DENY: a forbid could not be evaluated, or an error could not be attributed to a policy."""
-REASON_CODE_NO_POLICY: ReasonCode.ValueType  # 5
-"""DENY: this sidecar holds no verified policy."""
-REASON_CODE_POLICY_STALE: ReasonCode.ValueType  # 6
-"""DENY: the policy is older than the offline mode tolerates."""
-REASON_CODE_BUNDLE_EXPIRED: ReasonCode.ValueType  # 7
-"""DENY: a bundle is past its signed expiry (or its signing key or root is)."""
-REASON_CODE_FOREIGN_ORG: ReasonCode.ValueType  # 8
-"""DENY: the principal or the resource belongs to another org than the sidecar's."""
-REASON_CODE_CLOCK_UNTRUSTED: ReasonCode.ValueType  # 9
-"""DENY: this machine's clock contradicts a time that has been proven."""
-Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
-
-class _PolicySource:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PolicySourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicySource.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    POLICY_SOURCE_UNSPECIFIED: _PolicySource.ValueType  # 0
-    """Never sent."""
-    POLICY_SOURCE_LIVE: _PolicySource.ValueType  # 1
-    """Verified policies, while the server's stream is up and an unexpired heartbeat vouches for every layer."""
-    POLICY_SOURCE_CACHE: _PolicySource.ValueType  # 2
-    """Verified policies from the cache, while that is not so."""
-    POLICY_SOURCE_DEFAULT: _PolicySource.ValueType  # 3
-    """The embedded default policy with the forbids of the last verified policies."""
-    POLICY_SOURCE_NONE: _PolicySource.ValueType  # 4
-    """None: there was no policy to apply."""
-
-class PolicySource(_PolicySource, metaclass=_PolicySourceEnumTypeWrapper):
-    """Where the policies of a decision came from."""
-
-POLICY_SOURCE_UNSPECIFIED: PolicySource.ValueType  # 0
-"""Never sent."""
-POLICY_SOURCE_LIVE: PolicySource.ValueType  # 1
-"""Verified policies, while the server's stream is up and an unexpired heartbeat vouches for every layer."""
-POLICY_SOURCE_CACHE: PolicySource.ValueType  # 2
-"""Verified policies from the cache, while that is not so."""
-POLICY_SOURCE_DEFAULT: PolicySource.ValueType  # 3
-"""The embedded default policy with the forbids of the last verified policies."""
-POLICY_SOURCE_NONE: PolicySource.ValueType  # 4
-"""None: there was no policy to apply."""
-Global___PolicySource: _TypeAlias = PolicySource  # noqa: Y015
-
-@_typing.final
-class Value(_message.Message):
-    """One attribute value. Cedar longs are 64-bit integers and never pass through a double."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BOOL_VALUE_FIELD_NUMBER: _builtins.int
-    LONG_VALUE_FIELD_NUMBER: _builtins.int
-    STRING_VALUE_FIELD_NUMBER: _builtins.int
-    ENTITY_VALUE_FIELD_NUMBER: _builtins.int
-    SET_VALUE_FIELD_NUMBER: _builtins.int
-    RECORD_VALUE_FIELD_NUMBER: _builtins.int
-    EXTENSION_VALUE_FIELD_NUMBER: _builtins.int
-    bool_value: _builtins.bool
-    """Cedar `Bool`."""
-    long_value: _builtins.int
-    """Cedar `Long`."""
-    string_value: _builtins.str
-    """Cedar `String`."""
-    @_builtins.property
-    def entity_value(self) -> Global___EntityReference:
-        """A reference to an entity."""
-
-    @_builtins.property
-    def set_value(self) -> Global___SetValue:
-        """Cedar `Set`."""
-
-    @_builtins.property
-    def record_value(self) -> Global___RecordValue:
-        """Cedar record."""
-
-    @_builtins.property
-    def extension_value(self) -> Global___ExtensionValue:
-        """A Cedar extension value."""
-
-    def __init__(
-        self,
-        *,
-        bool_value: _builtins.bool = ...,
-        long_value: _builtins.int = ...,
-        string_value: _builtins.str = ...,
-        entity_value: Global___EntityReference | None = ...,
-        set_value: Global___SetValue | None = ...,
-        record_value: Global___RecordValue | None = ...,
-        extension_value: Global___ExtensionValue | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "entity_value", b"entity_value", "extension_value", b"extension_value", "kind", b"kind", "long_value", b"long_value", "record_value", b"record_value", "set_value", b"set_value", "string_value", b"string_value"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool_value", b"bool_value", "entity_value", b"entity_value", "extension_value", b"extension_value", "kind", b"kind", "long_value", b"long_value", "record_value", b"record_value", "set_value", b"set_value", "string_value", b"string_value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["bool_value", "long_value", "string_value", "entity_value", "set_value", "record_value", "extension_value"]  # noqa: Y015
-    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
-
-Global___Value: _TypeAlias = Value  # noqa: Y015
-
-@_typing.final
-class EntityReference(_message.Message):
-    """Names an entity by its Cedar type and id."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TYPE_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
-    type: _builtins.str
-    """Full type name, for example `AgentKernel::Sandbox`."""
-    id: _builtins.str
-    """The id, unescaped; any string."""
-    def __init__(
-        self,
-        *,
-        type: _builtins.str = ...,
-        id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "type", b"type"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EntityReference: _TypeAlias = EntityReference  # noqa: Y015
-
-@_typing.final
-class SetValue(_message.Message):
-    """A Cedar set; order and repetition carry no meaning."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ELEMENTS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def elements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Value]:
-        """The elements."""
-
-    def __init__(
-        self,
-        *,
-        elements: _abc.Iterable[Global___Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetValue: _TypeAlias = SetValue  # noqa: Y015
-
-@_typing.final
-class RecordValue(_message.Message):
-    """A Cedar record."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class FieldsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> Global___Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: Global___Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    FIELDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def fields(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
-        """Field name to value. Names that Cedar's JSON form reserves (`__entity`, `__extn`, `__expr`) are refused."""
-
-    def __init__(
-        self,
-        *,
-        fields: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RecordValue: _TypeAlias = RecordValue  # noqa: Y015
-
-@_typing.final
-class ExtensionValue(_message.Message):
-    """A Cedar extension value, made by a one-argument constructor."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FUNCTION_FIELD_NUMBER: _builtins.int
-    ARGUMENT_FIELD_NUMBER: _builtins.int
-    function: _builtins.str
-    """`ip`, `decimal`, `datetime` or `duration`."""
-    argument: _builtins.str
-    """Its argument, for example `10.0.0.1/8`."""
-    def __init__(
-        self,
-        *,
-        function: _builtins.str = ...,
-        argument: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument", b"argument", "function", b"function"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExtensionValue: _TypeAlias = ExtensionValue  # noqa: Y015
-
-@_typing.final
-class Principal(_message.Message):
-    """Who asks: a user, as the runtime states it. The sidecar builds the entity id `<org>/local/<id>` and the ancestors."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class AttributesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> Global___Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: Global___Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    ID_FIELD_NUMBER: _builtins.int
-    ORG_ID_FIELD_NUMBER: _builtins.int
-    EMAIL_FIELD_NUMBER: _builtins.int
-    ROLES_FIELD_NUMBER: _builtins.int
-    TEAMS_FIELD_NUMBER: _builtins.int
-    MFA_VERIFIED_FIELD_NUMBER: _builtins.int
-    ATTRIBUTES_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    """The subject, unescaped; required."""
-    org_id: _builtins.str
-    """The user's org; required. Another org than the sidecar's own is a DENY with REASON_CODE_FOREIGN_ORG."""
-    email: _builtins.str
-    """May be empty."""
-    mfa_verified: _builtins.bool
-    """Whether the user authenticated with a second factor."""
-    @_builtins.property
-    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Role names. Empty: the sidecar's `default_roles`."""
-
-    @_builtins.property
-    def teams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Team names within the org; each becomes a parent entity and the attribute `teams`."""
-
-    @_builtins.property
-    def attributes(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
-        """Further attributes of the schema's user type. The names of the fields above are refused here."""
-
-    def __init__(
-        self,
-        *,
-        id: _builtins.str = ...,
-        org_id: _builtins.str = ...,
-        email: _builtins.str = ...,
-        roles: _abc.Iterable[_builtins.str] | None = ...,
-        teams: _abc.Iterable[_builtins.str] | None = ...,
-        mfa_verified: _builtins.bool = ...,
-        attributes: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "email", b"email", "id", b"id", "mfa_verified", b"mfa_verified", "org_id", b"org_id", "roles", b"roles", "teams", b"teams"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Principal: _TypeAlias = Principal  # noqa: Y015
-
-@_typing.final
-class Resource(_message.Message):
-    """What is acted upon. The sidecar builds the entity id `<org>/<id>`."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class AttributesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> Global___Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: Global___Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    TYPE_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
-    ORG_ID_FIELD_NUMBER: _builtins.int
-    TEAMS_FIELD_NUMBER: _builtins.int
-    ATTRIBUTES_FIELD_NUMBER: _builtins.int
-    type: _builtins.str
-    """Entity type without namespace; empty means `Sandbox`."""
-    id: _builtins.str
-    """The sandbox's name, unescaped; required."""
-    org_id: _builtins.str
-    """The resource's org; empty means the sidecar's own."""
-    @_builtins.property
-    def teams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Team names that own the resource; each becomes a parent entity."""
-
-    @_builtins.property
-    def attributes(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
-        """Attributes of the schema's type. A sandbox without `name` gets its id as name."""
-
-    def __init__(
-        self,
-        *,
-        type: _builtins.str = ...,
-        id: _builtins.str = ...,
-        org_id: _builtins.str = ...,
-        teams: _abc.Iterable[_builtins.str] | None = ...,
-        attributes: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "id", b"id", "org_id", b"org_id", "teams", b"teams", "type", b"type"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Resource: _TypeAlias = Resource  # noqa: Y015
 
 @_typing.final
 class AuthorizeRequest(_message.Message):
@@ -455,12 +84,12 @@ class AuthorizeRequest(_message.Message):
         VALUE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         @_builtins.property
-        def value(self) -> Global___Value: ...
+        def value(self) -> _subject_pb2.Value: ...
         def __init__(
             self,
             *,
             key: _builtins.str = ...,
-            value: Global___Value | None = ...,
+            value: _subject_pb2.Value | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -472,31 +101,39 @@ class AuthorizeRequest(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     """Action id, for example `Run`; required."""
+    session_token: _builtins.str
+    """The token of a session, which says who asks and about what."""
+    explain: _builtins.bool
+    """Whether the answer has an explanation; takes several times as long as a decision."""
     @_builtins.property
-    def principal(self) -> Global___Principal:
-        """Required."""
+    def principal(self) -> _subject_pb2.Principal:
+        """Required without a session, refused with one."""
 
     @_builtins.property
-    def resource(self) -> Global___Resource:
-        """Required."""
+    def resource(self) -> _subject_pb2.Resource:
+        """Required without a session, refused with one."""
 
     @_builtins.property
-    def context(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
+    def context(self) -> _containers.MessageMap[_builtins.str, _subject_pb2.Value]:
         """The action's context. `source` is set by the sidecar and refused here."""
 
     def __init__(
         self,
         *,
-        principal: Global___Principal | None = ...,
+        principal: _subject_pb2.Principal | None = ...,
         action: _builtins.str = ...,
-        resource: Global___Resource | None = ...,
-        context: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
+        resource: _subject_pb2.Resource | None = ...,
+        context: _abc.Mapping[_builtins.str, _subject_pb2.Value] | None = ...,
+        session_token: _builtins.str = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "resource", b"resource"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "principal", b"principal", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "context", b"context", "explain", b"explain", "principal", b"principal", "resource", b"resource", "session_token", b"session_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,162 +146,92 @@ class AuthorizeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DECISION_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def decision(self) -> Global___Decision:
+    def decision(self) -> _decision_pb2.Decision:
         """Always set."""
+
+    @_builtins.property
+    def explanation(self) -> _explanation_pb2.Explanation:
+        """Set if it was asked for."""
 
     def __init__(
         self,
         *,
-        decision: Global___Decision | None = ...,
+        decision: _decision_pb2.Decision | None = ...,
+        explanation: _explanation_pb2.Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "explanation", b"explanation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthorizeResponse: _TypeAlias = AuthorizeResponse  # noqa: Y015
 
 @_typing.final
-class DeterminingPolicy(_message.Message):
-    """A policy that determined a decision."""
+class StreamAuthorizeRequest(_message.Message):
+    """One question of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SCOPE_FIELD_NUMBER: _builtins.int
-    POLICY_ID_FIELD_NUMBER: _builtins.int
-    EFFECT_FIELD_NUMBER: _builtins.int
-    scope: _builtins.str
-    """The layer it belongs to, for example `org/acme`; `default` for the embedded policy."""
-    policy_id: _builtins.str
-    """Its own id, as its author wrote it."""
-    effect: Global___Effect.ValueType
-    """Whether it permits (EFFECT_ALLOW) or forbids (EFFECT_DENY)."""
+    ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The caller's own number, which comes back with the answer; not interpreted."""
+    @_builtins.property
+    def request(self) -> Global___AuthorizeRequest:
+        """The question."""
+
     def __init__(
         self,
         *,
-        scope: _builtins.str = ...,
-        policy_id: _builtins.str = ...,
-        effect: Global___Effect.ValueType = ...,
+        id: _builtins.int = ...,
+        request: Global___AuthorizeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "policy_id", b"policy_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeterminingPolicy: _TypeAlias = DeterminingPolicy  # noqa: Y015
+Global___StreamAuthorizeRequest: _TypeAlias = StreamAuthorizeRequest  # noqa: Y015
 
 @_typing.final
-class EvaluationError(_message.Message):
-    """A policy that could not be evaluated."""
+class StreamAuthorizeResponse(_message.Message):
+    """The answer to one question of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SCOPE_FIELD_NUMBER: _builtins.int
-    POLICY_ID_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    scope: _builtins.str
-    """The layer; empty if the error could not be attributed."""
-    policy_id: _builtins.str
-    """The policy's own id; empty if the error could not be attributed."""
-    message: _builtins.str
-    """What went wrong, for people."""
-    def __init__(
-        self,
-        *,
-        scope: _builtins.str = ...,
-        policy_id: _builtins.str = ...,
-        message: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "policy_id", b"policy_id", "scope", b"scope"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EvaluationError: _TypeAlias = EvaluationError  # noqa: Y015
-
-@_typing.final
-class Decision(_message.Message):
-    """A decision that explains itself."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EFFECT_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    DETERMINING_POLICIES_FIELD_NUMBER: _builtins.int
-    BUNDLES_FIELD_NUMBER: _builtins.int
-    MODE_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    POLICY_AGE_MS_FIELD_NUMBER: _builtins.int
-    DECISION_ID_FIELD_NUMBER: _builtins.int
-    EVALUATION_TIME_US_FIELD_NUMBER: _builtins.int
-    ERRORS_FIELD_NUMBER: _builtins.int
-    DECIDING_LAYER_FIELD_NUMBER: _builtins.int
-    FRESH_FIELD_NUMBER: _builtins.int
-    STALEST_LAYER_FIELD_NUMBER: _builtins.int
-    effect: Global___Effect.ValueType
-    """Allow or deny."""
-    reason: Global___ReasonCode.ValueType
-    """Why, for programs."""
-    message: _builtins.str
-    """Why, for people; not stable."""
-    mode: _bundle_pb2.OfflineMode.ValueType
-    """The offline mode in force: the stricter of the host's configuration and the signed floor."""
-    source: Global___PolicySource.ValueType
-    """Where the policies came from."""
-    policy_age_ms: _builtins.int
-    """Milliseconds since the heartbeat was issued that last vouched for the stalest layer; -1 if none ever did."""
-    decision_id: _builtins.str
-    """Unique; the audit line of this decision carries the same id (UUID, version 7 layout)."""
-    evaluation_time_us: _builtins.int
-    """Time spent on this decision inside the sidecar, in microseconds."""
-    deciding_layer: _builtins.str
-    """The most specific layer with a determining policy; empty when nothing matched."""
-    fresh: _builtins.bool
-    """Whether an unexpired heartbeat vouches for every layer."""
-    stalest_layer: _builtins.str
-    """The scope whose confirmation is the oldest: `policy_age_ms` is its age. Empty without policy."""
+    ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The number of the question."""
     @_builtins.property
-    def determining_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeterminingPolicy]:
-        """The matching forbids of a denial, or the matching permits of an allowance. Empty when nothing matched."""
+    def response(self) -> Global___AuthorizeResponse:
+        """The request was judged."""
 
     @_builtins.property
-    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
-        """The enforced bundle of each layer, broad to specific: version and digest of the policy that was applied."""
-
-    @_builtins.property
-    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationError]:
-        """Policies that could not be evaluated. An erroring permit is skipped, an erroring forbid denies."""
+    def error(self) -> Global___RequestError:
+        """The request could not be judged: treat it as denied."""
 
     def __init__(
         self,
         *,
-        effect: Global___Effect.ValueType = ...,
-        reason: Global___ReasonCode.ValueType = ...,
-        message: _builtins.str = ...,
-        determining_policies: _abc.Iterable[Global___DeterminingPolicy] | None = ...,
-        bundles: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
-        mode: _bundle_pb2.OfflineMode.ValueType = ...,
-        source: Global___PolicySource.ValueType = ...,
-        policy_age_ms: _builtins.int = ...,
-        decision_id: _builtins.str = ...,
-        evaluation_time_us: _builtins.int = ...,
-        errors: _abc.Iterable[Global___EvaluationError] | None = ...,
-        deciding_layer: _builtins.str = ...,
-        fresh: _builtins.bool = ...,
-        stalest_layer: _builtins.str = ...,
+        id: _builtins.int = ...,
+        response: Global___AuthorizeResponse | None = ...,
+        error: Global___RequestError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "deciding_layer", b"deciding_layer", "decision_id", b"decision_id", "determining_policies", b"determining_policies", "effect", b"effect", "errors", b"errors", "evaluation_time_us", b"evaluation_time_us", "fresh", b"fresh", "message", b"message", "mode", b"mode", "policy_age_ms", b"policy_age_ms", "reason", b"reason", "source", b"source", "stalest_layer", b"stalest_layer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-Global___Decision: _TypeAlias = Decision  # noqa: Y015
+Global___StreamAuthorizeResponse: _TypeAlias = StreamAuthorizeResponse  # noqa: Y015
 
 @_typing.final
 class BatchAuthorizeRequest(_message.Message):
@@ -723,7 +290,7 @@ class BatchAuthorizeResult(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def decision(self) -> Global___Decision:
+    def decision(self) -> _decision_pb2.Decision:
         """The request was judged."""
 
     @_builtins.property
@@ -733,7 +300,7 @@ class BatchAuthorizeResult(_message.Message):
     def __init__(
         self,
         *,
-        decision: Global___Decision | None = ...,
+        decision: _decision_pb2.Decision | None = ...,
         error: Global___RequestError | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
@@ -754,19 +321,23 @@ class RequestError(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """Name of the gRPC status that Authorize would have failed with, for example `INVALID_ARGUMENT`."""
     message: _builtins.str
     """What is wrong and what to do, for people."""
+    code: _builtins.str
+    """Name of the error, where it has one, for example `SessionExpired`."""
     def __init__(
         self,
         *,
         status: _builtins.str = ...,
         message: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

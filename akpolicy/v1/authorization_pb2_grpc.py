@@ -4,6 +4,8 @@ import grpc
 import warnings
 
 from akpolicy.v1 import authorization_pb2 as akpolicy_dot_v1_dot_authorization__pb2
+from akpolicy.v1 import permissions_pb2 as akpolicy_dot_v1_dot_permissions__pb2
+from akpolicy.v1 import session_pb2 as akpolicy_dot_v1_dot_session__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -30,6 +32,12 @@ class AuthorizationServiceStub:
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
 
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
+
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
     """
@@ -50,12 +58,38 @@ class AuthorizationServiceStub:
                 request_serializer=akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeRequest.SerializeToString,
                 response_deserializer=akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeResponse.FromString,
                 _registered_method=True)
+        self.StreamAuthorize = channel.stream_stream(
+                '/akpolicy.v1.AuthorizationService/StreamAuthorize',
+                request_serializer=akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeResponse.FromString,
+                _registered_method=True)
+        self.GetPermissions = channel.unary_unary(
+                '/akpolicy.v1.AuthorizationService/GetPermissions',
+                request_serializer=akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsResponse.FromString,
+                _registered_method=True)
+        self.OpenSession = channel.unary_unary(
+                '/akpolicy.v1.AuthorizationService/OpenSession',
+                request_serializer=akpolicy_dot_v1_dot_session__pb2.OpenSessionRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_session__pb2.OpenSessionResponse.FromString,
+                _registered_method=True)
+        self.CloseSession = channel.unary_unary(
+                '/akpolicy.v1.AuthorizationService/CloseSession',
+                request_serializer=akpolicy_dot_v1_dot_session__pb2.CloseSessionRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_session__pb2.CloseSessionResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorizationServiceServicer:
     """Served by the sidecar on its Unix socket, and on TCP with TLS where configured. Who may call: whoever may connect to
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
+
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
 
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
@@ -65,7 +99,8 @@ class AuthorizationServiceServicer:
         """Judges one request.
 
         Fails with INVALID_ARGUMENT (a field is missing, or the request does not fit the schema: the message names it),
-        RESOURCE_EXHAUSTED (message over 4 MiB), INTERNAL (a fault of the sidecar, logged with the id in the message).
+        UNAUTHENTICATED (the session is unknown, closed or over: open a new one), RESOURCE_EXHAUSTED (message over 4 MiB, or
+        a session beyond its rate or quota), INTERNAL (a fault of the sidecar, logged with the id in the message).
         The absence of a valid policy is no failure: it is a decision, DENY, whose reason says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -77,6 +112,45 @@ class AuthorizationServiceServicer:
         a request that cannot be judged gets an error in its place and does not fail the others.
 
         Fails with INVALID_ARGUMENT (no request, or more than 1,000).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamAuthorize(self, request_iterator, context):
+        """Judges requests as they come. Each request gets one answer, in the order of the requests; one that cannot be judged
+        gets an error in its place, and the stream goes on. Each is judged by the policy that is enforced when it is read.
+
+        Ends with OK after the answer to the last request once the caller has closed its side, with UNAVAILABLE when the
+        sidecar stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPermissions(self, request, context):
+        """Computes what a sandbox may have of the permissions that are asked for, never more.
+
+        Fails as Authorize. A sandbox that may not be created or run is no failure: `granted` is false.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenSession(self, request, context):
+        """Registers a sandbox: the token in the answer stands for who and what was stated, also on the session socket.
+
+        Fails with INVALID_ARGUMENT (what is stated breaks a rule), PERMISSION_DENIED (another org than the sidecar's),
+        RESOURCE_EXHAUSTED (too many sessions are open).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSession(self, request, context):
+        """Ends a session. May be repeated.
+
+        Fails with INVALID_ARGUMENT (no token, or what cannot be one).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +169,26 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     request_deserializer=akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeRequest.FromString,
                     response_serializer=akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeResponse.SerializeToString,
             ),
+            'StreamAuthorize': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamAuthorize,
+                    request_deserializer=akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeResponse.SerializeToString,
+            ),
+            'GetPermissions': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPermissions,
+                    request_deserializer=akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsResponse.SerializeToString,
+            ),
+            'OpenSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenSession,
+                    request_deserializer=akpolicy_dot_v1_dot_session__pb2.OpenSessionRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_session__pb2.OpenSessionResponse.SerializeToString,
+            ),
+            'CloseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSession,
+                    request_deserializer=akpolicy_dot_v1_dot_session__pb2.CloseSessionRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_session__pb2.CloseSessionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'akpolicy.v1.AuthorizationService', rpc_method_handlers)
@@ -107,6 +201,12 @@ class AuthorizationService:
     """Served by the sidecar on its Unix socket, and on TCP with TLS where configured. Who may call: whoever may connect to
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
+
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
 
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
@@ -156,6 +256,114 @@ class AuthorizationService:
             '/akpolicy.v1.AuthorizationService/BatchAuthorize',
             akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeRequest.SerializeToString,
             akpolicy_dot_v1_dot_authorization__pb2.BatchAuthorizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamAuthorize(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/akpolicy.v1.AuthorizationService/StreamAuthorize',
+            akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeRequest.SerializeToString,
+            akpolicy_dot_v1_dot_authorization__pb2.StreamAuthorizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.AuthorizationService/GetPermissions',
+            akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsRequest.SerializeToString,
+            akpolicy_dot_v1_dot_permissions__pb2.GetPermissionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.AuthorizationService/OpenSession',
+            akpolicy_dot_v1_dot_session__pb2.OpenSessionRequest.SerializeToString,
+            akpolicy_dot_v1_dot_session__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.AuthorizationService/CloseSession',
+            akpolicy_dot_v1_dot_session__pb2.CloseSessionRequest.SerializeToString,
+            akpolicy_dot_v1_dot_session__pb2.CloseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,57 @@ isort:skip_file
 What a sandbox runtime asks, and what the sidecar on its host answers."""
 
 from akpolicy.v1 import authorization_pb2 as _authorization_pb2
+from akpolicy.v1 import permissions_pb2 as _permissions_pb2
+from akpolicy.v1 import session_pb2 as _session_pb2
+from akpolicy.v1.decision_pb2 import Decision as Decision
+from akpolicy.v1.decision_pb2 import DeterminingPolicy as DeterminingPolicy
+from akpolicy.v1.decision_pb2 import EFFECT_ALLOW as EFFECT_ALLOW
+from akpolicy.v1.decision_pb2 import EFFECT_DENY as EFFECT_DENY
+from akpolicy.v1.decision_pb2 import EFFECT_UNSPECIFIED as EFFECT_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import Effect as Effect
+from akpolicy.v1.decision_pb2 import EvaluationError as EvaluationError
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_CACHE as POLICY_SOURCE_CACHE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_DEFAULT as POLICY_SOURCE_DEFAULT
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_LIVE as POLICY_SOURCE_LIVE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_NONE as POLICY_SOURCE_NONE
+from akpolicy.v1.decision_pb2 import POLICY_SOURCE_UNSPECIFIED as POLICY_SOURCE_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import PolicySource as PolicySource
+from akpolicy.v1.decision_pb2 import REASON_CODE_BUNDLE_EXPIRED as REASON_CODE_BUNDLE_EXPIRED
+from akpolicy.v1.decision_pb2 import REASON_CODE_CLOCK_UNTRUSTED as REASON_CODE_CLOCK_UNTRUSTED
+from akpolicy.v1.decision_pb2 import REASON_CODE_EVALUATION_ERROR as REASON_CODE_EVALUATION_ERROR
+from akpolicy.v1.decision_pb2 import REASON_CODE_FORBIDDEN as REASON_CODE_FORBIDDEN
+from akpolicy.v1.decision_pb2 import REASON_CODE_FOREIGN_ORG as REASON_CODE_FOREIGN_ORG
+from akpolicy.v1.decision_pb2 import REASON_CODE_NO_PERMIT as REASON_CODE_NO_PERMIT
+from akpolicy.v1.decision_pb2 import REASON_CODE_NO_POLICY as REASON_CODE_NO_POLICY
+from akpolicy.v1.decision_pb2 import REASON_CODE_PERMITTED as REASON_CODE_PERMITTED
+from akpolicy.v1.decision_pb2 import REASON_CODE_POLICY_STALE as REASON_CODE_POLICY_STALE
+from akpolicy.v1.decision_pb2 import REASON_CODE_UNSPECIFIED as REASON_CODE_UNSPECIFIED
+from akpolicy.v1.decision_pb2 import ReasonCode as ReasonCode
+from akpolicy.v1.explanation_pb2 import Explanation as Explanation
+from akpolicy.v1.explanation_pb2 import LayerExplanation as LayerExplanation
+from akpolicy.v1.explanation_pb2 import PolicyExplanation as PolicyExplanation
+from akpolicy.v1.permissions_pb2 import GetPermissionsRequest as GetPermissionsRequest
+from akpolicy.v1.permissions_pb2 import GetPermissionsResponse as GetPermissionsResponse
+from akpolicy.v1.permissions_pb2 import MountPaths as MountPaths
+from akpolicy.v1.permissions_pb2 import PROFILE_MODERATE as PROFILE_MODERATE
+from akpolicy.v1.permissions_pb2 import PROFILE_PERMISSIVE as PROFILE_PERMISSIVE
+from akpolicy.v1.permissions_pb2 import PROFILE_RESTRICTIVE as PROFILE_RESTRICTIVE
+from akpolicy.v1.permissions_pb2 import PROFILE_UNSPECIFIED as PROFILE_UNSPECIFIED
+from akpolicy.v1.permissions_pb2 import PermissionDecision as PermissionDecision
+from akpolicy.v1.permissions_pb2 import Permissions as Permissions
+from akpolicy.v1.permissions_pb2 import Profile as Profile
+from akpolicy.v1.permissions_pb2 import Restriction as Restriction
+from akpolicy.v1.session_pb2 import CloseSessionRequest as CloseSessionRequest
+from akpolicy.v1.session_pb2 import CloseSessionResponse as CloseSessionResponse
+from akpolicy.v1.session_pb2 import OpenSessionRequest as OpenSessionRequest
+from akpolicy.v1.session_pb2 import OpenSessionResponse as OpenSessionResponse
+from akpolicy.v1.subject_pb2 import EntityReference as EntityReference
+from akpolicy.v1.subject_pb2 import ExtensionValue as ExtensionValue
+from akpolicy.v1.subject_pb2 import Principal as Principal
+from akpolicy.v1.subject_pb2 import RecordValue as RecordValue
+from akpolicy.v1.subject_pb2 import Resource as Resource
+from akpolicy.v1.subject_pb2 import SetValue as SetValue
+from akpolicy.v1.subject_pb2 import Value as Value
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -31,6 +82,12 @@ class AuthorizationServiceStub:
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
 
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
+
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
     """
@@ -43,7 +100,8 @@ class AuthorizationServiceStub:
     """Judges one request.
 
     Fails with INVALID_ARGUMENT (a field is missing, or the request does not fit the schema: the message names it),
-    RESOURCE_EXHAUSTED (message over 4 MiB), INTERNAL (a fault of the sidecar, logged with the id in the message).
+    UNAUTHENTICATED (the session is unknown, closed or over: open a new one), RESOURCE_EXHAUSTED (message over 4 MiB, or
+    a session beyond its rate or quota), INTERNAL (a fault of the sidecar, logged with the id in the message).
     The absence of a valid policy is no failure: it is a decision, DENY, whose reason says so.
     """
     BatchAuthorize: _grpc.UnaryUnaryMultiCallable[_authorization_pb2.BatchAuthorizeRequest, _authorization_pb2.BatchAuthorizeResponse]
@@ -52,12 +110,41 @@ class AuthorizationServiceStub:
 
     Fails with INVALID_ARGUMENT (no request, or more than 1,000).
     """
+    StreamAuthorize: _grpc.StreamStreamMultiCallable[_authorization_pb2.StreamAuthorizeRequest, _authorization_pb2.StreamAuthorizeResponse]
+    """Judges requests as they come. Each request gets one answer, in the order of the requests; one that cannot be judged
+    gets an error in its place, and the stream goes on. Each is judged by the policy that is enforced when it is read.
+
+    Ends with OK after the answer to the last request once the caller has closed its side, with UNAVAILABLE when the
+    sidecar stops.
+    """
+    GetPermissions: _grpc.UnaryUnaryMultiCallable[_permissions_pb2.GetPermissionsRequest, _permissions_pb2.GetPermissionsResponse]
+    """Computes what a sandbox may have of the permissions that are asked for, never more.
+
+    Fails as Authorize. A sandbox that may not be created or run is no failure: `granted` is false.
+    """
+    OpenSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.OpenSessionRequest, _session_pb2.OpenSessionResponse]
+    """Registers a sandbox: the token in the answer stands for who and what was stated, also on the session socket.
+
+    Fails with INVALID_ARGUMENT (what is stated breaks a rule), PERMISSION_DENIED (another org than the sidecar's),
+    RESOURCE_EXHAUSTED (too many sessions are open).
+    """
+    CloseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.CloseSessionRequest, _session_pb2.CloseSessionResponse]
+    """Ends a session. May be repeated.
+
+    Fails with INVALID_ARGUMENT (no token, or what cannot be one).
+    """
 
 @_typing.type_check_only
 class AuthorizationServiceAsyncStub(AuthorizationServiceStub):
     """Served by the sidecar on its Unix socket, and on TCP with TLS where configured. Who may call: whoever may connect to
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
+
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
 
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
@@ -68,7 +155,8 @@ class AuthorizationServiceAsyncStub(AuthorizationServiceStub):
     """Judges one request.
 
     Fails with INVALID_ARGUMENT (a field is missing, or the request does not fit the schema: the message names it),
-    RESOURCE_EXHAUSTED (message over 4 MiB), INTERNAL (a fault of the sidecar, logged with the id in the message).
+    UNAUTHENTICATED (the session is unknown, closed or over: open a new one), RESOURCE_EXHAUSTED (message over 4 MiB, or
+    a session beyond its rate or quota), INTERNAL (a fault of the sidecar, logged with the id in the message).
     The absence of a valid policy is no failure: it is a decision, DENY, whose reason says so.
     """
     BatchAuthorize: _aio.UnaryUnaryMultiCallable[_authorization_pb2.BatchAuthorizeRequest, _authorization_pb2.BatchAuthorizeResponse]  # type: ignore[assignment]
@@ -77,11 +165,40 @@ class AuthorizationServiceAsyncStub(AuthorizationServiceStub):
 
     Fails with INVALID_ARGUMENT (no request, or more than 1,000).
     """
+    StreamAuthorize: _aio.StreamStreamMultiCallable[_authorization_pb2.StreamAuthorizeRequest, _authorization_pb2.StreamAuthorizeResponse]  # type: ignore[assignment]
+    """Judges requests as they come. Each request gets one answer, in the order of the requests; one that cannot be judged
+    gets an error in its place, and the stream goes on. Each is judged by the policy that is enforced when it is read.
+
+    Ends with OK after the answer to the last request once the caller has closed its side, with UNAVAILABLE when the
+    sidecar stops.
+    """
+    GetPermissions: _aio.UnaryUnaryMultiCallable[_permissions_pb2.GetPermissionsRequest, _permissions_pb2.GetPermissionsResponse]  # type: ignore[assignment]
+    """Computes what a sandbox may have of the permissions that are asked for, never more.
+
+    Fails as Authorize. A sandbox that may not be created or run is no failure: `granted` is false.
+    """
+    OpenSession: _aio.UnaryUnaryMultiCallable[_session_pb2.OpenSessionRequest, _session_pb2.OpenSessionResponse]  # type: ignore[assignment]
+    """Registers a sandbox: the token in the answer stands for who and what was stated, also on the session socket.
+
+    Fails with INVALID_ARGUMENT (what is stated breaks a rule), PERMISSION_DENIED (another org than the sidecar's),
+    RESOURCE_EXHAUSTED (too many sessions are open).
+    """
+    CloseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CloseSessionRequest, _session_pb2.CloseSessionResponse]  # type: ignore[assignment]
+    """Ends a session. May be repeated.
+
+    Fails with INVALID_ARGUMENT (no token, or what cannot be one).
+    """
 
 class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the sidecar on its Unix socket, and on TCP with TLS where configured. Who may call: whoever may connect to
     the socket (its file mode and group), or holds a client certificate. The identity in a request is *stated* by a
     trusted runtime.
+
+    The sidecar's session socket is for sandboxes: it takes Authorize with a session token, and refuses all else with
+    PERMISSION_DENIED.
+
+    A call that fails carries in the trailing metadata `akpolicy-error` the name of the error, where it has one, for
+    example `SessionExpired`.
 
     A runtime must treat everything but `effect == EFFECT_ALLOW` as a denial: another effect, a status other than OK, a
     deadline, an unreachable socket.
@@ -96,7 +213,8 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Judges one request.
 
         Fails with INVALID_ARGUMENT (a field is missing, or the request does not fit the schema: the message names it),
-        RESOURCE_EXHAUSTED (message over 4 MiB), INTERNAL (a fault of the sidecar, logged with the id in the message).
+        UNAUTHENTICATED (the session is unknown, closed or over: open a new one), RESOURCE_EXHAUSTED (message over 4 MiB, or
+        a session beyond its rate or quota), INTERNAL (a fault of the sidecar, logged with the id in the message).
         The absence of a valid policy is no failure: it is a decision, DENY, whose reason says so.
         """
 
@@ -110,6 +228,53 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
         a request that cannot be judged gets an error in its place and does not fail the others.
 
         Fails with INVALID_ARGUMENT (no request, or more than 1,000).
+        """
+
+    @_abc_1.abstractmethod
+    def StreamAuthorize(
+        self,
+        request_iterator: _MaybeAsyncIterator[_authorization_pb2.StreamAuthorizeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_authorization_pb2.StreamAuthorizeResponse], _abc.AsyncIterator[_authorization_pb2.StreamAuthorizeResponse]]:
+        """Judges requests as they come. Each request gets one answer, in the order of the requests; one that cannot be judged
+        gets an error in its place, and the stream goes on. Each is judged by the policy that is enforced when it is read.
+
+        Ends with OK after the answer to the last request once the caller has closed its side, with UNAVAILABLE when the
+        sidecar stops.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPermissions(
+        self,
+        request: _permissions_pb2.GetPermissionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_permissions_pb2.GetPermissionsResponse, _abc.Awaitable[_permissions_pb2.GetPermissionsResponse]]:
+        """Computes what a sandbox may have of the permissions that are asked for, never more.
+
+        Fails as Authorize. A sandbox that may not be created or run is no failure: `granted` is false.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenSession(
+        self,
+        request: _session_pb2.OpenSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.OpenSessionResponse, _abc.Awaitable[_session_pb2.OpenSessionResponse]]:
+        """Registers a sandbox: the token in the answer stands for who and what was stated, also on the session socket.
+
+        Fails with INVALID_ARGUMENT (what is stated breaks a rule), PERMISSION_DENIED (another org than the sidecar's),
+        RESOURCE_EXHAUSTED (too many sessions are open).
+        """
+
+    @_abc_1.abstractmethod
+    def CloseSession(
+        self,
+        request: _session_pb2.CloseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.CloseSessionResponse, _abc.Awaitable[_session_pb2.CloseSessionResponse]]:
+        """Ends a session. May be repeated.
+
+        Fails with INVALID_ARGUMENT (no token, or what cannot be one).
         """
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
