@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _BATCH: Final = 256
 _BATCH_CHARS: Final = 64 * KIB
 
+_NOT_TOGETHER: Final = "Cedar refuses the policies together, but each alone is accepted"
 _POSITION: Final = re.compile(r"policy(\d+)")
 _SUBJECT: Final = re.compile(r"^for policy `[^`]*`, ")
 _NO_ATTRIBUTE: Final = re.compile(r"^attribute `([^`]+)` on entity type `([^`]+)` not found$")
@@ -69,6 +70,18 @@ _Found = tuple[int, Problem]
 def check_policies(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[Problem, ...]:
     """Return every reason why these policies cannot be enforced together; empty if there is none."""
     return inspect(policies, schema)[0]
+
+
+def check_together(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[Problem, ...]:
+    """Check as `check_policies`, and parse all at once: no decision about them can need more memory than this.
+
+    For a process that may die of it.
+    """
+    if problems := check_policies(policies, schema):
+        return problems
+    if _parses(policies):
+        return ()
+    return (problem_of(policies[0], "PolicyCountMismatch", _NOT_TOGETHER),)
 
 
 def inspect(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[tuple[Problem, ...], list[PolicyHead]]:
@@ -149,8 +162,7 @@ def _cedar_problems(policies: Sequence[PolicyText], batch: Sequence[int], schema
         found += _validate_batch(policies, sound, schema)
     if not found:
         # Each parses alone, together they do not: nothing that may be enforced.
-        message = "Cedar refuses the policies together, but each alone is accepted"
-        found.append((batch[0], problem_of(policies[batch[0]], "PolicyCountMismatch", message)))
+        found.append((batch[0], problem_of(policies[batch[0]], "PolicyCountMismatch", _NOT_TOGETHER)))
     return found
 
 

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from akpolicy.engine.check import check_policies
+from akpolicy.engine.check import check_together
 from akpolicy.engine.schema import parse_schema
 from akpolicy.errors import SchemaInvalid
 from akpolicy.fence.protocol import (
@@ -56,7 +56,7 @@ _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OOM_SCORE_ADJ: Final = "1000"
 
 
-def main(memory_bytes: int, check: Check = check_policies) -> None:
+def main(memory_bytes: int, check: Check = check_together) -> None:
     """Answer jobs until the input ends, with `memory_bytes` of address space at most. `check` is for tests."""
     confine(memory_bytes)
     source, sink = _take_pipes()

@@ -4,6 +4,7 @@ Rules:
 
 - The snapshot, the state of the link and the clocks are read once for each decision (once for a whole batch); all that
   follows depends on these alone. No lock is taken.
+- A request is judged by the layers that apply to it: `global`, the org, its teams, its user.
 - A request of another org is denied with FOREIGN_ORG before anything is built from it.
 - No valid policy is a decision, DENY with its reason, and never an exception. Only a request that cannot be judged
   raises (`RequestInvalid`), and leaves no audit record.
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 from akpolicy.decision import Decision, Effect, Reason
 from akpolicy.engine.cedar_request import build
-from akpolicy.engine.decide import Verdict, decide
+from akpolicy.engine.decide import Verdict, judge
 from akpolicy.engine.limits import MAX_ID_CHARS
 from akpolicy.engine.request import foreign_org
 from akpolicy_sidecar.audit import record_of
@@ -79,9 +80,11 @@ class Authorizer:
         begun = self._clock.elapsed()
         view = view or self._viewer.look()
         if foreign_org(request.principal, request.resource, self._org):
+            view = view.base
             verdict, principal, resource = _foreign(self._org), *_stated_ids(request, self._org)
         else:
             query = build(request, org=self._org, source=SOURCE_RUNTIME, default_roles=self._default_roles)
+            view = view.select(query.scopes)
             verdict, principal, resource = self._judge(query, view), query.principal["id"], query.resource["id"]
         seconds = self._clock.elapsed() - begun
         decision = _decision(verdict, view, seconds)
@@ -105,8 +108,8 @@ class Authorizer:
             return Verdict(Effect.DENY, standing.denial, standing.message)
         if standing.by_default:
             layers = (self._default_layer, *snapshot.compiled)
-            return decide(layers, query, self._schema, forbids_only=snapshot.scopes)
-        return decide(snapshot.compiled, query, self._schema)
+            return judge(snapshot.stacks.get(layers, self._schema, snapshot.scopes), query)
+        return judge(snapshot.stacks.get(snapshot.compiled, self._schema), query)
 
 
 def _foreign(org: str) -> Verdict:

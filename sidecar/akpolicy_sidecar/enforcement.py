@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from akpolicy.engine.slices import SliceCache
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Freshness
 from akpolicy_sidecar.snapshot import NOTHING_LEAVING, Leaving, Snapshot
 
@@ -34,6 +35,7 @@ class Enforcement:
         """Begin with nothing; `local` is the host's configured offline rule."""
         self._snapshots = snapshots
         self._local = local
+        self._slices = SliceCache()
         self._enforced: dict[str, Enforced] = {}
         self._leaving: dict[str, Enforced] = {}
         self._leaving_until = math.inf
@@ -93,5 +95,7 @@ class Enforcement:
             leaving=Leaving(tuple(sorted(self._leaving)), self._leaving_until) if self._leaving else NOTHING_LEAVING,
             freshness=self.freshness,
             proof=self.proof,
+            before=self._snapshots.current,
+            slices=self._slices,
         )
         self._revisions = tuple(entry.bundle for _, entry in self)

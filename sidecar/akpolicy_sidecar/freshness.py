@@ -6,7 +6,7 @@ Rules:
   here. So whoever passes heartbeats on and drops bundles lets the host age, and one scope that is withheld or refused
   ages alone.
 - A scope that an index names and that is not enforced here yet ages from the last heartbeat whose index was enforced
-  whole: until then it was not there. `MAX_NOT_ENFORCED` of them say so as well as all.
+  whole: until then it was not there. `MAX_NOT_ENFORCED` of them are kept; then no scope is taken to be fresh by itself.
 - A scope that an index no longer names is not gone (a deletion is a signed, higher version): it ages. So does one that
   is enforced here and that no index ever named: whoever passes documents on may have slipped in an old one.
 - Before the first index that is enforced whole, nothing is known to be complete. Whole means: what the index names is
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from akpolicy.heartbeat import Heartbeat
     from akpolicy.index import Index
@@ -66,6 +66,10 @@ class Freshness:
         object.__setattr__(self, "confirmed_at", confirmed_at)
         object.__setattr__(self, "fresh_until", until or 0)
 
+    def of(self, scopes: Collection[str]) -> Freshness:
+        """Return the freshness of these scopes alone."""
+        return Freshness({scope: seen for scope, seen in self.by_scope.items() if scope in scopes}, self.whole)
+
 
 NOTHING_CONFIRMED = Freshness({}, None)
 
@@ -75,12 +79,14 @@ def confirm(before: Freshness, heartbeat: Heartbeat, index: Index, enforced: Map
     now = Confirmation(heartbeat.issued_at, heartbeat.expires_at)
     by_scope = dict(before.by_scope)
     is_whole = True
+    not_enforced = sum(scope not in enforced for scope in by_scope)
     for scope in {**enforced, **index.lines}:
         line = index.lines.get(scope)
         if line is not None and enforced.get(scope) == line.digest:
             by_scope[scope] = now.later(before.by_scope.get(scope))
             continue
         is_whole = False
-        if scope not in by_scope and before.whole is not None and len(by_scope) < MAX_NOT_ENFORCED:
+        if scope not in by_scope and before.whole is not None and not_enforced < MAX_NOT_ENFORCED:
             by_scope[scope] = before.whole
+            not_enforced += scope not in enforced
     return Freshness(by_scope, now.later(before.whole) if is_whole else before.whole)

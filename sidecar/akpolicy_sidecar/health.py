@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from akpolicy.bundle import OfflineMode
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.report import Reporter
     from akpolicy_sidecar.status import Standing
     from akpolicy_sidecar.updater import Updater
-    from akpolicy_sidecar.view import Viewer
+    from akpolicy_sidecar.view import View, Viewer
+
+
+def standing_of(view: View) -> Standing:
+    """Return how policy stands for everybody; what is wrong with any layer at all is in its `error`."""
+    standing = view.base.standing
+    return standing if standing.error is not None else replace(standing, error=view.standing.error)
 
 
 class Health:
@@ -33,14 +40,14 @@ class Health:
 
     def look(self) -> Standing:
         """Return how policy stands now; a change is logged and counted."""
-        standing = self._viewer.look().standing
+        standing = standing_of(self._viewer.look())
         self._report.standing(standing)
         return standing
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Return whether decisions can be made by policy, and the details for people."""
         view = self._viewer.look()
-        standing = view.standing
+        standing = standing_of(view)
         confirmed = view.snapshot.freshness.by_scope
         return standing.ready, {
             "mode": standing.mode.value,
@@ -66,7 +73,7 @@ class Health:
 
     def _update_gauges(self) -> None:
         view, metrics = self._viewer.look(), self._metrics
-        freshness, standing = view.snapshot.freshness, view.standing
+        freshness, standing = view.snapshot.freshness, standing_of(view)
         for layer in view.snapshot.layers:
             metrics.bundle_version.labels(scope=layer.scope).set(layer.bundle.version)
             metrics.bundle_expiry.labels(scope=layer.scope).set(layer.expires_at)
@@ -81,7 +88,7 @@ class Health:
         metrics.evidence.set(self._updater.evidence_count)
         metrics.policy_age.set(standing.age_ms / 1000 if standing.age_ms != AGE_UNKNOWN_MS else math.inf)
         for mode in OfflineMode:
-            metrics.offline_mode.labels(mode=mode.value).set(mode is view.standing.mode)
+            metrics.offline_mode.labels(mode=mode.value).set(mode is standing.mode)
         root = self._updater.root
         metrics.root_version.set(root.version if root else 0)
         metrics.root_expiry.set(root.expires_at if root else 0)

@@ -89,7 +89,7 @@ class LayerBuilder:
         texts = [PolicyText(entry.id, entry.text, scope) for entry in content.content.policies]
         if not parsed_before:
             self._fence.prove(texts, self._schema)
-        return compile_layer(scope, texts, self._schema)
+        return compile_layer(scope, texts, self._schema, checked=not parsed_before)
 
 
 def _permits(compiled: CompiledLayer) -> list[str]:

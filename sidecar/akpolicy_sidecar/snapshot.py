@@ -11,6 +11,8 @@ Rules:
 - `leaving` names scopes whose layer a new root does not stand behind: they decide until a moment that is near.
 - How fresh the layers are and what time it is at least belong to the snapshot: one reference holds all that a decision
   rests on, so that no decision sees half of an update.
+- A request is judged by the part that its scopes select: a team's or user's layer that has expired, is stale or cannot
+  be enforced denies its own members, and nobody else. Parts are kept; most requests share one.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.decision import BundleVersion
+from akpolicy.engine.slices import SliceCache
+from akpolicy.engine.stack import StackCache
 from akpolicy.scope import specificity
-from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Freshness
+from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, NOTHING_CONFIRMED, Freshness
 from akpolicy_sidecar.offline import OfflineRule, effective_rule
 
 if TYPE_CHECKING:
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
     from akpolicy.bundle import Manifest
     from akpolicy.engine.compile import CompiledLayer
     from akpolicy.trusted_time import TimeProof
+
+# Parts of a snapshot that are kept: about one for each team or user with a layer.
+MAX_PARTS: Final = 4096
+MOST_SPECIFIC_BASE: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +78,36 @@ NOTHING_LEAVING: Final = Leaving((), math.inf)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All layers that are enforced at one time, with what follows from them for every decision."""
+    """All layers that are enforced at one time, with what follows from them for every decision.
+
+    `local` is the host's configured offline rule, `rule` the strictest of it and of the layers' floors.
+    """
 
     layers: tuple[Layer, ...]
-    rule: OfflineRule
+    local: OfflineRule
     missing: tuple[str, ...] = ()
     leaving: Leaving = NOTHING_LEAVING
     freshness: Freshness = NOTHING_CONFIRMED
     proof: TimeProof | None = None
+    stacks: StackCache = field(default_factory=lambda: StackCache(SliceCache()), repr=False, compare=False)
+    rule: OfflineRule = field(init=False)
     compiled: tuple[CompiledLayer, ...] = field(init=False, repr=False)
     bundles: tuple[BundleVersion, ...] = field(init=False, repr=False)
     scopes: frozenset[str] = field(init=False, repr=False)
     expires_at: int | None = field(init=False)
+    _known: frozenset[str] = field(init=False, repr=False, compare=False)
+    _parts: dict[tuple[str, ...], Snapshot] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Work out once what every decision needs."""
+        scopes = frozenset(layer.scope for layer in self.layers)
+        known = scopes.union(self.missing, self.leaving.scopes, self.freshness.by_scope)
+        object.__setattr__(self, "rule", effective_rule(self.local, [layer.floor for layer in self.layers]))
         object.__setattr__(self, "compiled", tuple(layer.compiled for layer in self.layers))
         object.__setattr__(self, "bundles", tuple(layer.bundle for layer in self.layers))
-        object.__setattr__(self, "scopes", frozenset(layer.scope for layer in self.layers))
+        object.__setattr__(self, "scopes", scopes)
         object.__setattr__(self, "expires_at", min((layer.expires_at for layer in self.layers), default=None))
+        object.__setattr__(self, "_known", known)
 
     @classmethod
     def build(
@@ -100,11 +119,48 @@ class Snapshot:
         leaving: Leaving = NOTHING_LEAVING,
         freshness: Freshness = NOTHING_CONFIRMED,
         proof: TimeProof | None = None,
+        before: Snapshot | None = None,
+        slices: SliceCache | None = None,
     ) -> Snapshot:
-        """Order the layers and work out the offline rule that they and the host's configuration (`local`) demand."""
+        """Order the layers; `local` is the host's configured offline rule.
+
+        What was prepared for the layers of `before` serves on if they are the same; parsed slices are in `slices`.
+        """
         ordered = tuple(sorted(layers, key=lambda layer: (specificity(layer.scope), layer.scope)))
-        rule = effective_rule(local, [layer.floor for layer in ordered])
-        return cls(ordered, rule, tuple(sorted(missing)), leaving, freshness, proof)
+        same = before is not None and before.compiled == tuple(layer.compiled for layer in ordered)
+        stacks = before.stacks if before is not None and same else StackCache(slices or SliceCache())
+        return cls(ordered, local, tuple(sorted(missing)), leaving, freshness, proof, stacks)
+
+    def select(self, scopes: Iterable[str]) -> Snapshot:
+        """Return the part by which a request is judged to which the layers of `scopes` can apply."""
+        known = tuple([scope for scope in scopes if scope in self._known])
+        part = self._parts.get(known)
+        if part is None:
+            part = self._part(frozenset(known))
+            if len(self._parts) >= MAX_PARTS:
+                self._parts.clear()
+            self._parts[known] = part
+        return part
+
+    @property
+    def base(self) -> Snapshot:
+        """The part that concerns everybody: `global` and the org."""
+        return self.select(sorted(scope for scope in self._known if specificity(scope) <= MOST_SPECIFIC_BASE))
+
+    def _part(self, scopes: frozenset[str]) -> Snapshot:
+        if scopes == self._known:
+            return self
+        unknown = sum(scope not in self.scopes for scope in self.freshness.by_scope)
+        return Snapshot(
+            tuple(layer for layer in self.layers if layer.scope in scopes),
+            self.local,
+            tuple(scope for scope in self.missing if scope in scopes),
+            Leaving(tuple(scope for scope in self.leaving.scopes if scope in scopes), self.leaving.until),
+            # Beyond that number it is not known which are not enforced: then the oldest confirmation is everybody's.
+            self.freshness if unknown >= MAX_NOT_ENFORCED else self.freshness.of(scopes),
+            self.proof,
+            self.stacks,
+        )
 
     def missing_at(self, elapsed: float) -> tuple[str, ...]:
         """Return the scopes that cannot be enforced at a moment, in seconds since boot."""

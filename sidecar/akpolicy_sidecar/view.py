@@ -7,26 +7,49 @@ The clock is read last: nothing in the view is younger than its moment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akpolicy.clock import Moment
 from akpolicy_sidecar.status import Standing, stand
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from akpolicy.clock import Clock
     from akpolicy_sidecar.link import Link, LinkHolder
     from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 
 
-@dataclass(frozen=True, slots=True)
 class View:
     """The snapshot in force at a moment, and whether it may decide."""
 
-    moment: Moment
-    link: Link
-    snapshot: Snapshot
-    standing: Standing
+    __slots__ = ("_standing", "link", "moment", "snapshot")
+
+    def __init__(self, moment: Moment, link: Link, snapshot: Snapshot) -> None:
+        """Hold what was read."""
+        self.moment = moment
+        self.link = link
+        self.snapshot = snapshot
+        self._standing: Standing | None = None
+
+    @property
+    def standing(self) -> Standing:
+        """Whether the whole snapshot may decide."""
+        if self._standing is None:
+            self._standing = stand(self.snapshot, self.link, self.moment)
+        return self._standing
+
+    def select(self, scopes: Iterable[str]) -> View:
+        """Return the view of the part that a request with these scopes is judged by."""
+        return self._of(self.snapshot.select(scopes))
+
+    @property
+    def base(self) -> View:
+        """The view of the part that concerns everybody."""
+        return self._of(self.snapshot.base)
+
+    def _of(self, part: Snapshot) -> View:
+        return self if part is self.snapshot else View(self.moment, self.link, part)
 
 
 class Viewer:
@@ -43,4 +66,4 @@ class Viewer:
         link = self._links.current
         snapshot = self._snapshots.current
         moment = Moment.read(self._clock)
-        return View(moment, link, snapshot, stand(snapshot, link, moment))
+        return View(moment, link, snapshot)

@@ -12,10 +12,12 @@ from akpolicy import metrics_names as names
 from akpolicy.bundle import OfflineMode
 from akpolicy.clock import Moment
 from akpolicy.engine.cedar_request import build
+from akpolicy.engine.check import check_policies
 from akpolicy.engine.decide import Verdict, decide
 from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 from akpolicy.engine.schema import load_default_schema, parse_schema
+from akpolicy.errors import PolicySetInvalid
 from akpolicy_sidecar.cache import StateDirectory, files_of
 from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.layers import LayerBuilder
@@ -56,10 +58,12 @@ REQUEST: Final = AuthorizationRequest(
 
 
 class OpenGate:
-    """A fence that lets everything pass: for tests of what comes after it."""
+    """A fence without a process of its own: it checks here, for tests of what comes after it."""
 
     def prove(self, policies: Sequence[PolicyText], schema: CedarSchema) -> None:
-        """Let it pass."""
+        """Check it here."""
+        if problems := check_policies(policies, schema):
+            raise PolicySetInvalid(problems)
 
     def prove_schema(self, text: str) -> None:
         """Parse it here."""
