@@ -21,7 +21,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 RELEASED_PROTOS := tests/testdata/proto/released.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-trust mutation mutation-sample check lint types imports protos-check package-check proto lock clean
+.PHONY: help demo test bench bench-engine bench-trust mutation mutation-sample check lint types imports protos-check package-check proto lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: lint types imports protos-check package-check ## Check style, types, impo
 
 bench: $(VENV)/.test ## Measure the whole path on this machine, with targets
 	$(BIN)/python -m bench.spine
+
+bench-engine: $(VENV)/.test ## Measure decisions with up to 40,000 policies against Cedar alone, with targets
+	$(BIN)/python -m bench.engine
 
 bench-trust: $(VENV)/.test ## Measure what trust costs on this machine, with targets
 	$(BIN)/python -m bench.trust

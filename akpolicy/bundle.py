@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import FailFast, Field, model_validator
+from pydantic import FailFast, Field, TypeAdapter, ValidationError, model_validator
 
 from akpolicy.errors import (
     ContentDigestMismatch,
@@ -32,10 +32,12 @@ from akpolicy.errors import (
 )
 from akpolicy.fields import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
-from akpolicy.strict_json import Document, load, shown
+from akpolicy.strict_json import Document, load, load_object, shown, validate
 
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
 POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+# How many policies are read at once.
+ENTRIES_A_STEP: Final = 500
 DEFAULT_OFFLINE_MAX_AGE_S: Final = 86_400
 DEFAULT_LIFETIME_S: Final = 30 * 86_400
 
@@ -112,6 +114,9 @@ class Content(Document):
     schema_text: Annotated[str | None, Field(alias="schema", max_length=MAX_SCHEMA_BYTES)] = None
 
 
+_ENTRIES: Final = TypeAdapter(Annotated[list[PolicyEntry], FailFast()])
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedContent:
     """A content blob that is what its manifest says. The Cedar text is not parsed yet."""
@@ -165,9 +170,25 @@ def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
     if blob.startswith(_COMPRESSED_MAGIC):
         msg = "content is compressed; nothing inside the trust boundary is decompressed"
         raise EncodingNotAllowed(msg)
-    content = load(blob, Content)
+    content = _load_content(blob)
     _check_entries(content, reference.policies)
     return OpenedContent(content, blob, digest)
+
+
+def _load_content(blob: bytes) -> Content:
+    """Parse step by step: one call over ten thousands of entries would stop every other thread meanwhile."""
+    value = load_object(blob)
+    raw = value.get("policies")
+    if not isinstance(raw, list) or len(raw) <= ENTRIES_A_STEP:
+        return validate(value, Content)
+    try:
+        content = Content.model_validate({**value, "policies": []})
+        for start in range(0, len(raw), ENTRIES_A_STEP):
+            content.policies.extend(_ENTRIES.validate_python(raw[start : start + ENTRIES_A_STEP]))
+            raw[start : start + ENTRIES_A_STEP] = [None] * len(raw[start : start + ENTRIES_A_STEP])
+    except ValidationError:
+        return load(blob, Content)
+    return content
 
 
 def _check_entries(content: Content, expected: int) -> None:

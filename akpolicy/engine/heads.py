@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from akpolicy.engine.index import ScopeKeys
     from akpolicy.engine.source import PolicyText
 
-BATCH: Final = 16
+BATCH: Final = 4
 NO_ANNOTATIONS: Final[Mapping[str, str]] = {}
 
 _WORD: Final = r"[A-Za-z_][A-Za-z0-9_]*+"

@@ -46,6 +46,7 @@ from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.listener import Listener, UnixAddress
 from akpolicy_sidecar.metrics import CLIENT, LISTENER, SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
+from akpolicy_sidecar.pauses import switch_often
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.updater import Updater
@@ -75,6 +76,7 @@ def run(settings: SidecarSettings, ready_file: Path | None = None) -> None:
     """
     # Threads inherit the mask, so this comes before any is started.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    switch_often()
     with ExitStack() as stack:
         sidecar = Sidecar(settings, stack)
         sidecar.start()

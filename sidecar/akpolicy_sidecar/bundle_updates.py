@@ -17,6 +17,7 @@ from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import confirm
 from akpolicy_sidecar.layers import ENGINE
 from akpolicy_sidecar.ledger import scope_of
+from akpolicy_sidecar.pauses import many_objects
 from akpolicy_sidecar.state import FreshnessState, ScopeState
 from akpolicy_sidecar.updates import Accepted, Outcome
 
@@ -89,10 +90,11 @@ class BundleUpdates:
             return Accepted(Outcome.UNCHANGED, manifest.scope, manifest.version)
         # (2) its content
         blob = content(manifest.content) if manifest.content is not None else None
-        # (3) which is what the manifest says
-        bundle = judge.judge_content(verified, blob)
-        # (4) and can be enforced
-        entry = self._built(bundle)
+        with many_objects(manifest.content.policies if manifest.content is not None else 0):
+            # (3) which is what the manifest says
+            bundle = judge.judge_content(verified, blob)
+            # (4) and can be enforced
+            entry = self._built(bundle)
         # (5) survives a crash
         freshness = self._freshness_with(entry)
         self._persist(bundle, blob, freshness)
