@@ -76,6 +76,7 @@ def build_app() -> typer.Typer:
         apikey,
         authorize,
         demo,
+        evaluate,
         inspect,
         keys,
         org,
@@ -107,6 +108,7 @@ def build_app() -> typer.Typer:
     revisions.add_to(policies)
     app.add_typer(policies, name="policy")
     authorize.add_to(app)
+    evaluate.add_to(app)
     inspect.add_to(app)
     demo.add_to(app)
     return app

@@ -14,7 +14,8 @@ from typing import Final
 
 import cedarpy
 
-from akpolicy.engine.index import action_keys
+from akpolicy.engine.hierarchy import Ancestors, ancestors_of
+from akpolicy.engine.index import action_keys, uid_key
 from akpolicy.engine.limits import MAX_BRACKET_DEPTH
 from akpolicy.engine.source import len_utf8
 from akpolicy.engine.tokens import nesting
@@ -33,15 +34,21 @@ class CedarSchema:
 
     text: str = field(repr=False)
     handle: cedarpy.Schema = field(repr=False, compare=False)
+    action_ancestors: Ancestors = field(init=False, repr=False, compare=False)
     _action_keys: dict[tuple[str, str], tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        """Read the groups of the actions: Cedar adds the schema's actions to any entities."""
+        actions = cedarpy.Entities.from_json_str("[]", self.handle)
+        object.__setattr__(self, "action_ancestors", ancestors_of(actions))
 
     def action_keys(self, type: str, id: str) -> tuple[str, ...]:  # noqa: A002 - the names of Cedar's JSON form
         """Return the keys under which policies for an action are filed; its groups are those of the schema."""
         keys = self._action_keys.get((type, id))
         if keys is None:
-            keys = action_keys(type, id, ())
+            keys = action_keys(type, id, self.action_ancestors.get(uid_key(type, id), ()))
             if len(self._action_keys) < MAX_KNOWN_ACTIONS:
                 self._action_keys[type, id] = keys
         return keys

@@ -1,0 +1,167 @@
+"""Plain Cedar over any files: names, forms, and what strictness changes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import cedarpy
+import pytest
+
+from akpolicy.engine.evaluation import MAX_DEPTH, Answer, Policies, World, answer, read_schema
+from akpolicy.engine.verdict import Effect
+from akpolicy.errors import PolicyParseError, PolicyTemplate, PolicyTooDeep, RequestInvalid, SchemaInvalid
+
+if TYPE_CHECKING:
+    from akpolicy.errors import AkpolicyError
+
+ALICE = {"type": "User", "id": "alice"}
+VIEW = {"type": "Action", "id": "view"}
+PHOTO = {"type": "Photo", "id": "p"}
+REQUEST = {"principal": ALICE, "action": VIEW, "resource": PHOTO}
+PERMIT = "permit (principal, action, resource);"
+ERRING = "{} (principal, action, resource) when {{ principal.missing }};"
+SCHEMA = """
+entity User in [User] { age?: Long }; entity Photo;
+action view appliesTo { principal: [User], resource: [Photo], context: { ip?: ipaddr } };
+"""
+
+
+def ask(policies: str, request: Any = REQUEST, *, entities: Any = (), schema: str = "", strict: bool = True) -> Answer:
+    handle = read_schema(schema) if schema else None
+    return answer(
+        Policies.read(policies), World(json.dumps(list(entities)), handle, strict=strict), request, strict=strict
+    )
+
+
+def test_policies_are_called_by_their_place_or_by_their_own_id() -> None:
+    assert ask(f'{PERMIT}\n@id("mine") {PERMIT}\n// the end').reasons == ("policy0", "mine")
+
+
+@pytest.mark.parametrize("names", [("twice", "twice"), ("policy1", "other")])
+def test_a_name_that_could_mean_two_policies_is_not_used(names: tuple[str, str]) -> None:
+    text = "\n".join(f'@id("{name}") {PERMIT}' for name in names)
+    expected = ("policy0", "policy1") if names[0] == names[1] else ("policy0", "other")
+
+    assert ask(text).reasons == expected
+
+
+def test_policies_may_be_in_the_json_form() -> None:
+    text = cedarpy.policies_to_json_str(f"{PERMIT}\nforbid (principal, action, resource) when {{ false }};")
+
+    assert ask(text).reasons == ("policy0",)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("permit (principal == ?principal, action, resource);", PolicyTemplate),
+        ("permit (principal, action);", PolicyParseError),
+        (PERMIT[:-1], PolicyParseError),
+        ('{"staticPolicies": 1}', PolicyParseError),
+        ('{"templates": {"t": 1}}', PolicyTemplate),
+        (f"permit (principal, action, resource) when {{ {'(' * MAX_DEPTH}true{')' * MAX_DEPTH} }};", PolicyTooDeep),
+    ],
+)
+def test_what_is_no_policy_is_refused(text: str, error: type[AkpolicyError]) -> None:
+    with pytest.raises(error):
+        Policies.read(text)
+
+
+def test_what_breaks_limits_of_a_publish_is_evaluated_all_the_same() -> None:
+    chain = " && ".join(["true"] * 3000)
+
+    assert ask(f"permit (principal, action, resource) when {{ {chain} }};").effect is Effect.ALLOW
+
+
+@pytest.mark.parametrize("form", ['User::"alice"', ALICE, {"__entity": ALICE}])
+def test_an_entity_may_be_written_in_three_forms(form: object) -> None:
+    assert ask('permit (principal == User::"alice", action, resource);', {**REQUEST, "principal": form}).reasons
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", 'a"b', "\\", "é", "\u200b"])
+def test_any_entity_id_is_an_entity(name: str) -> None:
+    uid = {"type": "User", "id": name}
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "\\0").replace("\n", "\\n")
+    family = [{"uid": uid, "attrs": {}, "parents": [{"type": "User", "id": "boss"}]}]
+    texts = (
+        f'permit (principal == User::"{escaped}", action, resource);permit(principal in User::"boss",action,resource);'
+    )
+
+    assert ask(texts, {**REQUEST, "principal": uid}, entities=family).reasons == ("policy0", "policy1")
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        None,
+        1,
+        [],
+        {},
+        {"type": "User"},
+        "alice",
+        'User::"a", action, resource); permit (principal',
+        {"type": 1, "id": ""},
+    ],
+)
+def test_what_is_no_entity_is_refused_with_its_place(uid: object) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        ask(PERMIT, {**REQUEST, "principal": uid})
+
+    assert "principal" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "entities",
+    [
+        [{"uid": ALICE, "attrs": {}, "parents": [ALICE]}],
+        [
+            {"uid": ALICE, "attrs": {}, "parents": [{"type": "User", "id": "b"}]},
+            {"uid": {"type": "User", "id": "b"}, "attrs": {}, "parents": [ALICE]},
+        ],
+        [{"uid": ALICE, "attrs": {}, "parents": []}, {"uid": ALICE, "attrs": {"age": 1}, "parents": []}],
+        [{"uid": ALICE, "attrs": {"age": None}, "parents": []}],
+        [1],
+    ],
+    ids=["its own parent", "a cycle", "one twice", "null", "no entity"],
+)
+def test_entities_that_cedar_refuses_are_refused(entities: list[Any]) -> None:
+    with pytest.raises(RequestInvalid, match="entities"):
+        ask(PERMIT, entities=entities)
+
+
+def test_a_failing_permit_is_an_error_and_does_not_match() -> None:
+    found = ask(ERRING.format("permit") + PERMIT)
+
+    assert (found.effect, found.reasons, len(found.errors)) == (Effect.ALLOW, ("policy1",), 1)
+    assert found.errors[0].startswith("policy0: ")
+
+
+def test_a_failing_forbid_denies_unless_it_is_plain_cedar() -> None:
+    strict, plain = (ask(ERRING.format("forbid") + PERMIT, strict=strict) for strict in (True, False))
+
+    assert (strict.effect, strict.reasons, strict.failed_forbid) == (Effect.DENY, (), "policy0")
+    assert (plain.effect, plain.reasons, len(plain.errors)) == (Effect.ALLOW, ("policy1",), 1)
+
+
+@pytest.mark.parametrize("context", [{"ip": 1}, {"more": True}])
+def test_a_request_that_does_not_fit_the_schema_is_refused_unless_it_is_plain_cedar(context: dict[str, Any]) -> None:
+    request = {**REQUEST, "context": context}
+    with pytest.raises(RequestInvalid):
+        ask(PERMIT, request, schema=SCHEMA)
+
+    assert ask(PERMIT, request, schema=SCHEMA, strict=False).effect is Effect.ALLOW
+
+
+def test_with_a_schema_values_are_read_as_it_says() -> None:
+    text = "permit (principal, action, resource) when { context.ip.isLoopback() };"
+
+    assert ask(text, {**REQUEST, "context": {"ip": "127.0.0.1"}}, schema=SCHEMA).effect is Effect.ALLOW
+
+
+def test_a_schema_may_be_in_the_json_form() -> None:
+    document: dict[str, object] = {"": {"entityTypes": {"User": {}, "Photo": {}}, "actions": {}}}
+
+    assert "Photo" in str(read_schema(json.dumps(document)))
+    with pytest.raises(SchemaInvalid):
+        read_schema("entity;")
