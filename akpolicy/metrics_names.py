@@ -47,6 +47,14 @@ SIDECAR_REQUEST_ERRORS: Final = MetricName(
     "Requests that got no decision, by gRPC status name.",
     ("status",),
 )
+SIDECAR_SESSIONS: Final = MetricName(
+    "akpolicy_sidecar_sessions",
+    "Sessions that are open.",
+)
+SIDECAR_SESSIONS_OVERDRAWN: Final = MetricName(
+    "akpolicy_sidecar_sessions_overdrawn_total",
+    "Sessions that used up their hourly quota of decisions, counted once an hour each.",
+)
 SIDECAR_UPDATES: Final = MetricName(
     "akpolicy_sidecar_updates_total",
     "Policy updates received, by outcome (applied, refused, unchanged).",

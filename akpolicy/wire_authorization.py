@@ -63,55 +63,90 @@ _SOURCE_OF: Final[Mapping[int, PolicySource]] = {number: source for source, numb
 
 def request_to_proto(request: AuthorizationRequest) -> pb.AuthorizeRequest:
     """Return the message form; raise `RequestInvalid` for a value that has none."""
-    principal, resource = request.principal, request.resource
     try:
         return pb.AuthorizeRequest(
-            principal=pb.Principal(
-                id=principal.id,
-                org_id=principal.org_id,
-                email=principal.email,
-                roles=principal.roles,
-                teams=principal.teams,
-                mfa_verified=principal.mfa_verified,
-                attributes=_record_to_proto(principal.attributes, "principal.attributes"),
-            ),
+            principal=principal_to_proto(request.principal),
             action=request.action,
-            resource=pb.Resource(
-                type=resource.type,
-                id=resource.id,
-                org_id=resource.org_id,
-                teams=resource.teams,
-                attributes=_record_to_proto(resource.attributes, "resource.attributes"),
-            ),
+            resource=resource_to_proto(request.resource),
             context=_record_to_proto(request.context, "context"),
         )
     except UnicodeEncodeError:
-        raise RequestInvalid("the request has a lone surrogate and is no valid Unicode text") from None
+        raise _no_unicode() from None
+
+
+def session_request_to_proto(token: str, action: str, context: Mapping[str, CedarValue]) -> pb.AuthorizeRequest:
+    """Return the message form of a session's question; raise `RequestInvalid` for a value that has none."""
+    try:
+        return pb.AuthorizeRequest(session_token=token, action=action, context=_record_to_proto(context, "context"))
+    except UnicodeEncodeError:
+        raise _no_unicode() from None
+
+
+def principal_to_proto(principal: Principal) -> pb.Principal:
+    """Return the message form; raises `RequestInvalid` or `UnicodeEncodeError`."""
+    return pb.Principal(
+        id=principal.id,
+        org_id=principal.org_id,
+        email=principal.email,
+        roles=principal.roles,
+        teams=principal.teams,
+        mfa_verified=principal.mfa_verified,
+        attributes=_record_to_proto(principal.attributes, "principal.attributes"),
+    )
+
+
+def resource_to_proto(resource: Resource) -> pb.Resource:
+    """Return the message form; raises `RequestInvalid` or `UnicodeEncodeError`."""
+    return pb.Resource(
+        type=resource.type,
+        id=resource.id,
+        org_id=resource.org_id,
+        teams=resource.teams,
+        attributes=_record_to_proto(resource.attributes, "resource.attributes"),
+    )
 
 
 def request_from_proto(message: pb.AuthorizeRequest) -> AuthorizationRequest:
     """Return the domain form of a received message; raise `RequestInvalid` naming a value without a kind."""
-    principal, resource = message.principal, message.resource
     return AuthorizationRequest(
-        Principal(
-            principal.id,
-            principal.org_id,
-            principal.email,
-            tuple(principal.roles),
-            tuple(principal.teams),
-            principal.mfa_verified,
-            _record_from_proto(principal.attributes, "principal.attributes"),
-        ),
+        principal_from_proto(message.principal),
         message.action,
-        Resource(
-            resource.id,
-            resource.type,
-            resource.org_id,
-            tuple(resource.teams),
-            _record_from_proto(resource.attributes, "resource.attributes"),
-        ),
-        _record_from_proto(message.context, "context"),
+        resource_from_proto(message.resource),
+        context_from_proto(message),
     )
+
+
+def context_from_proto(message: pb.AuthorizeRequest) -> dict[str, CedarValue]:
+    """Return the context of a received message."""
+    return _record_from_proto(message.context, "context")
+
+
+def principal_from_proto(principal: pb.Principal) -> Principal:
+    """Return the domain form of a received principal."""
+    return Principal(
+        principal.id,
+        principal.org_id,
+        principal.email,
+        tuple(principal.roles),
+        tuple(principal.teams),
+        principal.mfa_verified,
+        _record_from_proto(principal.attributes, "principal.attributes"),
+    )
+
+
+def resource_from_proto(resource: pb.Resource) -> Resource:
+    """Return the domain form of a received resource."""
+    return Resource(
+        resource.id,
+        resource.type,
+        resource.org_id,
+        tuple(resource.teams),
+        _record_from_proto(resource.attributes, "resource.attributes"),
+    )
+
+
+def _no_unicode() -> RequestInvalid:
+    return RequestInvalid("the request has a lone surrogate and is no valid Unicode text")
 
 
 def _record_to_proto(record: Mapping[str, CedarValue], field: str, depth: int = 0) -> dict[str, pb.Value]:

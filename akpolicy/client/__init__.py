@@ -21,14 +21,16 @@ A runtime asks the sidecar of its host, and lets something happen only if the an
 from akpolicy.client.asynchronous import AsyncPolicyClient
 from akpolicy.client.blocking import PolicyClient
 from akpolicy.client.channel import ServerEndpoint, parse_server_url
+from akpolicy.client.sessions import AsyncSession, Session
 from akpolicy.client.sockets import DEFAULT_SOCKET, find_socket
 from akpolicy.decision import BundleVersion, Decision, Determining, Effect, EvalError, PolicySource, Reason
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, EntityRef, ExtensionCall, Principal, Resource
-from akpolicy.errors import BadAnswer, ClientError, DeadlineExceeded, InvalidRequest, SidecarUnreachable
+from akpolicy.errors import BadAnswer, ClientError, DeadlineExceeded, InvalidRequest, SessionRefused, SidecarUnreachable
 
 __all__ = [
     "DEFAULT_SOCKET",
     "AsyncPolicyClient",
+    "AsyncSession",
     "AuthorizationRequest",
     "BadAnswer",
     "BundleVersion",
@@ -48,6 +50,8 @@ __all__ = [
     "Reason",
     "Resource",
     "ServerEndpoint",
+    "Session",
+    "SessionRefused",
     "SidecarUnreachable",
     "find_socket",
     "parse_server_url",

@@ -22,7 +22,10 @@ from akpolicy.errors import (
     DeadlineExceeded,
     InvalidRequest,
     RequestInvalid,
+    SessionError,
+    SessionRefused,
     SidecarUnreachable,
+    TooManyQuestionStreams,
 )
 from akpolicy.limits import MAX_BATCH
 from akpolicy.v1 import authorization_pb2 as pb
@@ -42,6 +45,12 @@ DEFAULT_TIMEOUT_S: Final = 1.0
 HEALTH_METHOD: Final = "/grpc.health.v1.Health/Check"
 HEALTH_REQUEST: Final = b""
 HEALTH_SERVING: Final = b"\x08\x01"
+
+# Trailing metadata of a failed call: the sidecar's name for the error.
+ERROR_METADATA: Final = "akpolicy-error"
+SESSION_ERRORS: Final = frozenset(
+    kind.__name__ for kind in (*SessionError.__subclasses__(), SessionError) if kind is not TooManyQuestionStreams
+)
 
 _log = logging.getLogger("akpolicy.client")
 
@@ -64,6 +73,8 @@ def decision_of(answer: pb.AuthorizeResponse) -> Decision:
 def failure(error: grpc.RpcError, at: SidecarAddress, timeout: float) -> ClientError:
     """Return what a failed call means for the caller."""
     code, details = _status(error)
+    if reason := _session_error(error):
+        return SessionRefused(details, reason=reason)
     place = at.target if isinstance(at, ServerEndpoint) else at
     if code is grpc.StatusCode.UNAVAILABLE:
         return SidecarUnreachable(f"no sidecar answers on `{place}`: {connect_failure(details)}; is it running?")
@@ -74,6 +85,16 @@ def failure(error: grpc.RpcError, at: SidecarAddress, timeout: float) -> ClientE
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return BadAnswer(f"what listens on `{place}` is no akpolicy sidecar, or an older one; check the path")
     return BadAnswer(f"the sidecar on `{place}` failed with {code.name}: {details}")
+
+
+def _session_error(error: grpc.RpcError) -> str:
+    """Return the sidecar's name for what is wrong with a session, "" if something else is wrong."""
+    metadata = error.trailing_metadata() if isinstance(error, (grpc.Call, grpc.aio.AioRpcError)) else ()
+    return next((str(value) for key, value in metadata or () if key == ERROR_METADATA and _is_session(str(value))), "")
+
+
+def _is_session(code: str) -> bool:
+    return code in SESSION_ERRORS
 
 
 def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
@@ -123,11 +144,18 @@ def _outcome(result: pb.BatchAuthorizeResult) -> Decision | ClientError:
             return decision_from_proto(result.decision)
         except BadAnswer as error:
             return error
-    if kind == "error" and result.error.status == grpc.StatusCode.INVALID_ARGUMENT.name:
-        return InvalidRequest(result.error.message)
     if kind == "error":
-        return BadAnswer(f"the sidecar failed with {result.error.status}: {result.error.message}")
+        return error_of(result.error)
     return BadAnswer("the sidecar's answer has no outcome; treat it as denied")
+
+
+def error_of(error: pb.RequestError) -> ClientError:
+    """Return what an error in place of a decision means."""
+    if _is_session(error.code):
+        return SessionRefused(error.message, reason=error.code)
+    if error.status == grpc.StatusCode.INVALID_ARGUMENT.name:
+        return InvalidRequest(error.message)
+    return BadAnswer(f"the sidecar failed with {error.status}: {error.message}")
 
 
 @dataclass(slots=True)

@@ -6,8 +6,9 @@ connection; keep it for the life of the runtime. The connection belongs to the l
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -24,20 +25,22 @@ from akpolicy.client.answers import (
     to_message,
 )
 from akpolicy.client.channel import channel_credentials
+from akpolicy.client.sessions import NO_CONTEXT, AsyncSession, opening, question
 from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, SidecarTarget
+from akpolicy.client.streams import QuestionStream
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
 from akpolicy.errors import ClientError, SidecarUnreachable
+from akpolicy.v1 import authorization_pb2 as pb
 from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from akpolicy.decision import Decision
     from akpolicy.tls_files import ClientTls
     from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceAsyncStub
 
-_NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
 _Answer = TypeVar("_Answer")
 
 
@@ -71,7 +74,7 @@ class AsyncPolicyClient:
         principal: Principal,
         action: str,
         resource: Resource,
-        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+        context: Mapping[str, CedarValue] = NO_CONTEXT,
     ) -> Decision:
         """Ask whether `principal` may do `action` to `resource`; only a decision whose `allowed` is true lets it.
 
@@ -105,16 +108,66 @@ class AsyncPolicyClient:
         principal: Principal,
         action: str,
         resource: Resource,
-        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+        context: Mapping[str, CedarValue] = NO_CONTEXT,
     ) -> bool:
         """Ask as `authorize` does; whatever is not an allowance, a failure included, is False (and logged)."""
         try:
             decision = await self.authorize(principal=principal, action=action, resource=resource, context=context)
         except ClientError as error:
-            self._denials.failed(error)
+            self._note(error)
             return False
-        self._denials.answered()
+        self._note(None)
         return decision.allowed
+
+    async def authorize_stream(
+        self, requests: AsyncIterable[AuthorizationRequest] | Iterable[AuthorizationRequest]
+    ) -> AsyncIterator[Decision | ClientError]:
+        """Ask any number of questions over one stream; yield the answers in their order, as they come.
+
+        A question that cannot be judged has a `ClientError` in its place. Raises `ClientError` when the stream breaks.
+        """
+        connection, stream = self._current(), QuestionStream()
+        try:
+            async for answer in connection.stub.StreamAuthorize(_messages(stream, requests)):
+                for outcome in stream.take(answer):
+                    yield outcome
+        except grpc.RpcError as error:
+            raise self._failed(error, connection) from error
+        for outcome in stream.rest():
+            yield outcome
+        stream.end()
+
+    async def open_session(self, principal: Principal, resource: Resource, *, lifetime_s: int = 0) -> AsyncSession:
+        """Register a sandbox, for `lifetime_s` seconds at most (0: the sidecar's default).
+
+        Raises `ClientError` as `authorize` does, and `SessionRefused` where the sidecar opens none.
+        """
+        message = opening(principal, resource, lifetime_s)
+
+        async def open_it() -> pb.OpenSessionResponse:
+            return await self._call(lambda stub: stub.OpenSession(message, timeout=self._timeout))
+
+        return AsyncSession(await open_it(), open_it, self.authorize_session, self._close_session, self._note)
+
+    async def authorize_session(
+        self, token: str, action: str, context: Mapping[str, CedarValue] = NO_CONTEXT
+    ) -> Decision:
+        """Ask for a session by its token: what there is inside a sandbox, on the session socket.
+
+        Raises as `authorize`, and `SessionRefused`.
+        """
+        message = question(token, action, context)
+        return decision_of(await self._call(lambda stub: stub.Authorize(message, timeout=self._timeout)))
+
+    async def _close_session(self, token: str) -> None:
+        message = pb.CloseSessionRequest(session_token=token)
+        await self._call(lambda stub: stub.CloseSession(message, timeout=self._timeout))
+
+    def _note(self, error: ClientError | None) -> None:
+        if error is None:
+            self._denials.answered()
+        else:
+            self._denials.failed(error)
 
     async def ready(self) -> bool:
         """Whether a sidecar answers within the timeout and says by the gRPC health protocol that it serves."""
@@ -170,3 +223,16 @@ class AsyncPolicyClient:
             # A channel that failed to connect waits before it tries again; a new one does not.
             self._connection = None
         return meaning
+
+
+async def _messages(
+    stream: QuestionStream, requests: AsyncIterable[AuthorizationRequest] | Iterable[AuthorizationRequest]
+) -> AsyncIterator[pb.StreamAuthorizeRequest]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            if (message := stream.message(request)) is not None:
+                yield message
+    else:
+        for request in requests:
+            if (message := stream.message(request)) is not None:
+                yield message

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
@@ -24,19 +24,21 @@ from akpolicy.client.answers import (
     to_message,
 )
 from akpolicy.client.channel import channel_credentials
+from akpolicy.client.sessions import NO_CONTEXT, Session, opening, question
 from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, SidecarTarget
+from akpolicy.client.streams import QuestionStream
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
 from akpolicy.errors import ClientError, SidecarUnreachable
+from akpolicy.v1 import authorization_pb2 as pb
 from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from akpolicy.decision import Decision
     from akpolicy.tls_files import ClientTls
 
-_NO_CONTEXT: Final[Mapping[str, CedarValue]] = {}
 _Answer = TypeVar("_Answer")
 
 
@@ -70,7 +72,7 @@ class PolicyClient:
         principal: Principal,
         action: str,
         resource: Resource,
-        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+        context: Mapping[str, CedarValue] = NO_CONTEXT,
     ) -> Decision:
         """Ask whether `principal` may do `action` to `resource`; only a decision whose `allowed` is true lets it.
 
@@ -103,16 +105,62 @@ class PolicyClient:
         principal: Principal,
         action: str,
         resource: Resource,
-        context: Mapping[str, CedarValue] = _NO_CONTEXT,
+        context: Mapping[str, CedarValue] = NO_CONTEXT,
     ) -> bool:
         """Ask as `authorize` does; whatever is not an allowance, a failure included, is False (and logged)."""
         try:
             decision = self.authorize(principal=principal, action=action, resource=resource, context=context)
         except ClientError as error:
-            self._denials.failed(error)
+            self._note(error)
             return False
-        self._denials.answered()
+        self._note(None)
         return decision.allowed
+
+    def authorize_stream(self, requests: Iterable[AuthorizationRequest]) -> Iterator[Decision | ClientError]:
+        """Ask any number of questions over one stream; yield the answers in their order, as they come.
+
+        A question that cannot be judged has a `ClientError` in its place. Raises `ClientError` when the stream breaks.
+        """
+        connection, stream = self._current(), QuestionStream()
+        messages = (message for request in requests if (message := stream.message(request)) is not None)
+        try:
+            for answer in connection.stub.StreamAuthorize(messages):
+                yield from stream.take(answer)
+        except grpc.RpcError as error:
+            raise self._failed(error, connection) from error
+        yield from stream.rest()
+        stream.end()
+
+    def open_session(self, principal: Principal, resource: Resource, *, lifetime_s: int = 0) -> Session:
+        """Register a sandbox, for `lifetime_s` seconds at most (0: the sidecar's default).
+
+        Raises `ClientError` as `authorize` does, and `SessionRefused` where the sidecar opens none.
+        """
+        message = opening(principal, resource, lifetime_s)
+        return Session(
+            lambda: self._call(lambda stub: stub.OpenSession(message, timeout=self._timeout)),
+            self.authorize_session,
+            self._close_session,
+            self._note,
+        )
+
+    def authorize_session(self, token: str, action: str, context: Mapping[str, CedarValue] = NO_CONTEXT) -> Decision:
+        """Ask for a session by its token: what there is inside a sandbox, on the session socket.
+
+        Raises as `authorize`, and `SessionRefused`.
+        """
+        message = question(token, action, context)
+        return decision_of(self._call(lambda stub: stub.Authorize(message, timeout=self._timeout)))
+
+    def _close_session(self, token: str) -> None:
+        message = pb.CloseSessionRequest(session_token=token)
+        self._call(lambda stub: stub.CloseSession(message, timeout=self._timeout))
+
+    def _note(self, error: ClientError | None) -> None:
+        if error is None:
+            self._denials.answered()
+        else:
+            self._denials.failed(error)
 
     def ready(self) -> bool:
         """Whether a sidecar answers within the timeout and says by the gRPC health protocol that it serves."""

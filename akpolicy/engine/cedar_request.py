@@ -64,6 +64,15 @@ class EntitySet:
             held = self._parsed = schema, cedarpy.Entities.from_json_str(self.text, schema.handle)
         return held[1]
 
+    @property
+    def is_parsed(self) -> bool:
+        """Whether the parsed form is kept."""
+        return self._parsed is not None
+
+    def forget(self) -> None:
+        """Give the memory of the parsed form back; it is parsed again when it is needed."""
+        self._parsed = None
+
 
 @dataclass(frozen=True, slots=True)
 class Subjects:

@@ -29,7 +29,7 @@ from akpolicy.scope import specificity
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from akpolicy.engine.cedar_request import CedarRequest
+    from akpolicy.engine.cedar_request import CedarRequest, Subjects
     from akpolicy.engine.compile import CompiledLayer
     from akpolicy.engine.evaluate import PolicyFailure
     from akpolicy.engine.schema import CedarSchema
@@ -60,6 +60,19 @@ def decide(
 
     """
     return judge(LayerStack(layers, schema, slices=SliceCache(), forbids_only=forbids_only), request)
+
+
+def check_subjects(subjects: Subjects, schema: CedarSchema) -> None:
+    """Refuse entities that do not fit the schema before anything is asked about them.
+
+    Raises:
+        RequestInvalid: `field` names the culprit.
+
+    """
+    try:
+        subjects.entities.parsed(schema)
+    except ValueError:
+        refuse(subjects.ask("Run", {}, "runtime"), schema, ())
 
 
 def judge(stack: LayerStack, request: CedarRequest) -> Verdict:

@@ -36,6 +36,9 @@ Rules:
     │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  SchemaInvalid  SchemaUnsupported
     │   └── PolicySetInvalid         carries several of the above
     ├── RequestInvalid               an authorization request that cannot be judged (field)
+    ├── SessionError                 a session's question that gets no decision, or a call that its socket does not take
+    │   ├── SessionUnknown  SessionClosed  SessionExpired  SessionRateLimited  SessionQuotaExhausted
+    │   └── SessionRequired  TooManySessions  ForeignOrg  TooManyQuestionStreams
     ├── DistributionError            the stream broke its own rules
     │   └── StreamProtocolError  UpdateTooSlow
     ├── CacheError                   the state directory cannot be believed or written
@@ -46,7 +49,7 @@ Rules:
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
     │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
-        ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer
+        ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer  SessionRefused
         └── ServerUnreachable  ServerRefused
 """
 
@@ -92,6 +95,7 @@ from akpolicy.errors.operation import (
     ServerError,
     ServerRefused,
     ServerUnreachable,
+    SessionRefused,
     SidecarUnreachable,
     SignersMissing,
     StoreUnavailable,
@@ -122,6 +126,18 @@ from akpolicy.errors.policy import (
     SchemaInvalid,
     SchemaUnsupported,
     TooManyPolicies,
+)
+from akpolicy.errors.session import (
+    ForeignOrg,
+    SessionClosed,
+    SessionError,
+    SessionExpired,
+    SessionQuotaExhausted,
+    SessionRateLimited,
+    SessionRequired,
+    SessionUnknown,
+    TooManyQuestionStreams,
+    TooManySessions,
 )
 from akpolicy.errors.trust import (
     AnchorFormat,
@@ -219,6 +235,7 @@ __all__ = [
     "Equivocation",
     "ExpiryExceedsKey",
     "FieldInvalid",
+    "ForeignOrg",
     "HeartbeatNonceMismatch",
     "HeartbeatReplay",
     "HeartbeatRollback",
@@ -280,6 +297,14 @@ __all__ = [
     "ServerError",
     "ServerRefused",
     "ServerUnreachable",
+    "SessionClosed",
+    "SessionError",
+    "SessionExpired",
+    "SessionQuotaExhausted",
+    "SessionRateLimited",
+    "SessionRefused",
+    "SessionRequired",
+    "SessionUnknown",
     "SidecarTooOld",
     "SidecarUnreachable",
     "SignatureInvalid",
@@ -296,6 +321,8 @@ __all__ = [
     "StreamProtocolError",
     "ThresholdNotMet",
     "TooManyPolicies",
+    "TooManyQuestionStreams",
+    "TooManySessions",
     "TooManyStreams",
     "TrustError",
     "Unauthenticated",

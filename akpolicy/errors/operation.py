@@ -158,6 +158,14 @@ class BadAnswer(ClientError):
     """An answer that is not a decision."""
 
 
+class SessionRefused(ClientError):
+    """The sidecar refuses a question of a session; `reason` is its name for why, for example `SessionExpired`."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class ServerUnreachable(ClientError):
     """The policy server cannot be reached."""
 

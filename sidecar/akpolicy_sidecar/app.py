@@ -34,6 +34,8 @@ from akpolicy.errors import CacheWriteFailed, EngineUnavailable, StartupError
 from akpolicy.exposition import HttpEndpoint
 from akpolicy.fence.fence import Fence
 from akpolicy.tls_files import ListenerTls
+from akpolicy_sidecar.api import sandbox
+from akpolicy_sidecar.api.answering import Answering
 from akpolicy_sidecar.api.authorization import AuthorizationServicer
 from akpolicy_sidecar.audit import AuditLog
 from akpolicy_sidecar.authorizer import Authorizer
@@ -43,11 +45,12 @@ from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.health import Health
 from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
-from akpolicy_sidecar.listener import Listener, UnixAddress
+from akpolicy_sidecar.listener import Listener, RuntimeListener, UnixAddress
 from akpolicy_sidecar.metrics import CLIENT, LISTENER, SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.pauses import switch_often
 from akpolicy_sidecar.report import Reporter
+from akpolicy_sidecar.sessions import SessionBook
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.updater import Updater
 from akpolicy_sidecar.view import Viewer
@@ -117,7 +120,9 @@ class Sidecar:
             audit=self._audit,
             metrics=self._metrics,
         )
-        self._listener = Listener(self._build_servicer())
+        self._answering = self._build_answering()
+        self._listener = RuntimeListener(AuthorizationServicer(self._answering))
+        self._sandboxes = self._build_sandbox_listener()
         self._http = self._build_http()
         self._watcher = self._build_watcher()
         self._tcp: HostPort | None = None
@@ -147,7 +152,7 @@ class Sidecar:
         versions = {bundle.scope: bundle.version for bundle in self._snapshots.current.bundles}
         log.info("loaded from cache", scopes=versions, missing=self._snapshots.current.missing)
 
-    def _build_servicer(self) -> AuthorizationServicer:
+    def _build_answering(self) -> Answering:
         authorizer = Authorizer(
             org=self._org,
             default_roles=self._settings.enterprise.default_roles,
@@ -158,11 +163,25 @@ class Sidecar:
             audit=self._audit.write,
             observe=self._report.decided,
         )
-        return AuthorizationServicer(
+        sessions = SessionBook(
+            org=self._org,
+            default_roles=self._settings.enterprise.default_roles,
+            clock=self._clock,
+            limits=self._settings.sidecar.sessions.limits,
+            check=authorizer.check,
+            overdrawn=self._report.overdrawn,
+        )
+        self._metrics.sessions.set_function(lambda: len(sessions))
+        return Answering(
             authorizer,
+            sessions,
             worker_threads=self._settings.sidecar.worker_threads,
             failed=lambda status: self._metrics.request_errors.labels(status=status).inc(),
         )
+
+    def _build_sandbox_listener(self) -> Listener | None:
+        path = self._settings.sidecar.sessions.socket_beside(self._settings.sidecar.socket)
+        return None if path is None else Listener(lambda server: sandbox.add_to(server, self._answering))
 
     def _build_http(self) -> HttpEndpoint | None:
         address = self._settings.sidecar.metrics_listen
@@ -214,14 +233,21 @@ class Sidecar:
             self._http.start()
             self._stack.callback(self._http.stop)
         self._stack.callback(self._listener.stop, self._settings.sidecar.shutdown_grace_seconds)
+        if self._sandboxes is not None:
+            self._stack.callback(self._sandboxes.stop, self._settings.sidecar.shutdown_grace_seconds)
         self._bind()
         self._listener.set_serving(serving=self._health.look().ready)
         self._listener.start()
+        if self._sandboxes is not None:
+            self._sandboxes.start()
         self._watcher.start()
 
     def _bind(self) -> None:
         sidecar, tcp = self._settings.sidecar, self._settings.sidecar.tcp
         self._listener.bind_socket(UnixAddress(sidecar.socket, sidecar.socket_mode, sidecar.socket_group))
+        path = sidecar.sessions.socket_beside(sidecar.socket)
+        if self._sandboxes is not None and path is not None:
+            self._sandboxes.bind_socket(UnixAddress(path, sidecar.sessions.socket_mode))
         if tcp is not None:
             tls = ListenerTls(tcp, clock=self._clock, failed=partial(self._report.not_reloaded, LISTENER))
             self._metrics.tls_certificate_expiry.labels(use=LISTENER).set_function(tls.expires_at)
@@ -231,8 +257,10 @@ class Sidecar:
         """Return where this sidecar can be reached."""
         listen = self._settings.sidecar.metrics_listen
         metrics = str(HostPort(listen.host, self._http.port)) if self._http and listen else None
+        sessions = self._settings.sidecar.sessions.socket_beside(self._settings.sidecar.socket)
         return {
             "socket": str(self._settings.sidecar.socket),
+            "session_socket": str(sessions) if sessions else None,
             "metrics": metrics,
             "tcp": str(self._tcp) if self._tcp else None,
         }

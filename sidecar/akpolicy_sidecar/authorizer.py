@@ -15,32 +15,47 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from akpolicy.decision import Decision, Effect, Reason
 from akpolicy.engine.cedar_request import build
-from akpolicy.engine.decide import Verdict, judge
+from akpolicy.engine.decide import Verdict, check_subjects, judge
 from akpolicy.engine.limits import MAX_ID_CHARS
 from akpolicy.engine.request import foreign_org
 from akpolicy_sidecar.audit import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from akpolicy.clock import Clock
-    from akpolicy.engine.cedar_request import CedarRequest
+    from akpolicy.engine.cedar_request import CedarRequest, Subjects
     from akpolicy.engine.compile import CompiledLayer
     from akpolicy.engine.request import AuthorizationRequest
     from akpolicy.engine.schema import CedarSchema
+    from akpolicy.engine.values import CedarValue
+    from akpolicy_sidecar.sessions import SandboxSession
     from akpolicy_sidecar.view import View, Viewer
 
-# What `context.source` says of a call on the runtimes' listeners.
+# What `context.source` says of a call on the runtimes' listeners, and of one on the session socket.
 SOURCE_RUNTIME: Final = "runtime"
+SOURCE_SANDBOX: Final = "sandbox"
 SANDBOX: Final = "Sandbox"
 
 _UUID_TIME_BITS = 48
 _UUID_RANDOM_BYTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be judged, and how the record names it; `query` is None if it is of another org."""
+
+    query: CedarRequest | None
+    principal: str
+    resource: str
+    action: str
+    sandbox: str
 
 
 class Authorizer:
@@ -73,19 +88,41 @@ class Authorizer:
         return self._viewer.look()
 
     def authorize(self, request: AuthorizationRequest, view: View | None = None) -> Decision:
-        """Judge `request`, by `view` if it is one of a batch.
+        """Judge what a runtime states, by `view` if it is one of a batch.
 
         Raises `RequestInvalid` if the request cannot be judged.
         """
         begun = self._clock.elapsed()
-        view = view or self._viewer.look()
+        return self.judge(self.stated(request), view, begun)
+
+    def stated(self, request: AuthorizationRequest) -> Question:
+        """Build the question that a runtime states."""
+        sandbox = request.resource.id[:MAX_ID_CHARS] if request.resource.type in ("", SANDBOX) else ""
+        action = request.action[:MAX_ID_CHARS]
         if foreign_org(request.principal, request.resource, self._org):
-            view = view.base
-            verdict, principal, resource = _foreign(self._org), *_stated_ids(request, self._org)
-        else:
-            query = build(request, org=self._org, source=SOURCE_RUNTIME, default_roles=self._default_roles)
-            view = view.select(query.scopes)
-            verdict, principal, resource = self._judge(query, view), query.principal["id"], query.resource["id"]
+            return Question(None, *_stated_ids(request, self._org), action, sandbox)
+        query = build(request, org=self._org, source=SOURCE_RUNTIME, default_roles=self._default_roles)
+        return Question(query, query.principal["id"], query.resource["id"], action, sandbox)
+
+    def check(self, subjects: Subjects) -> None:
+        """Refuse subjects of a session that could never be judged; raise `RequestInvalid`."""
+        check_subjects(subjects, self._schema)
+
+    def of_session(
+        self, session: SandboxSession, action: str, context: Mapping[str, CedarValue], source: str = SOURCE_RUNTIME
+    ) -> Question:
+        """Build the question of a session; `source` becomes `context.source`."""
+        query = session.subjects.ask(action, context, source)
+        return Question(query, query.principal["id"], query.resource["id"], action, session.sandbox)
+
+    def judge(self, question: Question, view: View | None = None, begun: float | None = None) -> Decision:
+        """Judge a question, by `view` if it is one of several; record and count the decision.
+
+        `begun` is when the work on it began, in seconds since boot. Raises `RequestInvalid` if it cannot be judged.
+        """
+        begun = self._clock.elapsed() if begun is None else begun
+        view = self._part(question, view or self._viewer.look())
+        verdict = _foreign(self._org) if question.query is None else self._judge(question.query, view)
         seconds = self._clock.elapsed() - begun
         decision = _decision(verdict, view, seconds)
         self._audit(
@@ -93,14 +130,17 @@ class Authorizer:
                 decision,
                 wall=view.moment.wall,
                 org=self._org,
-                principal=principal,
-                action=request.action[:MAX_ID_CHARS],
-                resource=resource,
-                sandbox=request.resource.id[:MAX_ID_CHARS] if request.resource.type in ("", SANDBOX) else "",
+                principal=question.principal,
+                action=question.action,
+                resource=question.resource,
+                sandbox=question.sandbox,
             )
         )
         self._observe(decision, seconds)
         return decision
+
+    def _part(self, question: Question, view: View) -> View:
+        return view.base if question.query is None else view.select(question.query.scopes)
 
     def _judge(self, query: CedarRequest, view: View) -> Verdict:
         standing, snapshot = view.standing, view.snapshot

@@ -1,4 +1,4 @@
-"""Where runtimes ask: a Unix socket, and TLS over TCP where configured.
+"""Where runtimes and sandboxes ask: Unix sockets, and for runtimes TLS over TCP where configured.
 
 Rules:
 
@@ -35,10 +35,12 @@ from akpolicy.limits import MAX_MESSAGE_BYTES
 from akpolicy.v1 import authorization_pb2, authorization_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from akpolicy.addresses import HostPort
     from akpolicy.tls_files import ListenerTls, ServerTls
+    from akpolicy_sidecar.api.authorization import AuthorizationServicer
 
 SERVICE: Final = authorization_pb2.DESCRIPTOR.services_by_name["AuthorizationService"].full_name
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -60,25 +62,17 @@ class UnixAddress:
 
 
 class Listener:
-    """The gRPC server of the sidecar, between `start` and `stop`."""
+    """A gRPC server of the sidecar, between `start` and `stop`."""
 
-    def __init__(self, servicer: authorization_pb2_grpc.AuthorizationServiceServicer) -> None:
-        """Serve `servicer`, health and reflection."""
-        self._health_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
-        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
-        self._server = grpc.server(
+    def __init__(self, serve: Callable[[grpc.Server], None]) -> None:
+        """Serve what `serve` adds to the server."""
+        self.server = grpc.server(
             ThreadPoolExecutor(max_workers=MAX_PENDING_CALLS, thread_name_prefix="authorize"),
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
             maximum_concurrent_rpcs=MAX_PENDING_CALLS,
         )
-        authorization_pb2_grpc.add_AuthorizationServiceServicer_to_server(servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server, pool=None
-        )
+        serve(self.server)
         self._socket: tuple[Path, tuple[int, int]] | None = None
-        self._serving: bool | None = None
-        self.set_serving(serving=False)
 
     def bind_socket(self, address: UnixAddress) -> None:
         """Bind the Unix socket.
@@ -91,7 +85,7 @@ class Listener:
         _make_way(path)
         before = os.umask(_OWNER_ONLY_UMASK)
         try:
-            self._server.add_insecure_port(f"unix:{quote(str(path))}")
+            self.server.add_insecure_port(f"unix:{quote(str(path))}")
             info = path.lstat()
             self._socket = (path, (info.st_dev, info.st_ino))
         except (RuntimeError, OSError) as error:
@@ -114,7 +108,7 @@ class Listener:
         """
         _probe_port(address)
         try:
-            port = self._server.add_secure_port(str(address), _credentials(tls))
+            port = self.server.add_secure_port(str(address), _credentials(tls))
         except RuntimeError as error:
             msg = f"cannot listen on `{address}` with TLS; check the address, the certificate and its key"
             raise StartupError(msg) from error
@@ -122,22 +116,11 @@ class Listener:
 
     def start(self) -> None:
         """Answer calls from now on."""
-        self._server.start()
-
-    def set_serving(self, *, serving: bool) -> None:
-        """Tell health checks whether decisions can be made by policy."""
-        if serving is self._serving:
-            return
-        self._serving = serving
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", SERVICE):
-            self._health.set(name, status)
+        self.server.start()
 
     def stop(self, grace_s: float) -> None:
-        """Tell health checks, take no new call, let those that run end within `grace_s` seconds, remove the socket."""
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
-        self._health_pool.shutdown(wait=False)
+        """Take no new call, let those that run end within `grace_s` seconds, remove the socket."""
+        self.server.stop(grace_s).wait()
         self._remove_socket()
 
     def _remove_socket(self) -> None:
@@ -150,6 +133,40 @@ class Listener:
                 path.unlink()
         except FileNotFoundError:
             pass
+
+
+class RuntimeListener(Listener):
+    """The listener for runtimes: the whole service, health and reflection."""
+
+    def __init__(self, servicer: AuthorizationServicer) -> None:
+        """Serve `servicer`."""
+        self._health_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
+        self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
+        self._servicer = servicer
+        super().__init__(self._serve)
+        self._serving: bool | None = None
+        self.set_serving(serving=False)
+
+    def _serve(self, server: grpc.Server) -> None:
+        authorization_pb2_grpc.add_AuthorizationServiceServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool=None)
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Tell health checks whether decisions can be made by policy."""
+        if serving is self._serving:
+            return
+        self._serving = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            self._health.set(name, status)
+
+    def stop(self, grace_s: float) -> None:
+        """Tell health checks, end streams, and stop as every listener."""
+        self._health.enter_graceful_shutdown()
+        self._servicer.stop()
+        super().stop(grace_s)
+        self._health_pool.shutdown(wait=False)
 
 
 # --- the socket's place -----------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ class SidecarMetrics(MetricsRegistry):
         self.decisions = self.counter(names.SIDECAR_DECISIONS)
         self.decision_duration = self.histogram(names.SIDECAR_DECISION_DURATION)
         self.request_errors = self.counter(names.SIDECAR_REQUEST_ERRORS)
+        self.sessions = self.gauge(names.SIDECAR_SESSIONS)
+        self.sessions_overdrawn = self.counter(names.SIDECAR_SESSIONS_OVERDRAWN)
         self.updates = self.counter(names.SIDECAR_UPDATES)
         self.update_refusals = self.counter(names.SIDECAR_UPDATE_REFUSALS)
         self.bundle_version = self.gauge(names.SIDECAR_BUNDLE_VERSION)

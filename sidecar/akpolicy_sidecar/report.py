@@ -49,6 +49,11 @@ class Reporter:
         ).inc()
         self._metrics.decision_duration.observe(seconds)
 
+    def overdrawn(self, sandbox: str) -> None:
+        """Tell that the session of a sandbox has used up its quota for an hour."""
+        self._metrics.sessions_overdrawn.inc()
+        log.warning("a session has used up its hourly quota; it is refused until the hour is over", sandbox=sandbox)
+
     # --- updates ------------------------------------------------------------------------------------------------------
 
     def applied(self, what: str, version: int) -> None:

@@ -41,6 +41,7 @@ from akpolicy.settings_types import (
     resolve_path,
 )
 from akpolicy_sidecar.default_paths import AUDIT_NAME, default_socket, default_state_dir
+from akpolicy_sidecar.settings_sessions import SessionsSection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -210,9 +211,12 @@ class SidecarSection:
     worker_threads: Annotated[StrictInt, Field(ge=1, le=MAX_WORKER_THREADS)] = 4
     shutdown_grace_seconds: PositiveSeconds = 5.0
     tcp: TcpSection | None = None
+    sessions: SessionsSection = Field(default_factory=SessionsSection)
 
     def mistakes(self) -> Iterator[Mistake]:
         """Return what is wrong between these keys."""
+        if self.sessions.listen and self.sessions.socket == self.socket:
+            yield Mistake("sidecar.sessions.socket", "is the socket of runtimes; sandboxes need one of their own")
         if (self.client_cert_file is None) != (self.client_key_file is None):
             given, lacking = "client_cert_file", "client_key_file"
             if self.client_cert_file is None:

@@ -29,6 +29,7 @@ from akpolicy.v1 import authorization_pb2_grpc
 from akpolicy.wire_authorization import decision_to_proto, request_from_proto
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ORG: Final = "acme-corp"
@@ -120,6 +121,33 @@ class SidecarSimulator(authorization_pb2_grpc.AuthorizationServiceServicer):
             except RequestInvalid as error:
                 answer.results.add(error=pb.RequestError(status="INVALID_ARGUMENT", message=error.message))
         return answer
+
+    def StreamAuthorize(  # noqa: N802
+        self, request_iterator: Iterator[pb.StreamAuthorizeRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.StreamAuthorizeResponse]:
+        """Judge requests as they come, or misbehave."""
+        self._misbehave(context)
+        for message in request_iterator:
+            try:
+                answer = pb.AuthorizeResponse(decision=self._judge(message.request))
+                yield pb.StreamAuthorizeResponse(id=message.id, response=answer)
+            except RequestInvalid as error:
+                wrong = pb.RequestError(status="INVALID_ARGUMENT", message=error.message)
+                yield pb.StreamAuthorizeResponse(id=message.id, error=wrong)
+
+    def OpenSession(self, request: pb.OpenSessionRequest, context: grpc.ServicerContext) -> pb.OpenSessionResponse:  # noqa: N802
+        """Refuse: the real sidecar is tested for sessions."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no sessions here")
+
+    def CloseSession(self, request: pb.CloseSessionRequest, context: grpc.ServicerContext) -> pb.CloseSessionResponse:  # noqa: N802
+        """Refuse."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no sessions here")
+
+    def GetPermissions(  # noqa: N802
+        self, request: pb.GetPermissionsRequest, context: grpc.ServicerContext
+    ) -> pb.GetPermissionsResponse:
+        """Refuse: the real sidecar is tested for permissions."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "no permissions here")
 
     def _misbehave(self, context: grpc.ServicerContext) -> None:
         self.calls += 1
