@@ -139,7 +139,7 @@ def test_every_option_that_the_pages_speak_of_is_one_of_a_command() -> None:
         for program, top in COMMANDS.items()
         for _, command in every_command(program, top)
         for parameter in command.params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help", "--version"}
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", prose(page.read_text(encoding="utf-8"))):
