@@ -80,6 +80,7 @@ def build_app() -> typer.Typer:
         inspect,
         keys,
         org,
+        permissions,
         policy,
         policy_proposals,
         publish,
@@ -108,6 +109,7 @@ def build_app() -> typer.Typer:
     revisions.add_to(policies)
     app.add_typer(policies, name="policy")
     authorize.add_to(app)
+    permissions.add_to(app)
     evaluate.add_to(app)
     inspect.add_to(app)
     demo.add_to(app)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, OutputFormat, print_json, print_text
-from akpolicy.cli.questions import Question, from_lines, from_options
+from akpolicy.cli.questions import Question, SocketOption, SubjectOptions, TimeoutOption, from_lines, from_options
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,57 +37,31 @@ def add_to(app: typer.Typer) -> None:
     )(authorize)
 
 
-def authorize(  # noqa: PLR0913 - one parameter an option
+@grouped
+def authorize(
     *,
     request: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Requests as JSON, one a line; - is standard input.")
     ] = None,
-    principal: Annotated[str | None, typer.Option(metavar="ID", help="Who asks.")] = None,
-    org: Annotated[str | None, typer.Option(metavar="NAME", help="The org of who asks.")] = None,
-    email: Annotated[str, typer.Option(metavar="ADDRESS")] = "",
-    role: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None,
-    team: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None,
-    mfa: Annotated[bool, typer.Option("--mfa", help="Who asks has shown a second factor.")] = False,
+    subjects: SubjectOptions,
     action: Annotated[str | None, typer.Option(metavar="NAME", help="Such as Run, Exec, Mount.")] = None,
-    resource: Annotated[str | None, typer.Option(metavar="ID", help="The sandbox.")] = None,
-    resource_type: Annotated[str, typer.Option("--type", metavar="TYPE", help="The resource's type.")] = "Sandbox",
-    attr: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An attribute of the resource: JSON, or a bare word. May be repeated."),
-    ] = None,
     context: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A value of the action's context, likewise. May be repeated."),
     ] = None,
-    socket: Annotated[
-        Path | None,
-        typer.Option(envvar="AKPOLICY_SOCKET", metavar="PATH", help="The sidecar's socket. Without it: its default."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="Deadline of a call.")] = 1.0,
+    socket: SocketOption = None,
+    timeout: TimeoutOption = 1.0,
     output: OutputOption = "text",
 ) -> None:
     """Ask whether something is allowed, and print why.
 
     Exit code 0 if it is (of several requests: if all are), 1 if anything is denied or could not be judged.
     """
-    options = {"--principal": principal, "--org": org, "--action": action, "--resource": resource}
+    options = {**subjects.required(), "--action": action}
     if request is not None:
         questions = from_lines(request, options)
     else:
-        questions = iter(
-            [
-                from_options(
-                    options,
-                    email=email,
-                    roles=role or [],
-                    teams=team or [],
-                    mfa_verified=mfa,
-                    resource_type=resource_type,
-                    attributes=attr or [],
-                    context=context or [],
-                )
-            ]
-        )
+        questions = iter([from_options(subjects, action, context or [])])
     if not _ask_all(questions, socket, timeout, output):
         raise typer.Exit(EXIT_FAILED)
 

@@ -15,13 +15,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
+import typer
+
+from akpolicy.cli.option_groups import OptionGroup
 from akpolicy.errors import RequestInvalid, TrustError, UsageError
 from akpolicy.limits import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
-    from akpolicy.engine.request import AuthorizationRequest, CedarValue
+    from akpolicy.engine.request import AuthorizationRequest, CedarValue, Principal, Resource
 
 STDIN: Final = Path("-")
 
@@ -34,31 +37,75 @@ class Question:
     line: int = 0
 
 
-def from_options(
-    required: Mapping[str, str | None],
-    *,
-    email: str,
-    roles: Sequence[str],
-    teams: Sequence[str],
-    mfa_verified: bool,
-    resource_type: str,
-    attributes: Sequence[str],
-    context: Sequence[str],
-) -> Question:
-    """Return the request that options describe; `required` has `--principal`, `--org`, `--action` and `--resource`."""
-    from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
+@dataclass(frozen=True)
+class SubjectOptions(OptionGroup):
+    """Who asks, and about which sandbox."""
 
-    given = {name: value for name, value in required.items() if value}
-    if missing := [name for name in required if name not in given]:
-        raise UsageError(f"missing {', '.join(f'`{name}`' for name in missing)}; or give `--request FILE`")
-    return Question(
-        AuthorizationRequest(
-            Principal(given["--principal"], given["--org"], email, tuple(roles), tuple(teams), mfa_verified),
-            given["--action"],
-            Resource(given["--resource"], resource_type, attributes=_pairs(attributes, "--attr")),
-            _pairs(context, "--context"),
+    principal: Annotated[str | None, typer.Option(metavar="ID", help="Who asks.")] = None
+    org: Annotated[str | None, typer.Option(metavar="NAME", help="The org of who asks.")] = None
+    email: Annotated[str, typer.Option(metavar="ADDRESS")] = ""
+    role: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None
+    team: Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be repeated.")] = None
+    mfa: Annotated[bool, typer.Option("--mfa", help="Who asks has shown a second factor.")] = False
+    resource: Annotated[str | None, typer.Option(metavar="ID", help="The sandbox.")] = None
+    resource_type: Annotated[str, typer.Option("--type", metavar="TYPE", help="The resource's type.")] = "Sandbox"
+    resource_team: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A team that the resource belongs to. May be repeated.")
+    ] = None
+    attr: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An attribute of the resource: JSON, or a bare word. May be repeated."),
+    ] = None
+
+    def required(self) -> dict[str, str | None]:
+        """Return the options without which there is no question."""
+        return {"--principal": self.principal, "--org": self.org, "--resource": self.resource}
+
+    def subjects(self) -> tuple[Principal, Resource]:
+        """Return who asks and about what; raise `UsageError` for what is missing or wrong."""
+        from akpolicy.engine.request import Principal, Resource
+
+        given = _complete(self.required())
+        return (
+            Principal(
+                given["--principal"],
+                given["--org"],
+                self.email,
+                tuple(self.role or ()),
+                tuple(self.team or ()),
+                self.mfa,
+            ),
+            Resource(
+                given["--resource"],
+                self.resource_type,
+                teams=tuple(self.resource_team or ()),
+                attributes=_pairs(self.attr or (), "--attr"),
+            ),
         )
-    )
+
+
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(envvar="AKPOLICY_SOCKET", metavar="PATH", help="The sidecar's socket. Without it: its default."),
+]
+TimeoutOption = Annotated[float, typer.Option(min=0.01, max=60, metavar="SECONDS", help="Deadline of a call.")]
+
+
+def from_options(subjects: SubjectOptions, action: str | None, context: Sequence[str]) -> Question:
+    """Return the request that options describe; raise `UsageError` for what is missing or wrong."""
+    from akpolicy.engine.request import AuthorizationRequest
+
+    asked = {"--principal": subjects.principal, "--org": subjects.org, "--action": action}
+    given = _complete({**asked, "--resource": subjects.resource}, "; or give `--request FILE`")
+    principal, resource = subjects.subjects()
+    return Question(AuthorizationRequest(principal, given["--action"], resource, _pairs(context, "--context")))
+
+
+def _complete(options: Mapping[str, str | None], advice: str = "") -> dict[str, str]:
+    given = {name: value for name, value in options.items() if value}
+    if missing := [name for name in options if name not in given]:
+        raise UsageError(f"missing {', '.join(f'`{name}`' for name in missing)}{advice}")
+    return given
 
 
 def from_lines(file: Path, options: Mapping[str, str | None]) -> Iterator[Question]:

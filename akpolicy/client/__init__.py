@@ -21,9 +21,11 @@ A runtime asks the sidecar of its host, and lets something happen only if the an
 from akpolicy.client.asynchronous import AsyncPolicyClient
 from akpolicy.client.blocking import PolicyClient
 from akpolicy.client.channel import ServerEndpoint, parse_server_url
+from akpolicy.client.permissions import GrantedPermissions
 from akpolicy.client.sessions import AsyncSession, Session
 from akpolicy.client.sockets import DEFAULT_SOCKET, find_socket
 from akpolicy.decision import BundleVersion, Decision, Determining, Effect, EvalError, PolicySource, Reason
+from akpolicy.engine.permissions import Permissions, Restriction, permissions_from_decision
 from akpolicy.engine.request import AuthorizationRequest, CedarValue, EntityRef, ExtensionCall, Principal, Resource
 from akpolicy.errors import BadAnswer, ClientError, DeadlineExceeded, InvalidRequest, SessionRefused, SidecarUnreachable
 
@@ -43,16 +45,20 @@ __all__ = [
     "EntityRef",
     "EvalError",
     "ExtensionCall",
+    "GrantedPermissions",
     "InvalidRequest",
+    "Permissions",
     "PolicyClient",
     "PolicySource",
     "Principal",
     "Reason",
     "Resource",
+    "Restriction",
     "ServerEndpoint",
     "Session",
     "SessionRefused",
     "SidecarUnreachable",
     "find_socket",
     "parse_server_url",
+    "permissions_from_decision",
 ]

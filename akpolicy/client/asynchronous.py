@@ -25,6 +25,7 @@ from akpolicy.client.answers import (
     to_message,
 )
 from akpolicy.client.channel import channel_credentials
+from akpolicy.client.permissions import GrantedPermissions, granted, permissions_question
 from akpolicy.client.sessions import NO_CONTEXT, AsyncSession, opening, question
 from akpolicy.client.sockets import DEFAULT_SOCKET, SidecarAddress, SidecarTarget
 from akpolicy.client.streams import QuestionStream
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from akpolicy.decision import Decision
+    from akpolicy.engine.permissions import Permissions
     from akpolicy.tls_files import ClientTls
     from akpolicy.v1.authorization_pb2_grpc import AuthorizationServiceAsyncStub
 
@@ -136,6 +138,16 @@ class AsyncPolicyClient:
         for outcome in stream.rest():
             yield outcome
         stream.end()
+
+    async def get_permissions(
+        self, principal: Principal, resource: Resource, wanted: str | Permissions, *, cwd: str = "", home: str = ""
+    ) -> GrantedPermissions:
+        """Ask what a sandbox may have of `wanted`: a profile's name (`moderate`), or single permissions.
+
+        `cwd` and `home` are the absolute paths that mounts would be of. Raises as `authorize`.
+        """
+        message = permissions_question(principal, resource, wanted, cwd, home)
+        return granted(await self._call(lambda stub: stub.GetPermissions(message, timeout=self._timeout)))
 
     async def open_session(self, principal: Principal, resource: Resource, *, lifetime_s: int = 0) -> AsyncSession:
         """Register a sandbox, for `lifetime_s` seconds at most (0: the sidecar's default).

@@ -7,7 +7,7 @@ Rules, in this order; what breaks one is not shown to the next:
 3. Each id is valid, used once, and the one that the policy's `@id` says, if it says one.
 4. Cedar parses each policy.
 5. Each policy fits the schema.
-6. Its head can be read (`heads`).
+6. Its head can be read (`heads`), and its annotations mean what they say (`annotations`).
 
 Good policies are parsed and validated in batches, which bounds time and memory; single policies are only looked at when
 something is wrong. Problems come in the order of the policies, at most `MAX_PROBLEMS`.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import cedarpy
 
+from akpolicy.engine.annotations import annotation_problems
 from akpolicy.engine.heads import read_heads
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.locate import line_at, parse_error_line, validation_error_line
@@ -100,9 +101,11 @@ def inspect(policies: Sequence[PolicyText], schema: CedarSchema) -> tuple[tuple[
         found.sort(key=lambda entry: (entry[0], entry[1].line))
         return tuple(problem for _, problem in found[:MAX_PROBLEMS]), []
     try:
-        return (), read_heads(policies)
+        heads = read_heads(policies)
     except PolicySetInvalid as error:
         return error.problems, []
+    wrong = annotation_problems(policies, heads, schema)
+    return tuple(problem for _, problem in wrong[:MAX_PROBLEMS]), heads
 
 
 def set_problem(policies: Sequence[PolicyText]) -> Problem | None:

@@ -39,21 +39,21 @@ class PolicyRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledLayer:
-    """The policies of one scope: `texts[i]` is that of `policies[i]`, which `index` files under position `i`."""
+    """The policies of one scope.
+
+    `texts[i]` is that of `policies[i]`, which `index` files under position `i`; `ids` has the position of each id.
+    """
 
     scope: str
     policies: tuple[PolicyRef, ...]
     texts: tuple[str, ...] = field(repr=False)
     index: ScopeIndex = field(repr=False)
-    ids: frozenset[str] = field(repr=False)
+    ids: Mapping[str, int] = field(repr=False)
     permit_ids: frozenset[str] = field(repr=False)
 
     def policy(self, policy_id: str) -> PolicyRef:
         """Return a policy by its id; raise `KeyError` if there is none."""
-        for policy in self.policies:
-            if policy.id == policy_id:
-                return policy
-        raise KeyError(policy_id)
+        return self.policies[self.ids[policy_id]]
 
 
 def compile_layer(
@@ -79,7 +79,7 @@ def compile_layer(
         refs,
         tuple(policy.text for policy in policies),
         ScopeIndex([head.keys for head in heads]),
-        frozenset(ref.id for ref in refs),
+        {ref.id: position for position, ref in enumerate(refs)},
         frozenset(ref.id for ref in refs if ref.effect is Effect.ALLOW),
     )
 

@@ -44,6 +44,10 @@ class CedarSchema:
         actions = cedarpy.Entities.from_json_str("[]", self.handle)
         object.__setattr__(self, "action_ancestors", ancestors_of(actions))
 
+    def action_uid(self, action: str) -> tuple[str, str]:
+        """Return the type and the id of one of agentkernel's actions."""
+        return f"{NAMESPACE}::Action", action
+
     def action_keys(self, type: str, id: str) -> tuple[str, ...]:  # noqa: A002 - the names of Cedar's JSON form
         """Return the keys under which policies for an action are filed; its groups are those of the schema."""
         keys = self._action_keys.get((type, id))

@@ -126,9 +126,9 @@ class LayerStack:
         by_teams: frozenset[str] | None = None
         for narrower in self.layers[at + 1 :]:
             if narrower.scope not in self._teams:
-                replaced |= layer.permit_ids & narrower.ids
+                replaced |= layer.permit_ids & narrower.ids.keys()
             elif narrower.scope in teams and layer.scope not in self._teams:
-                common = layer.permit_ids & narrower.ids
+                common = layer.permit_ids & narrower.ids.keys()
                 by_teams = common if by_teams is None else by_teams & common
         return replaced | by_teams if by_teams and not has_other else replaced
 

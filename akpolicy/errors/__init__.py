@@ -33,7 +33,8 @@ Rules:
     │   ├── EmptyPolicySet  PolicyCountMismatch  PolicyIdDuplicate  PolicyIdInvalid  PolicyIdMissing
     │   ├── PolicyTooLarge  PolicyTooDeep  TooManyPolicies  PolicyNotUtf8  PolicyCrashesEngine
     │   ├── EngineUnavailable
-    │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  SchemaInvalid  SchemaUnsupported
+    │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  PolicyAnnotationInvalid
+    │   ├── SchemaInvalid  SchemaUnsupported
     │   └── PolicySetInvalid         carries several of the above
     ├── RequestInvalid               an authorization request that cannot be judged (field)
     ├── SessionError                 a session's question that gets no decision, or a call that its socket does not take
@@ -108,6 +109,7 @@ from akpolicy.errors.operation import (
 from akpolicy.errors.policy import (
     EmptyPolicySet,
     EngineUnavailable,
+    PolicyAnnotationInvalid,
     PolicyCountMismatch,
     PolicyCrashesEngine,
     PolicyError,
@@ -263,6 +265,7 @@ __all__ = [
     "PayloadNotUtf8",
     "PayloadTypeMismatch",
     "PermissionDenied",
+    "PolicyAnnotationInvalid",
     "PolicyCountMismatch",
     "PolicyCrashesEngine",
     "PolicyError",

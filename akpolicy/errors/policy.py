@@ -61,6 +61,10 @@ class PolicyIdMissing(PolicyError):
     """A policy without an `@id`."""
 
 
+class PolicyAnnotationInvalid(PolicyError):
+    """An annotation that should mean something, and does not."""
+
+
 class PolicyTooLarge(PolicyError):
     """A policy, or the whole text, over its size limit."""
 

@@ -49,6 +49,7 @@ from akpolicy_sidecar.listener import Listener, RuntimeListener, UnixAddress
 from akpolicy_sidecar.metrics import CLIENT, LISTENER, SidecarMetrics
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.pauses import switch_often
+from akpolicy_sidecar.permissions import PermissionAdvisor
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.sessions import SessionBook
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
@@ -120,8 +121,10 @@ class Sidecar:
             audit=self._audit,
             metrics=self._metrics,
         )
+        self._default_layer = load_default_layer(self._schema)
         self._answering = self._build_answering()
-        self._listener = RuntimeListener(AuthorizationServicer(self._answering))
+        advisor = PermissionAdvisor(self._answering.authorizer, self._default_layer)
+        self._listener = RuntimeListener(AuthorizationServicer(self._answering, advisor))
         self._sandboxes = self._build_sandbox_listener()
         self._http = self._build_http()
         self._watcher = self._build_watcher()
@@ -157,7 +160,7 @@ class Sidecar:
             org=self._org,
             default_roles=self._settings.enterprise.default_roles,
             schema=self._schema,
-            default_layer=load_default_layer(self._schema),
+            default_layer=self._default_layer,
             clock=self._clock,
             viewer=self._viewer,
             audit=self._audit.write,

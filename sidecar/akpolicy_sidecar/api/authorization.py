@@ -19,6 +19,7 @@ from akpolicy.limits import MAX_BATCH
 from akpolicy.v1 import authorization_pb2 as pb
 from akpolicy.v1 import authorization_pb2_grpc
 from akpolicy.wire_authorization import principal_from_proto, resource_from_proto
+from akpolicy.wire_permissions import effective_to_proto, requested_from_proto
 from akpolicy_sidecar.api.status import abort
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import grpc
 
     from akpolicy_sidecar.api.answering import Answering
+    from akpolicy_sidecar.permissions import PermissionAdvisor
     from akpolicy_sidecar.view import View
 
 MAX_QUESTION_STREAMS: Final = 32
@@ -35,9 +37,10 @@ MAX_QUESTION_STREAMS: Final = 32
 class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer):
     """Translates between messages and the authorizer."""
 
-    def __init__(self, answering: Answering) -> None:
-        """Answer with `answering`."""
+    def __init__(self, answering: Answering, advisor: PermissionAdvisor) -> None:
+        """Answer with `answering`; `advisor` knows about permissions."""
         self._answering = answering
+        self._advisor = advisor
         self._streams: set[grpc.ServicerContext] = set()
         self._changing = threading.Lock()
 
@@ -89,6 +92,16 @@ class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer)
             with self._changing:
                 self._streams.discard(context)
 
+    def GetPermissions(  # noqa: N802 - the service names it
+        self, request: pb.GetPermissionsRequest, context: grpc.ServicerContext
+    ) -> pb.GetPermissionsResponse:
+        """Compute what a sandbox may have of what is asked for."""
+        with self._answering.judging:
+            answer = self._answering.guard(lambda: self._permissions(request))
+        if isinstance(answer, pb.RequestError):
+            abort(context, answer)
+        return answer
+
     def OpenSession(  # noqa: N802 - the service names it
         self, request: pb.OpenSessionRequest, context: grpc.ServicerContext
     ) -> pb.OpenSessionResponse:
@@ -106,6 +119,16 @@ class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer)
         if isinstance(closed, pb.RequestError):
             abort(context, closed)
         return pb.CloseSessionResponse(closed=closed)
+
+    def _permissions(self, request: pb.GetPermissionsRequest) -> pb.GetPermissionsResponse:
+        effective, decisions = self._advisor.advise(
+            principal_from_proto(request.principal),
+            resource_from_proto(request.resource),
+            requested_from_proto(request),
+            cwd=request.paths.cwd,
+            home=request.paths.home,
+        )
+        return effective_to_proto(effective, decisions)
 
     def _open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
         principal, resource = principal_from_proto(request.principal), resource_from_proto(request.resource)
