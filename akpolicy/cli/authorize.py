@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from akpolicy.cli.explanations import explanation_json, explanation_text
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, OutputFormat, print_json, print_text
@@ -49,6 +50,9 @@ def authorize(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A value of the action's context, likewise. May be repeated."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell of every policy whether it applied, and if not, what did not hold.")
+    ] = False,
     socket: SocketOption = None,
     timeout: TimeoutOption = 1.0,
     output: OutputOption = "text",
@@ -62,7 +66,8 @@ def authorize(
         questions = from_lines(request, options)
     else:
         questions = iter([from_options(subjects, action, context or [])])
-    if not _ask_all(questions, socket, timeout, output):
+    ask = _explain_all if explain else _ask_all
+    if not ask(questions, socket, timeout, output):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -80,6 +85,30 @@ def _ask_all(questions: Iterator[Question], socket: Path | None, timeout: float,
                 _print_answer(question, answer, output)
     if not asked:
         raise UsageError("there is no question; give at least one request, one JSON object a line")
+    return all_allowed
+
+
+def _explain_all(questions: Iterator[Question], socket: Path | None, timeout: float, output: OutputFormat) -> bool:
+    """Ask one by one and print every answer with its explanation; return whether all are allowed."""
+    from akpolicy.client import PolicyClient, find_socket
+    from akpolicy.errors import BadAnswer, InvalidRequest
+
+    all_allowed = True
+    with PolicyClient(socket or find_socket(os.environ), timeout=timeout) as client:
+        for question in questions:
+            try:
+                decision, explanation = client.explain(question.request)
+            except (InvalidRequest, BadAnswer) as error:
+                _print_answer(question, error, output)
+                all_allowed = False
+                continue
+            all_allowed &= decision.allowed
+            if output == "json":
+                whole = {**decision.to_json(), "explanation": explanation_json(explanation)}
+                print_json({"line": question.line, **whole} if question.line else whole, compact=True)
+            else:
+                _print_answer(question, decision, output)
+                print_text(explanation_text(explanation))
     return all_allowed
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from cedarpy import pst
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ANY: Final = "*"
 _numbers: Final = itertools.count(1)
@@ -84,6 +84,17 @@ class ScopeIndex:
                         into.append(bucket)
             else:
                 _reach_many(found, keys, into)
+
+    def entries(self) -> Iterator[tuple[str, str, str, Bucket]]:
+        """Yield every bucket with its three keys. For explanations: this looks at all."""
+        for principal, rest in self._by_principal.items():
+            if isinstance(rest, tuple):
+                for action, resource, bucket in rest:
+                    yield principal, action, resource, bucket
+            else:
+                for action, by_resource in rest.items():
+                    for resource, bucket in by_resource.items():
+                        yield principal, action, resource, bucket
 
 
 def _compact(rest: dict[tuple[str, str], list[int]]) -> _Few | _Many:

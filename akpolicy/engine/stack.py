@@ -88,7 +88,7 @@ class LayerStack:
 
     def slice_for(self, request: CedarRequest) -> Slice:
         """Return the policies that can matter for the request, parsed."""
-        keys = RequestKeys(request.principal_keys, self.schema.action_keys(**request.action), request.resource_keys)
+        keys = self.keys_of(request)
         reached: list[list[Bucket]] = []
         numbers: list[int] = []
         for layer in self.layers:
@@ -100,6 +100,14 @@ class LayerStack:
         # Whole layers need no plan in the key: the numbers say all, and other stacks can use the same slice.
         key = (None if plan.whole else plan, *numbers)
         return self._slices.get(key, lambda: _members(plan, reached))
+
+    def keys_of(self, request: CedarRequest) -> RequestKeys:
+        """Return what policies for the request are filed under."""
+        return RequestKeys(request.principal_keys, self.schema.action_keys(**request.action), request.resource_keys)
+
+    def is_team(self, scope: str) -> bool:
+        """Whether the layer of a scope here is a team's."""
+        return scope in self._teams
 
     def plan_for(self, request: CedarRequest) -> Plan:
         """Return what counts of each layer for the request."""

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from akpolicy.decision import Decision, Effect, Reason
 from akpolicy.engine.cedar_request import build
 from akpolicy.engine.decide import Verdict, check_subjects, judge
+from akpolicy.engine.explain import Explanation, explain
 from akpolicy.engine.limits import MAX_ID_CHARS
 from akpolicy.engine.request import foreign_org
 from akpolicy_sidecar.audit import record_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from akpolicy.engine.compile import CompiledLayer
     from akpolicy.engine.request import AuthorizationRequest
     from akpolicy.engine.schema import CedarSchema
+    from akpolicy.engine.stack import LayerStack
     from akpolicy.engine.values import CedarValue
     from akpolicy_sidecar.sessions import SandboxSession
     from akpolicy_sidecar.view import View, Viewer
@@ -142,14 +144,27 @@ class Authorizer:
     def _part(self, question: Question, view: View) -> View:
         return view.base if question.query is None else view.select(question.query.scopes)
 
+    def explain(self, question: Question, view: View) -> Explanation:
+        """Explain what the policies of a view say of a question that was judged by it; nothing is recorded."""
+        if question.query is None or (stack := self._stack(self._part(question, view))) is None:
+            return Explanation()
+        return explain(stack, question.query)
+
     def _judge(self, query: CedarRequest, view: View) -> Verdict:
+        stack = self._stack(view)
+        if stack is None:
+            standing = view.standing
+            return Verdict(Effect.DENY, standing.denial or Reason.NO_POLICY, standing.message)
+        return judge(stack, query)
+
+    def _stack(self, view: View) -> LayerStack | None:
+        """Return the policies that decide; None if nothing is decided by policy."""
         standing, snapshot = view.standing, view.snapshot
         if standing.denial is not None:
-            return Verdict(Effect.DENY, standing.denial, standing.message)
+            return None
         if standing.by_default:
-            layers = (self._default_layer, *snapshot.compiled)
-            return judge(snapshot.stacks.get(layers, self._schema, snapshot.scopes), query)
-        return judge(snapshot.stacks.get(snapshot.compiled, self._schema), query)
+            return snapshot.stacks.get((self._default_layer, *snapshot.compiled), self._schema, snapshot.scopes)
+        return snapshot.stacks.get(snapshot.compiled, self._schema)
 
 
 def _foreign(org: str) -> Verdict:

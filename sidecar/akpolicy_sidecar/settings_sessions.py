@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator, StrictBool, StrictInt, ValidationInf
 from pydantic.dataclasses import dataclass
 
 from akpolicy.settings_types import STRICT, OctalMode, resolve_path
+from akpolicy_sidecar.default_paths import SOCKET_NAME
 from akpolicy_sidecar.sessions import (
     DEFAULT_BURST,
     DEFAULT_HOURLY_QUOTA,
@@ -35,7 +36,7 @@ def _socket(value: object, info: ValidationInfo) -> Path | None:
 
 @dataclass(frozen=True, config=STRICT)
 class SessionsSection:
-    """What sessions may. `socket` None: `session.sock` beside the socket for runtimes."""
+    """What sessions may. `socket` None: beside the socket for runtimes, see `socket_beside`."""
 
     listen: StrictBool = True
     socket: Annotated[Path | None, PlainValidator(_socket)] = Field(default=_BESIDE, validate_default=True)
@@ -57,4 +58,6 @@ class SessionsSection:
         """Return where sandboxes ask, given the socket for runtimes; None if they cannot."""
         if not self.listen:
             return None
-        return self.socket or socket.with_name(SESSION_SOCKET_NAME)
+        # Several sidecars may have their sockets in one directory.
+        usual = socket.name == SOCKET_NAME
+        return self.socket or socket.with_name(SESSION_SOCKET_NAME if usual else f"{socket.stem}-{SESSION_SOCKET_NAME}")

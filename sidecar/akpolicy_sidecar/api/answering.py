@@ -21,6 +21,7 @@ from akpolicy.engine.values import invalid
 from akpolicy.errors import AkpolicyError
 from akpolicy.v1 import authorization_pb2 as pb
 from akpolicy.wire_authorization import context_from_proto, decision_to_proto, request_from_proto
+from akpolicy.wire_explanation import explanation_to_proto
 from akpolicy_sidecar.api.status import STATUS, request_error
 from akpolicy_sidecar.authorizer import SOURCE_RUNTIME
 
@@ -75,7 +76,13 @@ class Answering:
 
     def _answer(self, request: pb.AuthorizeRequest, source: str, view: View | None) -> pb.AuthorizeResponse:
         question = self._question(request, source)
-        return pb.AuthorizeResponse(decision=decision_to_proto(self.authorizer.judge(question, view)))
+        if not request.explain:
+            return pb.AuthorizeResponse(decision=decision_to_proto(self.authorizer.judge(question, view)))
+        # Both by one view: what explains a decision must be what made it.
+        view = view or self.authorizer.view()
+        decision = self.authorizer.judge(question, view)
+        explanation = self.authorizer.explain(question, view)
+        return pb.AuthorizeResponse(decision=decision_to_proto(decision), explanation=explanation_to_proto(explanation))
 
     def _question(self, request: pb.AuthorizeRequest, source: str) -> Question:
         if not request.session_token:

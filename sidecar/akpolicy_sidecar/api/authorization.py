@@ -143,6 +143,9 @@ class AuthorizationServicer(authorization_pb2_grpc.AuthorizationServiceServicer)
             return True
 
     def _result(self, request: pb.AuthorizeRequest, view: View) -> pb.BatchAuthorizeResult:
+        if request.explain:
+            wrong = RequestInvalid("`explain`: a batch gives no explanations; ask with Authorize", field="explain")
+            return pb.BatchAuthorizeResult(error=self._answering.refused(wrong))
         outcome = self._answering.one(request, view=view)
         if isinstance(outcome, pb.RequestError):
             return pb.BatchAuthorizeResult(error=outcome)

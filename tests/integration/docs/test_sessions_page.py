@@ -40,7 +40,7 @@ def run_example(world: World, program: str) -> list[str]:
     socket = world.directory / "host-1.sock"
     assert "/run/akpolicy/sidecar.sock" in program
     program = program.replace("/run/akpolicy/sidecar.sock", str(socket))
-    program = program.replace("/run/akpolicy/session.sock", str(socket.with_name("session.sock")))
+    program = program.replace("/run/akpolicy/session.sock", str(socket.with_name("host-1-session.sock")))
     done = programs.run([sys.executable, "-W", "error", "-c", program])
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
