@@ -82,7 +82,9 @@ def build_app() -> typer.Typer:
         org,
         permissions,
         policy,
+        policy_format,
         policy_proposals,
+        policy_testing,
         publish,
         revisions,
         rollback,
@@ -101,8 +103,10 @@ def build_app() -> typer.Typer:
     app.add_typer(org.app, name="org")
     app.add_typer(root.app, name="root")
     app.add_typer(apikey.app, name="apikey")
-    policies = typer.Typer(help="Check, sign, publish, roll back and look at policies.", no_args_is_help=True)
+    policies = typer.Typer(help="Check, test, sign, publish, roll back and look at policies.", no_args_is_help=True)
     policy.add_to(policies)
+    policy_testing.add_to(policies)
+    policy_format.add_to(policies)
     publish.add_to(policies)
     policy_proposals.add_to(policies)
     rollback.add_to(policies)

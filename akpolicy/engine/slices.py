@@ -7,13 +7,12 @@ Rules:
 - Member `i` of a slice is what Cedar calls `policy{i}` in it.
 - Slices are kept by what they are made of, at most `MAX_SLICES` with `MAX_SLICED_POLICIES` policies in all; the one
   that was asked for last always stays. What was not asked for the longest goes first.
-- Reading takes no lock. Two threads that miss the same slice at once build it twice, which costs time alone.
+- There is no lock. Two threads that miss the same slice at once build it twice, which costs time alone.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -65,16 +64,15 @@ class SliceCache:
         self._max_slices = max_slices
         self._max_policies = max_policies
         self._slices: dict[Hashable, Slice] = {}
-        self._policies = 0
         self._uses = itertools.count(1)
-        self._changing = threading.Lock()
 
     def get(self, key: Hashable, members: Callable[[], Sequence[Member]]) -> Slice:
         """Return the slice of `key`; `members` says what it is made of if it is not here."""
         found = self._slices.get(key)
         if found is None:
             found = Slice.of(members())
-            self._keep(key, found)
+            self._make_room(len(found.policies))
+            self._slices[key] = found
         found.last_used = next(self._uses)
         return found
 
@@ -85,21 +83,21 @@ class SliceCache:
     @property
     def policies(self) -> int:
         """How many policies the kept slices have in all."""
-        return self._policies
-
-    def _keep(self, key: Hashable, made: Slice) -> None:
-        with self._changing:
-            if key in self._slices:
-                return
-            self._make_room(len(made.policies))
-            self._slices[key] = made
-            self._policies += len(made.policies)
+        return sum(len(kept.policies) for kept in list(self._slices.values()))
 
     def _make_room(self, policies: int) -> None:
-        """Drop the oldest eighth until there is room: finding the oldest takes a look at each."""
-        while self._slices and (
-            len(self._slices) >= self._max_slices or self._policies + policies > self._max_policies
-        ):
-            oldest = sorted(self._slices, key=lambda key: self._slices[key].last_used)
-            for key in oldest[: max(1, len(oldest) // 8)]:
-                self._policies -= len(self._slices.pop(key).policies)
+        """Drop what was not used the longest until there is room for a slice with so many policies, and a little more.
+
+        Two threads may do this at once: copies are walked, and what the other has dropped is dropped.
+        """
+        oldest = sorted(self._slices.items(), key=lambda kept: kept[1].last_used)
+        left = sum(len(kept.policies) for _, kept in oldest)
+        if len(oldest) < self._max_slices and left + policies <= self._max_policies:
+            return
+        # An eighth at once: each search looks at all.
+        wanted_slices, wanted_policies = self._max_slices * 7 // 8, self._max_policies - policies
+        for count, (key, kept) in enumerate(oldest):
+            if len(oldest) - count <= wanted_slices and left <= wanted_policies:
+                return
+            self._slices.pop(key, None)
+            left -= len(kept.policies)

@@ -16,7 +16,6 @@ taken from what a publisher said.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -148,7 +147,6 @@ class StackCache:
         """Let all stacks share `slices`."""
         self._slices = slices
         self._stacks: dict[tuple[object, ...], LayerStack] = {}
-        self._changing = threading.Lock()
 
     def get(
         self, layers: tuple[CompiledLayer, ...], schema: CedarSchema, forbids_only: frozenset[str] = _NONE
@@ -158,10 +156,9 @@ class StackCache:
         found = self._stacks.get(key)
         if found is None:
             found = LayerStack(layers, schema, slices=self._slices, forbids_only=forbids_only)
-            with self._changing:
-                if len(self._stacks) >= MAX_STACKS:
-                    self._stacks.clear()
-                self._stacks[key] = found
+            if len(self._stacks) >= MAX_STACKS:
+                self._stacks.clear()
+            self._stacks[key] = found
         return found
 
 

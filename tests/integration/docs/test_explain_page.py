@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ from tests.integration.e2e import programs
 from tests.integration.e2e.world import World
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 PAGE: Final = read("docs/explain.md")

@@ -1,0 +1,243 @@
+"""`akpolicy policy test` and `diff`: policies tried out before they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from akpolicy.cli.files import read_policy_files
+from akpolicy.cli.options import OutputOption, examples
+from akpolicy.cli.output import EXIT_FAILED, counted, print_json, print_note, print_text
+from akpolicy.cli.questions import from_lines
+from akpolicy.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from akpolicy.engine.request import AuthorizationRequest
+    from akpolicy.simulation.difference import Difference
+    from akpolicy.simulation.layers import Layers
+    from akpolicy.simulation.runner import FileResult
+
+MAX_PERCENT = 100
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the group `policy`."""
+    app.command(
+        name="test",
+        epilog=examples(
+            "akpolicy policy test cases.yaml",
+            "akpolicy policy test cases/ --junit report.xml --coverage --min-coverage 100",
+        ),
+    )(run_tests)
+    app.command(
+        epilog=examples(
+            "akpolicy policy diff policies.cedar candidate.cedar --requests requests.jsonl",
+            "akpolicy policy diff policies/ candidate/ --requests log.jsonl --org acme --output json | jq .changed",
+        )
+    )(diff)
+
+
+def run_tests(
+    *,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES", help="Files of cases; a directory means its *.yaml and *.yml files."),
+    ],
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the results as JUnit XML.")] = None,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Tell which policies no case has tried.")] = False,
+    min_coverage: Annotated[
+        int, typer.Option(min=0, max=MAX_PERCENT, metavar="PERCENT", help="Fail if fewer policies are tried.")
+    ] = 0,
+    output: OutputOption = "text",
+) -> None:
+    """Decide cases and compare with what they expect. Nothing is asked or published.
+
+    Exit code 0 if all come out as expected, 1 if not or if the coverage is too low, 2 for files that make no sense.
+    """
+    from akpolicy.simulation.cases import read_cases
+    from akpolicy.simulation.junit import junit_xml
+    from akpolicy.simulation.runner import run_cases
+
+    results = [run_cases(read_cases(path)) for path in _case_files(files)]
+    if junit is not None:
+        _write(junit, junit_xml(results))
+    covered = _coverage_percent(results)
+    if output == "json":
+        print_json(_results_json(results, covered))
+    else:
+        _print_results(results, covered, coverage=coverage)
+    failed = sum(not result.passed for file in results for result in file.results)
+    if failed:
+        print_note(f"error: {counted([None] * failed, 'case')} came out otherwise")
+    if covered < min_coverage:
+        print_note(f"error: {covered:.0f} % of the policies are tried, less than {min_coverage} %")
+    if failed or covered < min_coverage:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def diff(
+    *,
+    before: Annotated[Path, typer.Argument(metavar="A", help="Policies as they are: a file, or a directory.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Policies as they would be.")],
+    requests: Annotated[
+        Path, typer.Option(metavar="FILE", help="Requests as for `authorize`, one a line; - is standard input.")
+    ],
+    org: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The org whose hosts would decide. Without it: the requests' own."),
+    ] = None,
+    output: OutputOption = "text",
+) -> None:
+    """Replay requests against two sets of policies and print what would change, by policy.
+
+    Exit code 0 if nothing would be decided otherwise, 1 if something would.
+    """
+    from akpolicy.simulation.difference import compare
+
+    asked = [(question.line, question.request) for question in from_lines(requests, {})]
+    if not asked:
+        raise UsageError(f"`{requests}` has no request; give at least one, one JSON object a line")
+    name = org or asked[0][1].principal.org_id
+    found = compare(_layers(before, name), _layers(after, name), _of_org(asked, name))
+    if output == "json":
+        print_json(_difference_json(found))
+    else:
+        print_text(_difference_text(found))
+    if found.changed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+# --- test -------------------------------------------------------------------------------------------------------------
+
+
+def _case_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} and file.is_file())
+        if not found:
+            raise UsageError(f"the directory `{path}` has no *.yaml file")
+        yield from found
+
+
+def _coverage_percent(results: Sequence[FileResult]) -> float:
+    policies = sum(len(file.policies) for file in results)
+    uncovered = sum(len(file.uncovered) for file in results)
+    return 100 * (policies - uncovered) / policies
+
+
+def _print_results(results: Sequence[FileResult], covered: float, *, coverage: bool) -> None:
+    for file in results:
+        for result in file.results:
+            for problem in result.problems:
+                print_text(f"{file.file.path}:{result.case.line}: {result.case.name}: {problem}")
+        if coverage:
+            for policy in file.uncovered:
+                print_text(f"{file.file.path}: no case is determined by `{policy}`")
+    total = sum(len(file.results) for file in results)
+    passed = sum(result.passed for file in results for result in file.results)
+    print_text(f"{passed} of {counted([None] * total, 'case')} passed, {covered:.0f} % of the policies tried")
+
+
+def _results_json(results: Sequence[FileResult], covered: float) -> dict[str, object]:
+    return {
+        "passed": all(result.passed for file in results for result in file.results),
+        "coverage_percent": round(covered, 1),
+        "files": [
+            {
+                "file": str(file.file.path),
+                "cases": [
+                    {
+                        "name": result.case.name,
+                        "line": result.case.line,
+                        "passed": result.passed,
+                        "outcome": result.outcome,
+                        "policies": list(result.policies),
+                        "problems": list(result.problems),
+                    }
+                    for result in file.results
+                ],
+                "uncovered": list(file.uncovered),
+            }
+            for file in results
+        ],
+    }
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write `{path}`: {error.strerror}") from error
+
+
+# --- diff -------------------------------------------------------------------------------------------------------------
+
+
+def _layers(path: Path, org: str) -> Layers:
+    from akpolicy.engine.files import read_policies
+    from akpolicy.engine.schema import load_default_schema
+    from akpolicy.scope import is_org_name, org_scope
+    from akpolicy.simulation.layers import Layers
+
+    if not is_org_name(org):
+        raise UsageError(f"`{org}` is no name of an org; give `--org NAME`")
+    schema = load_default_schema()
+    return Layers.compiled(org, {org_scope(org): read_policies(read_policy_files([path]), schema)}, schema)
+
+
+def _of_org(asked: Iterable[tuple[int, AuthorizationRequest]], org: str) -> Iterator[tuple[int, AuthorizationRequest]]:
+    """Yield the requests that the hosts of the org would judge."""
+    for line, request in asked:
+        if request.principal.org_id == org:
+            yield line, request
+
+
+def _difference_text(found: Difference) -> str:
+    lines = []
+    for name, changes in sorted(found.policies.items()):
+        counts = ", ".join(f"{count} {old} -> {new}" for (old, new), count in sorted(changes.counts.items()))
+        lines.append(f"{name}: {counts}")
+        for change in changes.examples:
+            request = change.request
+            where = f"line {change.line}: " if change.line else ""
+            asked = f"{request.principal.id} {request.action} {request.resource.id}"
+            lines.append(f"  {where}{asked}: {change.before} -> {change.after}")
+    others = f", {found.by_other_policies} by other policies" if found.by_other_policies else ""
+    lines.append(f"{found.changed} of {counted([None] * found.replayed, 'request')} would change{others}")
+    return "\n".join(lines)
+
+
+def _difference_json(found: Difference) -> dict[str, object]:
+    return {
+        "replayed": found.replayed,
+        "changed": found.changed,
+        "by_other_policies": found.by_other_policies,
+        "policies": [
+            {
+                "policy": name,
+                "counts": [
+                    {"before": old, "after": new, "requests": count}
+                    for (old, new), count in sorted(changes.counts.items())
+                ],
+                "examples": [
+                    {
+                        "line": change.line,
+                        "principal": change.request.principal.id,
+                        "action": change.request.action,
+                        "resource": change.request.resource.id,
+                        "before": change.before,
+                        "after": change.after,
+                        "message": change.message,
+                    }
+                    for change in changes.examples
+                ],
+            }
+            for name, changes in sorted(found.policies.items())
+        ],
+    }

@@ -1,0 +1,184 @@
+"""`akpolicy policy test`, `diff` and `format`: findings, reports and exit codes."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.cli.conftest import Run
+
+CASES = """
+policies: p.cedar
+defaults:
+  principal: {id: alice, org_id: acme, roles: [dev]}
+  resource: {id: box, agent_type: claude, runtime: python}
+tests:
+  - {name: run, expect: allow, request: {action: Run}}
+  - {name: ssh, expect: %s, request: {action: SSH}}
+"""
+POLICIES = """// what developers may
+@id("run") @note("kept") permit (principal, action == AgentKernel::Action::"Run", resource);
+@id("other") permit (principal, action == AgentKernel::Action::"Create", resource);
+"""
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    (tmp_path / "p.cedar").write_text(POLICIES, encoding="utf-8")
+    path = tmp_path / "cases.yaml"
+    path.write_text(CASES % "deny", encoding="utf-8")
+    return path
+
+
+# --- test -------------------------------------------------------------------------------------------------------------
+
+
+def test_cases_that_pass_end_with_0(cli: Run, cases: Path) -> None:
+    result = cli("policy", "test", cases)
+
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "2 of 2 cases passed, 50 % of the policies tried\n"
+
+
+def test_a_case_that_fails_is_named_with_its_line_and_ends_with_1(cli: Run, cases: Path) -> None:
+    cases.write_text(CASES % "allow", encoding="utf-8")
+
+    result = cli("policy", "test", cases.parent)
+
+    assert result.code == 1
+    assert f"{cases}:8: ssh: expected allow, got deny" in result.out
+    assert result.err == "error: 1 case came out otherwise\n"
+
+
+def test_junit_has_a_case_each_and_the_failures(cli: Run, cases: Path, tmp_path: Path) -> None:
+    cases.write_text(CASES.replace("name: run", 'name: "r\\x00n"') % "allow", encoding="utf-8")
+
+    cli("policy", "test", cases, "--junit", tmp_path / "report.xml")
+
+    suite = ET.parse(tmp_path / "report.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert [case.get("name") for case in suite] == ["r\ufffdn", "ssh"]
+    assert "expected allow" in str(suite[1][0].get("message"))
+
+
+def test_coverage_can_be_demanded(cli: Run, cases: Path) -> None:
+    result = cli("policy", "test", cases, "--coverage", "--min-coverage", 60)
+
+    assert result.code == 1
+    assert "no case is determined by `org/acme/other`" in result.out
+    assert "50 % of the policies are tried, less than 60 %" in result.err
+    assert cli("policy", "test", cases, "--min-coverage", 50).code == 0
+
+
+def test_json_has_everything(cli: Run, cases: Path) -> None:
+    answer = json.loads(cli("policy", "test", cases, "--output", "json").out)
+
+    assert (answer["passed"], answer["coverage_percent"]) == (True, 50.0)
+    assert answer["files"][0]["uncovered"] == ["org/acme/other"]
+    assert answer["files"][0]["cases"][0]["policies"] == ["org/acme/run"]
+
+
+def test_policies_that_cannot_be_enforced_end_with_1_and_a_file_that_makes_no_sense_with_2(
+    cli: Run, cases: Path
+) -> None:
+    (cases.parent / "p.cedar").write_text("permit (", encoding="utf-8")
+    assert cli("policy", "test", cases).code == 1
+    cases.write_text("tests: 1", encoding="utf-8")
+    assert cli("policy", "test", cases).code == 2
+    assert cli("policy", "test", cases.parent / "none.yaml").code == 2
+
+
+# --- diff -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    base = {"principal": {"id": "alice", "org_id": "acme"}, "resource": {"id": "b", "agent_type": "c", "runtime": "p"}}
+    lines = [json.dumps({**base, "action": action}) for action in ("Run", "SSH", "Create", "Fly")]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_what_would_change_is_grouped_by_policy(cli: Run, cases: Path, requests: Path, tmp_path: Path) -> None:
+    candidate = tmp_path / "candidate.cedar"
+    candidate.write_text(
+        '@id("no-run") forbid (principal, action == AgentKernel::Action::"Run", resource);\n'
+        '@id("ssh") permit (principal, action == AgentKernel::Action::"SSH", resource);\n',
+        encoding="utf-8",
+    )
+
+    result = cli("policy", "diff", tmp_path / "p.cedar", candidate, "--requests", requests)
+
+    assert result.code == 1
+    assert result.out.splitlines() == [
+        "org/acme/no-run: 1 allow -> deny",
+        "  line 1: alice Run b: allow -> deny",
+        "org/acme/other: 1 allow -> deny",
+        "  line 3: alice Create b: allow -> deny",
+        "org/acme/ssh: 1 deny -> allow",
+        "  line 2: alice SSH b: deny -> allow",
+        "3 of 4 requests would change",
+    ]
+    answer = json.loads(
+        cli("policy", "diff", tmp_path / "p.cedar", candidate, "--requests", requests, "--output", "json").out
+    )
+    assert (answer["replayed"], answer["changed"]) == (4, 3)
+
+
+def test_policies_that_decide_alike_end_with_0_and_other_reasons_are_counted(
+    cli: Run, cases: Path, requests: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed.cedar"
+    renamed.write_text(POLICIES.replace('@id("run")', '@id("walk")'), encoding="utf-8")
+
+    result = cli("policy", "diff", tmp_path / "p.cedar", renamed, "--requests", requests)
+
+    assert (result.code, result.out) == (0, "0 of 4 requests would change, 1 by other policies\n")
+
+
+def test_a_diff_without_requests_makes_no_sense(cli: Run, cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("")
+    policies = tmp_path / "p.cedar"
+
+    assert cli("policy", "diff", policies, policies, "--requests", tmp_path / "none").code == 2
+
+
+# --- format -----------------------------------------------------------------------------------------------------------
+
+
+def test_format_prints_and_keeps_comments_and_annotations(cli: Run, cases: Path) -> None:
+    file = cases.parent / "p.cedar"
+    result = cli("policy", "format", file)
+
+    assert result.code == 0
+    assert "// what developers may" in result.out
+    assert '@note("kept")' in result.out
+    assert file.read_text(encoding="utf-8") == POLICIES
+
+
+def test_format_checks_and_writes_and_then_there_is_nothing_to_do(cli: Run, cases: Path) -> None:
+    file = cases.parent / "p.cedar"
+
+    assert cli("policy", "format", file, "--check").code == 1
+    assert cli("policy", "format", file, "--write").err == f"changed {file}\n"
+    assert cli("policy", "format", file, "--check").code == 0
+    assert cli("policy", "format", file, "--write").err == ""
+    assert file.read_text(encoding="utf-8") != POLICIES
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("permit (", 1), (f"permit (principal, action, resource) when {{ {'(' * 5000} }};", 1)]
+)
+def test_format_refuses_what_it_cannot_lay_out(cli: Run, tmp_path: Path, text: str, code: int) -> None:
+    file = tmp_path / "x.cedar"
+    file.write_text(text, encoding="utf-8")
+
+    assert cli("policy", "format", file, "--write").code == code
+    assert file.read_text(encoding="utf-8") == text
