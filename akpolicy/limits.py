@@ -16,7 +16,7 @@ MAX_ENVELOPE_BYTES: Final = 64 * KIB
 MAX_ROOT_ENVELOPE_BYTES: Final = 512 * KIB
 MAX_JSON_INT: Final = 2**53 - 1
 
-# The index of all scopes of an org; a usual line has 110 bytes.
+# The index of all scopes of an org, `global` among them; a usual line has 110 bytes.
 MAX_INDEX_SCOPES: Final = 20_001
 MAX_INDEX_BYTES: Final = 3 * MIB
 

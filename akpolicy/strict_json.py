@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final, NoReturn, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,6 +37,16 @@ _CLOSING = b"]}"
 _MAX_INT_DIGITS = len(str(MAX_JSON_INT))
 
 
+class JsonLimits(NamedTuple):
+    """How much a payload may have outside strings, in bytes, and how many fields an object."""
+
+    structure_bytes: int
+    object_fields: int
+
+
+DOCUMENT_LIMITS: Final = JsonLimits(MAX_STRUCTURE_BYTES, MAX_OBJECT_FIELDS)
+
+
 class Document(BaseModel):
     """Base of every strict document: immutable, exact types, no unknown fields."""
 
@@ -54,12 +65,12 @@ def dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
-def load(data: bytes, model: type[D]) -> D:
-    """Parse `data` as the document `model`.
+def load(data: bytes, model: type[D], limits: JsonLimits = DOCUMENT_LIMITS) -> D:
+    """Parse `data` as the document `model`; other `limits` are for what this host wrote itself.
 
     Raises `PayloadNotUtf8`, `PayloadMalformed`, `DuplicateField`, `UnknownField`, `MissingField` or `FieldInvalid`.
     """
-    return validate(load_object(data), model)
+    return validate(load_object(data, limits), model)
 
 
 def validate(value: dict[str, Any], model: type[D]) -> D:
@@ -70,14 +81,14 @@ def validate(value: dict[str, Any], model: type[D]) -> D:
         _raise_typed(error, model)
 
 
-def load_object(data: bytes) -> dict[str, Any]:
+def load_object(data: bytes, limits: JsonLimits = DOCUMENT_LIMITS) -> dict[str, Any]:
     """Parse `data` as one JSON object by the rules of this module, without a model."""
     text = _decode(data)
-    _check_structure(data)
+    _check_structure(data, limits.structure_bytes)
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=partial(_object, limits.object_fields),
             parse_int=_integer,
             parse_float=_refuse_number,
             parse_constant=_refuse_number,
@@ -112,7 +123,7 @@ def _decode(data: bytes) -> str:
     return text
 
 
-def _check_structure(data: bytes) -> None:
+def _check_structure(data: bytes, limit: int) -> None:
     """Refuse deep nesting, and millions of tiny values, which would take some twenty times their size in memory."""
     structure = bytearray()
     # Step by step: one call over megabytes would stop every other thread for as long as it takes.
@@ -122,8 +133,8 @@ def _check_structure(data: bytes) -> None:
         end = string.end()
     structure += data[end:]
     structure = structure.translate(None, _WHITESPACE)
-    if len(structure) > MAX_STRUCTURE_BYTES:
-        msg = f"payload has {len(structure)} bytes outside strings, more than {MAX_STRUCTURE_BYTES}"
+    if len(structure) > limit:
+        msg = f"payload has {len(structure)} bytes outside strings, more than {limit}"
         raise PayloadMalformed(msg)
     depth = 0
     for byte in structure:
@@ -136,9 +147,9 @@ def _check_structure(data: bytes) -> None:
             raise PayloadMalformed(msg)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > MAX_OBJECT_FIELDS:
-        msg = f"payload has an object with {len(pairs)} fields, more than {MAX_OBJECT_FIELDS}"
+def _object(limit: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > limit:
+        msg = f"payload has an object with {len(pairs)} fields, more than {limit}"
         raise FieldInvalid(msg)
     result = dict(pairs)
     if len(result) != len(pairs):

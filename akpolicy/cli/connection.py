@@ -1,4 +1,4 @@
-"""From options to a connected client and a scope."""
+"""From options to a connected client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from akpolicy.cli.options import (
     ClientKeyFileOption,
     ServerOption,
 )
-from akpolicy.errors import ConfigError, FieldInvalid, UsageError
+from akpolicy.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from akpolicy.client.publishing import PublishingClient
@@ -64,15 +64,3 @@ def read_api_key(file: Path | None) -> str:
         raise ConfigError(f"cannot read the API key file `{file}`: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"`{file}` is no API key file: it has bytes that are no ASCII") from None
-
-
-def choose_scope(org: str | None, scope: str | None) -> str:
-    """Return the scope that exactly one of the two options names."""
-    from akpolicy.scope import check_scope, org_scope
-
-    if (org is None) == (scope is None):
-        raise UsageError("name either `--org NAME` or `--scope SCOPE`")
-    try:
-        return check_scope(org_scope(org) if org is not None else scope or "")
-    except FieldInvalid as error:
-        raise UsageError(error.message) from None

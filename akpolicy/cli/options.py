@@ -40,7 +40,17 @@ ClientKeyFileOption = Annotated[
 ]
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="For people or for programs.")]
 OrgOption = Annotated[str | None, typer.Option("--org", metavar="NAME", help="The org, as `--scope org/NAME`.")]
-ScopeOption = Annotated[str | None, typer.Option("--scope", metavar="SCOPE", help="`global` or `org/NAME`.")]
+TeamOption = Annotated[str | None, typer.Option("--team", metavar="NAME", help="A team of --org, by its name.")]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", metavar="SUBJECT", help="A user of --org, by the subject that the host's runtime states."),
+]
+ScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scope", metavar="SCOPE", help="`global`, `org/NAME`, `org/NAME/team/TEAM` or `org/NAME/user/USER`, encoded."
+    ),
+]
 MessageOption = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the history.")]
 IdempotencyKeyOption = Annotated[
     str | None, typer.Option(metavar="KEY", help="Makes a repeat safe. Without it: a new one, shown if needed.")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.connection import Connection
 from akpolicy.cli.files import read_policy_files
 from akpolicy.cli.option_groups import grouped
-from akpolicy.cli.options import OrgOption, OutputOption, PolicyFilesArgument, ScopeOption, examples
+from akpolicy.cli.options import OutputOption, PolicyFilesArgument, examples
 from akpolicy.cli.output import (
     EXIT_FAILED,
     OutputFormat,
@@ -23,6 +23,7 @@ from akpolicy.cli.output import (
     uploading,
     working,
 )
+from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def add_to(app: typer.Typer) -> None:
 def validate(
     files: PolicyFilesArgument,
     *,
-    org: OrgOption = None,
-    scope: ScopeOption = None,
+    target: ScopeChoice,
     connection: ServerToAsk,
     output: OutputOption = "text",
 ) -> None:
@@ -63,15 +63,15 @@ def validate(
     Prints one line a problem, `file:line: code: policy: message`. Exit code 1 if there is one.
     """
     sources = read_policy_files(files)
-    if connection.server is None and (org is not None or scope is not None):
+    if connection.server is None and target.is_made:
         raise UsageError(
-            "`--org` and `--scope` are of use only with `--server`: offline, every scope has the same rules"
+            "a scope is of use only with `--server`: offline, every scope has the same rules; leave it out"
         )
     if connection.server is None:
         with working(f"checking {counted(sources, 'file')}"):
             result = check_offline(sources)
     else:
-        chosen = choose_scope(org, scope)
+        chosen = target.chosen()
         size = sum(len(file.data) for file in sources)
         with connection.open() as client, uploading("validating", size) as progress:
             result = client.validate(chosen, sources, progress)

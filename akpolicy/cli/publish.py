@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.connection import Connection
 from akpolicy.cli.durations import seconds
 from akpolicy.cli.files import read_policy_files
 from akpolicy.cli.option_groups import OptionGroup, grouped
@@ -19,12 +19,11 @@ from akpolicy.cli.options import (
     DryRunOption,
     IdempotencyKeyOption,
     MessageOption,
-    OrgOption,
     OutputOption,
-    ScopeOption,
     examples,
 )
 from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, uploading
+from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.errors import ClientError, ServerRefused, UsageError
 from akpolicy.limits import MAX_JSON_INT
 
@@ -101,6 +100,7 @@ def add_to(app: typer.Typer) -> None:
             "akpolicy policy publish policies/ --org acme --message 'allow ssh to admins'",
             "akpolicy policy publish a.cedar --org acme --expected-version 3",
             "akpolicy policy publish a.cedar --org acme --dry-run",
+            "akpolicy policy publish a.cedar --org acme --team platform",
             "akpolicy policy publish base.cedar --scope global --offline-mode fail_closed --lifetime 7d",
             "akpolicy policy publish a.cedar --org acme --unsigned --out acme.proposal.json",
             "akpolicy policy publish --envelope acme.proposal.json",
@@ -114,8 +114,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
         typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),
     ] = None,
     *,
-    org: OrgOption = None,
-    scope: ScopeOption = None,
+    target: ScopeChoice,
     message: MessageOption = "",
     terms: BundleTerms,
     idempotency_key: IdempotencyKeyOption = None,
@@ -130,7 +129,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
-    """Publish policies as the whole policy of an org or of everybody (`global`).
+    """Publish policies as the whole policy of an org, of one of its teams or users, or of everybody (`global`).
 
     What was published before is replaced. The server checks, signs, stores and announces them; hosts then fetch them.
     Every problem is shown if it refuses them.
@@ -143,14 +142,14 @@ def publish(  # noqa: PLR0913 - one parameter an option
     if unsigned != (out is not None):
         raise UsageError("`--unsigned` and `--out FILE` go together")
     if envelope is not None:
-        if files or org or scope or unsigned or terms != BundleTerms():
+        if files or target.is_made or unsigned or terms != BundleTerms():
             raise UsageError("`--envelope` publishes what was signed as it is; give no files, scope or terms with it")
         published = policy_proposals.publish_envelope(connection, envelope, message, idempotency_key, dry_run=dry_run)
         print_published(published, output)
         return
     if not files:
         raise UsageError("no policies are named; give files, or `--envelope FILE`")
-    chosen = choose_scope(org, scope)
+    chosen = target.chosen()
     if out is not None:
         if dry_run:
             raise UsageError("`--unsigned` publishes nothing; leave out `--dry-run`")

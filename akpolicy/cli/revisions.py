@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import (
-    OrgOption,
     OutputOption,
-    ScopeOption,
     examples,
 )
 from akpolicy.cli.output import print_json, print_text, table, working
+from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.limits import MAX_JSON_INT
 
 if TYPE_CHECKING:
@@ -43,14 +42,13 @@ def add_to(app: typer.Typer) -> None:
 
 def history(
     *,
-    org: OrgOption = None,
-    scope: ScopeOption = None,
+    target: ScopeChoice,
     limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="At most this many.")] = 20,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
     """List what was published, newest first."""
-    chosen = choose_scope(org, scope)
+    chosen = target.chosen()
     with connection.open() as client, working("asking"):
         revisions = client.history(chosen, limit)
     if output == "json":
@@ -61,8 +59,7 @@ def history(
 
 def show(
     *,
-    org: OrgOption = None,
-    scope: ScopeOption = None,
+    target: ScopeChoice,
     version: Annotated[int, typer.Option(min=0, max=MAX_JSON_INT, metavar="N", help="Which one; 0 is the newest.")] = 0,
     connection: Connection,
     output: OutputOption = "text",
@@ -72,7 +69,7 @@ def show(
     JSON has the details, the signed manifest (a DSSE envelope) and the policies. Signatures are not verified here:
     sidecars do that, and `akpolicy inspect` if you give it the JSON.
     """
-    chosen = choose_scope(org, scope)
+    chosen = target.chosen()
     with connection.open() as client, working("fetching"):
         content = client.revision(chosen, version)
     if output == "json":

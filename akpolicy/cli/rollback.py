@@ -6,19 +6,18 @@ from typing import Annotated
 
 import typer
 
-from akpolicy.cli.connection import Connection, choose_scope
+from akpolicy.cli.connection import Connection
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import (
     DryRunOption,
     IdempotencyKeyOption,
     MessageOption,
-    OrgOption,
     OutputOption,
-    ScopeOption,
     examples,
 )
 from akpolicy.cli.output import working
 from akpolicy.cli.publish import keep_key_on_failure, new_unless, print_published
+from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.limits import MAX_JSON_INT
 
 
@@ -33,10 +32,9 @@ def add_to(app: typer.Typer) -> None:
     )(grouped(rollback))
 
 
-def rollback(  # noqa: PLR0913 - one parameter an option
+def rollback(
     *,
-    org: OrgOption = None,
-    scope: ScopeOption = None,
+    target: ScopeChoice,
     to: Annotated[
         int,
         typer.Option(
@@ -61,7 +59,7 @@ def rollback(  # noqa: PLR0913 - one parameter an option
 
     Hosts refuse what the current version forbids to go back to (`min_version` in `policy history`).
     """
-    chosen = choose_scope(org, scope)
+    chosen = target.chosen()
     key = new_unless(idempotency_key, dry_run=dry_run)
     with connection.open() as client, keep_key_on_failure(key), working(f"rolling back {chosen}"):
         published = client.rollback(

@@ -20,7 +20,7 @@ Rules:
     │   ├── KeyExpired  KeyNotYetValid  KeyRevoked  ExpiryExceedsKey
     │   ├── WeakKey  AnchorFormat  DuplicateAnchor
     │   ├── PayloadNotUtf8  PayloadMalformed  DuplicateField  UnknownField  MissingField  FieldInvalid
-    │   ├── ScopeMismatch  OrgMismatch
+    │   ├── ScopeMismatch  TooManyScopes  OrgMismatch
     │   ├── RollbackDetected  RollbackNotAuthorised  Equivocation  VersionJump  EpochMismatch
     │   ├── BundleExpired  IssuedInFuture  NotYetValid  LifetimeTooLong  ClockRollback  ClockJump
     │   ├── HeartbeatStale  HeartbeatReplay  HeartbeatRollback  HeartbeatNonceMismatch  PolicyStale
@@ -193,6 +193,7 @@ from akpolicy.errors.trust import (
     SignerUnavailable,
     SigningFailed,
     ThresholdNotMet,
+    TooManyScopes,
     TrustError,
     UnknownField,
     UnknownKey,
@@ -325,6 +326,7 @@ __all__ = [
     "ThresholdNotMet",
     "TooManyPolicies",
     "TooManyQuestionStreams",
+    "TooManyScopes",
     "TooManySessions",
     "TooManyStreams",
     "TrustError",

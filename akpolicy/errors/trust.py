@@ -97,6 +97,10 @@ class ScopeMismatch(TrustError):
     """A document is for another scope than the one asked for, or carries what its scope may not."""
 
 
+class TooManyScopes(TrustError):
+    """A document of one scope more than a host enforces."""
+
+
 class OrgMismatch(TrustError):
     """A document is of another org."""
 

@@ -15,9 +15,10 @@ from akpolicy.errors import (
     NotYetValid,
     RollbackDetected,
     ScopeMismatch,
+    TooManyScopes,
     VersionJump,
 )
-from akpolicy.limits import CLOCK_SKEW_S, MAX_BUNDLE_LIFETIME_S, MAX_VERSION_JUMP
+from akpolicy.limits import CLOCK_SKEW_S, MAX_BUNDLE_LIFETIME_S, MAX_INDEX_SCOPES, MAX_VERSION_JUMP
 from akpolicy.scope import org_of, org_scope
 from akpolicy.strict_json import shown
 
@@ -50,6 +51,13 @@ def check_scope_of(scope: str, org: str, expected: str | None) -> None:
     if org_of(scope) not in (None, org):
         msg = f"bundle is for `{scope}`, which is not a scope of `{org}`"
         raise ScopeMismatch(msg)
+
+
+def check_room(scope: str, known: int) -> None:
+    """Raise `TooManyScopes` if a host that knows so many scopes cannot take one more."""
+    if known >= MAX_INDEX_SCOPES:
+        msg = f"bundle is for the new scope `{scope}`, beyond the {MAX_INDEX_SCOPES} that a host enforces"
+        raise TooManyScopes(msg)
 
 
 def require_role(role: Delegation | None, scope: str, what: str) -> Delegation:

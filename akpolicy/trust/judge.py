@@ -203,6 +203,8 @@ class Judge:
         # (5) epoch and version do not go back, and one version is one document.
         bundles.check_epoch(manifest.epoch, root.document, held=held)
         mark = self._marks.get(manifest.scope)
+        if mark is None:
+            bundles.check_room(manifest.scope, len(self._marks))
         if held:
             bundles.check_held(manifest, digest, mark)
         fresh = bundles.is_ahead(manifest, digest, mark)

@@ -132,7 +132,7 @@ class Revision(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`; segments are percent-encoded."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`; segments are percent-encoded."""
     epoch: _builtins.int
     """Raised only to recover a scope whose versions ran ahead; compared before the version."""
     version: _builtins.int

@@ -84,11 +84,11 @@ class Hello(_message.Message):
     """SHA-256 of the index text that the host has, 32 bytes; empty for none."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
-        """What is enforced, one entry a scope."""
+        """What is enforced, one entry a scope: all of it, or as much as fits into 768 KiB."""
 
     @_builtins.property
     def held_blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """SHA-256 digests of the content blobs that the host holds, 32 bytes each."""
+        """SHA-256 digests of the content blobs that the host holds, 32 bytes each; at most 1,024."""
 
     def __init__(
         self,
@@ -118,13 +118,18 @@ class Ack(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
     ROOT_VERSION_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """The update's nonce."""
     root_version: _builtins.int
     """The newest root that the host trusts."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
-        """What is enforced now, one entry a scope."""
+        """What is enforced now and was not said on this stream yet, one entry a scope."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes of which nothing is enforced any more, though the host said so on this stream."""
 
     def __init__(
         self,
@@ -132,10 +137,11 @@ class Ack(_message.Message):
         nonce: _builtins.bytes = ...,
         enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
         root_version: _builtins.int = ...,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "nonce", b"nonce", "root_version", b"root_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "enforced", b"enforced", "nonce", b"nonce", "root_version", b"root_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +159,7 @@ class Nack(_message.Message):
     POLICY_ID_FIELD_NUMBER: _builtins.int
     ENFORCED_FIELD_NUMBER: _builtins.int
     ROOT_VERSION_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """The update's nonce. Empty: what is wrong is not an update but the state of the host, for example `HeartbeatStale`."""
     code: _builtins.str
@@ -165,7 +172,11 @@ class Nack(_message.Message):
     """The newest root that the host trusts."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
-        """What is enforced now, one entry a scope."""
+        """What is enforced now and was not said on this stream yet, one entry a scope."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes of which nothing is enforced any more, though the host said so on this stream."""
 
     def __init__(
         self,
@@ -176,10 +187,11 @@ class Nack(_message.Message):
         policy_id: _builtins.str = ...,
         enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
         root_version: _builtins.int = ...,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "enforced", b"enforced", "nonce", b"nonce", "policy_id", b"policy_id", "root_version", b"root_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "ended", b"ended", "enforced", b"enforced", "nonce", b"nonce", "policy_id", b"policy_id", "root_version", b"root_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

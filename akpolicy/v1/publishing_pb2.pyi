@@ -597,7 +597,7 @@ class ValidateHeader(_message.Message):
 
     SCOPE_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     def __init__(
         self,
         *,
@@ -693,7 +693,7 @@ class PublishHeader(_message.Message):
     NO_ROLLBACK_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     expected_version: _builtins.int
     """Publish only if this is the scope's current version (0: nothing published yet). Absent: whatever it is."""
     idempotency_key: _builtins.str
@@ -942,7 +942,7 @@ class RollbackRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     to_version: _builtins.int
     """The version to restore; 0 for the one before the current content."""
     expected_version: _builtins.int
@@ -1173,7 +1173,7 @@ class ListRevisionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     page_size: _builtins.int
     """At most this many; 0 means 50, more than 500 means 500."""
     page_token: _builtins.str
@@ -1230,7 +1230,7 @@ class GetRevisionRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `org/<org>`."""
+    """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     version: _builtins.int
     """0 for the newest."""
     def __init__(

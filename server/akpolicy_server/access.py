@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from akpolicy.errors import FieldInvalid, InvalidField, PermissionDenied
-from akpolicy.scope import GLOBAL, check_scope, org_of, org_scope
+from akpolicy.scope import GLOBAL, check_scope, is_org_name, org_of, org_scope
+from akpolicy.strict_json import shown
 
 
 class Role(StrEnum):
@@ -73,15 +74,18 @@ def require_host(caller: Caller) -> tuple[str, str]:
     return caller.org, caller.host_id
 
 
+def scope_of_org(text: str) -> str:
+    """Return the scope of a whole org by its name; raise `InvalidField` for what is no name of one."""
+    if not is_org_name(text):
+        raise InvalidField(
+            f"`{shown(text)}` is not an org name; use 1 to 63 of [A-Za-z0-9_-], alphanumeric at both ends"
+        )
+    return org_scope(text)
+
+
 def check_publishable_scope(text: str) -> str:
-    """Return `text` if this version publishes such scopes, else raise `InvalidField`."""
+    """Return `text` if it is a scope in its one spelling, else raise `InvalidField`."""
     try:
-        scope = check_scope(text)
+        return check_scope(text)
     except FieldInvalid as error:
         raise InvalidField(error.message) from None
-    org = org_of(scope)
-    if org is not None and scope != org_scope(org):
-        raise InvalidField(
-            f"`{scope}`: team and user layers are not available in this version; use `global` or `{org_scope(org)}`"
-        )
-    return scope

@@ -2,7 +2,7 @@
 
 Rules:
 
-- A bundle of `org/X` is for X; one of `global` is for every org that has a root, because each judges by its own.
+- A bundle of `org/X`, or below, is for X; one of `global` is for every org that has a root: each judges by its own.
 - A document is of one epoch, and hosts take only documents of their root's. So the orgs of `global` fall into groups,
   one an epoch: each gets a document of its own, with the same content.
 - A stored root was judged with its whole chain when it came (`roots`): here the newest one is believed as it lies.
@@ -21,12 +21,12 @@ from akpolicy.keys import AnchorSet, TrustAnchor
 from akpolicy.root import parse_root
 from akpolicy.scope import GLOBAL, org_of
 from akpolicy.trust import Judge, Mark, TrustedRoot
-from akpolicy_server.store.layers import layers_of, layers_of_scope
+from akpolicy_server.store.layers import find_layer, layers_of_scope
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.store.roots import newest_root, newest_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Member:
     """An org among those that get a document: its newest root, and the judge of a host that is up to date.
 
-    In a group the judge knows what its hosts have of the scope, alone it knows all that they have.
+    The judge knows what its hosts have of one scope, or of all of them (`member_of`).
     """
 
     org: str
@@ -66,7 +66,7 @@ def groups_of(connection: Connection, scope: str) -> list[Group]:
     """
     org = org_of(scope)
     if org is not None:
-        member = member_of(connection, org)
+        member = member_for(connection, org, scope)
         return [Group(member.root.epoch, (member,))]
     by_epoch = defaultdict[int, list[Member]](list)
     layers = layers_of_scope(connection, scope)
@@ -77,13 +77,16 @@ def groups_of(connection: Connection, scope: str) -> list[Group]:
     return [Group(epoch, tuple(members)) for epoch, members in sorted(by_epoch.items())]
 
 
-def member_of(connection: Connection, org: str) -> Member:
-    """Return an org with what its hosts trust; raise `OrgNotFound` or `RootNotFound`."""
-    record = newest_root(connection, org)
-    if record is None:
-        require_org(connection, org)
-        raise waits_for_root(org)
-    return _member(record, layers_of(connection, org).values())
+def member_of(connection: Connection, org: str, layers: Mapping[str, Layer]) -> Member:
+    """Return an org with what its hosts trust, and have of all scopes; raise `OrgNotFound` or `RootNotFound`."""
+    return _member(_require_root(connection, org), layers.values())
+
+
+def member_for(connection: Connection, org: str, scope: str) -> Member:
+    """Return an org with what its hosts trust, and have of one scope; raise `OrgNotFound` or `RootNotFound`."""
+    record = _require_root(connection, org)
+    layer = find_layer(connection, org, scope)
+    return _member(record, [layer] if layer else [])
 
 
 def require_org(connection: Connection, org: str) -> None:
@@ -124,6 +127,14 @@ def for_hosts(envelope: SignedEnvelope, root: Root) -> SignedEnvelope:
     """
     known = tuple(s for s in envelope.signatures if s.key_id in root.keys and s.key_id not in root.revoked)
     return replace(envelope, signatures=known) if known else envelope
+
+
+def _require_root(connection: Connection, org: str) -> RootRecord:
+    record = newest_root(connection, org)
+    if record is None:
+        require_org(connection, org)
+        raise waits_for_root(org)
+    return record
 
 
 def _member(record: RootRecord, layers: Iterable[Layer]) -> Member:

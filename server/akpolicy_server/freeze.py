@@ -5,6 +5,7 @@ Rules:
 - A freeze is a bundle of the org's scope with one policy, which forbids all. Whether an org is frozen is told by the id
   and the text in its current content, however that came about: a renewal of a freeze is one too, and a policy that only
   bears the id is none.
+- It holds whatever teams and users have: a forbid is never replaced by a narrower layer.
 - No rollback goes back past a freeze, so that a stolen rollback key cannot end one. Where a rollback could, because a
   rollback or a plain publish brought the freeze, asking for a freeze makes a new one.
 - Ending it publishes the newest content from before as a bundle; a rollback could still go back to the freeze, and no
@@ -24,14 +25,14 @@ from akpolicy.engine.source import PolicyText
 from akpolicy.errors import OrgFrozen, RevisionNotFound
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy.freeze import is_freeze as are_freeze
-from akpolicy.scope import org_scope
+from akpolicy.scope import is_member_scope
 from akpolicy.strict_json import load
-from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
+from akpolicy_server.access import Caller, require_publisher, scope_of_org
 from akpolicy_server.audience import require_scope
 from akpolicy_server.drafts import BundleDraft, Floor, Reason, manifest_of
 from akpolicy_server.judging import ContentToJudge, StoredContent, propose_content
 from akpolicy_server.orders import check_request
-from akpolicy_server.store.layers import layers_of
+from akpolicy_server.store.layers import find_layer
 from akpolicy_server.store.revisions import (
     RevisionKind,
     RevisionRecord,
@@ -63,8 +64,13 @@ def is_freeze(connection: Connection, revision: RevisionRecord) -> bool:
 
 
 def refuse_unaware(connection: Connection, current: RevisionRecord | None, expected_version: int | None) -> None:
-    """Raise `OrgFrozen` if a publish would end a freeze without saying that it knows."""
-    if current is not None and expected_version is None and is_freeze(connection, current):
+    """Raise `OrgFrozen` if a publish would end a freeze without saying that it knows.
+
+    The same policy of a team or user freezes nobody else, and is like any other.
+    """
+    if current is None or expected_version is not None or is_member_scope(current.scope):
+        return
+    if is_freeze(connection, current):
         raise OrgFrozen(
             f"`{current.scope}` is frozen; publish with expected version {current.version} to end that with these "
             "policies, or go back to those before with `akpolicy org unfreeze`"
@@ -92,7 +98,7 @@ class Freeze:
         Raises `PermissionDenied`, `Unauthenticated`, `InvalidField`, `OrgNotFound`, `RootNotFound`, `RevisionNotFound`
         if there is nothing to return to, `SignersMissing`, or the `TrustError` with which hosts would refuse it.
         """
-        scope = check_publishable_scope(org_scope(org))
+        scope = scope_of_org(org)
         require_publisher(caller, scope)
         check_request("", message)
         with self._ledger.change(caller) as change:
@@ -114,7 +120,7 @@ class Freeze:
         if not (frozen and is_freeze(connection, current)):
             return is_freeze(connection, current) == frozen
         # A freeze that hosts have dropped since freezes nothing.
-        layer = layers_of(connection, org).get(current.scope)
+        layer = find_layer(connection, org, current.scope)
         in_force = layer is not None and layer.in_force and layer.revision.serial == current.serial
         return in_force and not _can_be_rolled_back(connection, current)
 

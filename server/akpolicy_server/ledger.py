@@ -32,6 +32,7 @@ from akpolicy_server.audience import Group, groups_of
 from akpolicy_server.drafts import place_in
 from akpolicy_server.first_root import DAY_S, FIRST_EPOCH
 from akpolicy_server.judging import judge_as_host, refuse_ungranted_content
+from akpolicy_server.room import require_room
 from akpolicy_server.signatory import Quorum
 from akpolicy_server.store.layers import bump_generations, set_layers
 from akpolicy_server.store.online_keys import newest_key
@@ -288,7 +289,11 @@ def _enter(
 
 
 def give(change: Change, revision: RevisionRecord, members: Collection[Member]) -> RevisionRecord:
-    """Make a stored revision what the hosts of these orgs get; return it."""
+    """Make a stored revision what the hosts of these orgs get; return it.
+
+    Raises `TooManyScopes` for a new scope of an org that has no room for it.
+    """
+    require_room(change.connection, revision.scope)
     orgs = {member.org for member in members}
     set_layers(change.connection, orgs, revision)
     change.touched |= orgs

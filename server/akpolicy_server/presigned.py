@@ -50,6 +50,7 @@ from akpolicy_server.judging import ProposedContent, judge_as_host, propose_cont
 from akpolicy_server.ledger import SHORTEST_GLOBAL_LIFETIME_S, give
 from akpolicy_server.orders import check_expected
 from akpolicy_server.publisher import Published, bundle_of
+from akpolicy_server.room import require_room
 from akpolicy_server.signatory import quorum_end
 from akpolicy_server.store.revisions import (
     RevisionKind,
@@ -109,6 +110,7 @@ class Presigned:
             current = current_revision(connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             refuse_unaware(connection, current, order.expected_version)
+            require_room(connection, order.scope)
             groups = groups_of(connection, order.scope)
             if not groups:
                 raise RootNotFound("no org has a root yet that says who signs `global`; create an org first")

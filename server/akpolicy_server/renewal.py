@@ -19,7 +19,7 @@ import structlog
 
 from akpolicy.errors import AkpolicyError, StoreUnavailable
 from akpolicy.scope import GLOBAL, org_of
-from akpolicy_server.audience import member_of
+from akpolicy_server.audience import member_for
 from akpolicy_server.drafts import BundleDraft, renewal_of
 from akpolicy_server.store.layers import layers_past_half_life
 from akpolicy_server.store.revisions import RevisionRecord, current_revision, read_content
@@ -83,7 +83,7 @@ class Renewal:
     def _hindrance(self, connection: Connection, revision: RevisionRecord, now: int) -> AkpolicyError | None:
         """Return why an org's bundle cannot be renewed, if that can be told without making others wait."""
         try:
-            member = member_of(connection, org_of(revision.scope) or "")
+            member = member_for(connection, org_of(revision.scope) or "", revision.scope)
             member.judge.check_root(now)
             self._ledger.quorum(_draft(connection, revision), member, now)
         except StoreUnavailable:

@@ -4,7 +4,7 @@ Rules:
 
 - Reports are gathered and written together, `FLUSH_INTERVAL_S` apart at the most often: a publish to thousands of hosts
   makes thousands of acks within a second, and each transaction costs a disk sync that publishers would wait for.
-- The latest wins: per host one row, per scope one refusal. Memory is bounded by the number of hosts.
+- The latest wins: per host one row, per scope one revision and one refusal. What did not change is not written again.
 - While the database does not answer, reports are kept and written later. A crash loses the last moment's; the hosts
   report what they enforce again when they reconnect.
 
@@ -26,9 +26,10 @@ from akpolicy_server.store.hosts import (
     HostRecord,
     HostRevision,
     clear_nack,
+    differences,
     replace_nack,
-    replace_revisions,
     upsert_host,
+    write_revisions,
 )
 from akpolicy_server.times import now_us
 
@@ -46,14 +47,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """The latest of one host; `refusals` None for a scope: an update of it took effect."""
+    """The latest of one host: what is different of what it enforces, None for what ended; or all of it (`is_all`).
+
+    `refusals` None for a scope: an update of it took effect.
+    """
 
     record: HostRecord
-    enforced: tuple[HostRevision, ...]
+    changes: Mapping[str, HostRevision | None]
+    is_all: bool
     refusals: Mapping[str, HostNack | None]
 
     def followed_by(self, later: _Report) -> _Report:
-        return replace(later, refusals={**self.refusals, **later.refusals})
+        refusals = {**self.refusals, **later.refusals}
+        if later.is_all:
+            return replace(later, refusals=refusals)
+        return replace(later, changes={**self.changes, **later.changes}, is_all=self.is_all, refusals=refusals)
 
 
 class HostReports:
@@ -74,16 +82,20 @@ class HostReports:
     def note(
         self,
         record: HostRecord,
-        enforced: tuple[HostRevision, ...],
+        changes: Mapping[str, HostRevision | None],
         *,
+        is_all: bool = False,
         accepted: tuple[str, ...] = (),
         refused: HostNack | None = None,
     ) -> None:
-        """Note what a host says: all that it enforces, and what it accepted or refused, by scope."""
+        """Note what a host says, by scope: what it accepted or refused, and what is different of what it enforces.
+
+        None: nothing any more. With `is_all` it is all that the host enforces.
+        """
         refusals: dict[str, HostNack | None] = dict.fromkeys(accepted)
         if refused is not None:
             refusals[refused.scope] = refused
-        report = _Report(record, enforced, refusals)
+        report = _Report(record, dict(changes), is_all, refusals)
         earlier = self._pending.get(record.host)
         self._pending[record.host] = earlier.followed_by(report) if earlier else report
         self._arrived.set()
@@ -119,7 +131,10 @@ class HostReports:
             for report in batch:
                 host, now = report.record.host, report.record.last_seen_at_us
                 upsert_host(connection, report.record)
-                replace_revisions(connection, host, report.enforced, now)
+                changes = report.changes
+                if report.is_all:
+                    changes = differences(connection, host, changes)
+                write_revisions(connection, host, changes, now)
                 for scope, refusal in report.refusals.items():
                     if refusal is None:
                         clear_nack(connection, host, scope)

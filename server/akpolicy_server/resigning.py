@@ -7,6 +7,7 @@ Rules:
 - What it cannot sign anew is dropped: hosts drop it as soon as they have the root. Only of an older epoch with keys in
   good order they keep it, until something of the new epoch is published.
 - It is judged what hosts hold, as they judge it; to an org that had another revision so far, or none, as something new.
+- So of `global`, of the org, and of each of its teams and users that was ever published.
 - `global` is shared by all orgs of an epoch: if it has to be signed anew, all of them get the new version.
 """
 
@@ -23,7 +24,7 @@ from akpolicy_server.audience import member_of
 from akpolicy_server.drafts import renewal_of
 from akpolicy_server.judging import judge_as_host, refuse_ungranted_content
 from akpolicy_server.ledger import give
-from akpolicy_server.store.layers import Layer, drop_layer, layers_of
+from akpolicy_server.store.layers import Layer, drop_layer, find_layer, layers_of
 from akpolicy_server.store.revisions import RevisionRecord, current_revision, read_content
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ class Resigned:
 def resign(change: Change, ledger: Ledger, org: str) -> Resigned:
     """Bring an org's layers in line with its newest root, in the transaction that stored that root."""
     outcome = Resigned()
-    member = member_of(change.connection, org)
     layers = layers_of(change.connection, org)
-    for scope in (GLOBAL, org_scope(org)):
+    member = member_of(change.connection, org, layers)
+    # The org's own may have been published for nobody yet, `global` for other orgs; all else was given to this org.
+    for scope in sorted({GLOBAL, org_scope(org), *layers}):
         newest = current_revision(change.connection, scope)
         if newest is None:
             continue
@@ -75,7 +77,7 @@ def _sign_anew(change: Change, ledger: Ledger, member: Member, newest: RevisionR
     try:
         with change.connection.begin_nested():
             revision = ledger.commit(change, draft, epochs={member.root.epoch})
-            layer = layers_of(change.connection, member.org).get(draft.scope)
+            layer = find_layer(change.connection, member.org, draft.scope)
             if layer is None or layer.revision.serial != revision.serial:
                 raise KeyNotAuthorised(f"what others would take of `{draft.scope}`, hosts of `{member.org}` would not")
     except (TrustError, SignersMissing, SignerError):

@@ -19,9 +19,8 @@ import structlog
 
 from akpolicy.errors import OrgNotFound, TrustError, VersionConflict
 from akpolicy.root import parse_root
-from akpolicy.scope import org_scope
 from akpolicy.trust import Judge
-from akpolicy_server.access import Caller, check_publishable_scope, require_admin_of, require_publisher
+from akpolicy_server.access import Caller, require_admin_of, require_publisher, scope_of_org
 from akpolicy_server.audience import anchors_of, require_org
 from akpolicy_server.judging import refusals_of
 from akpolicy_server.resigning import resign
@@ -89,7 +88,7 @@ class Roots:
 
         Raises `PermissionDenied`, `InvalidField` or `OrgNotFound`.
         """
-        require_publisher(caller, check_publishable_scope(org_scope(org)))
+        require_publisher(caller, scope_of_org(org))
         with self._database.read() as connection:
             require_org(connection, org)
             if newest_only:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from akpolicy.index import Index, IndexLine, build_index
 from akpolicy_server.audience import for_hosts, require_org, trusted, waits_for_root
+from akpolicy_server.store.hosts import HostRevision
 from akpolicy_server.store.layers import generations_of, layers_of
 from akpolicy_server.store.roots import newest_root
 
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OrgView:
-    """The state of an org with the generation `seq`: its newest root, and a revision for each scope, by scope."""
+    """The state of an org with the generation `seq`: its newest root, and a revision for each scope, by scope.
+
+    `names` has what names each of them: one object for every stream that was sent it.
+    """
 
     org: str
     seq: int
     root: TrustedRoot
     revisions: Mapping[str, RevisionRecord]
+    names: Mapping[str, HostRevision]
     index: Index
 
 
@@ -51,7 +56,8 @@ def read_view(connection: Connection, org: str) -> OrgView:
         if layer.in_force
     }
     index = build_index(IndexLine(r.scope, r.epoch, r.version, r.digest.hex()) for r in revisions.values())
-    return OrgView(org, generations_of(connection, [org])[org], root, revisions, index)
+    names = {scope: HostRevision(scope, r.epoch, r.version, r.digest) for scope, r in revisions.items()}
+    return OrgView(org, generations_of(connection, [org])[org], root, revisions, names, index)
 
 
 def _for_hosts(revision: RevisionRecord, root: Root) -> RevisionRecord:

@@ -4,15 +4,16 @@ A bundle takes effect in this order, and an error at any step leaves what is enf
 (2) get the content, (3) judge the content, (4) compile, (5) write to disk, (6) swap the snapshot, (7) move the judge's
 mark. Only then is it reported as applied.
 
-This sidecar enforces `global` and its own org's scope. Other scopes are refused, even if they are signed well.
+This sidecar enforces `global` and every scope of its own org, as many as an index can name. What is signed well for
+another org is refused by the judge.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from akpolicy.errors import CacheError, Equivocation, RootMissing, ScopeMismatch
-from akpolicy.scope import GLOBAL, org_scope
+from akpolicy.errors import CacheError, Equivocation, FieldInvalid, RootMissing
+from akpolicy.scope import check_scope, org_of
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import confirm
 from akpolicy_sidecar.layers import ENGINE
@@ -42,7 +43,6 @@ class BundleUpdates:
         """Work on `ledger`."""
         self._ledger = ledger
         self._builder = builder
-        self._scopes = frozenset({GLOBAL, org_scope(ledger.org)})
         self._blobs: set[str] = set()
 
     @property
@@ -64,16 +64,22 @@ class BundleUpdates:
             raise
 
     def concerns(self, scope: str) -> bool:
-        """Whether the scope is one of those that this sidecar enforces."""
-        return scope in self._scopes
+        """Whether the text is one of the scopes that this sidecar enforces."""
+        try:
+            return org_of(check_scope(scope)) in (None, self._ledger.org)
+        except FieldInvalid:
+            return False
 
     @property
     def lacking(self) -> tuple[str, ...]:
         """The scopes of which the last heartbeat names another document than is enforced."""
         last, digests = self._ledger.last_heartbeat, self._ledger.enforcement.digests
         lines = last.index.lines if last is not None else {}
+        # An index has its scopes in order.
         return tuple(
-            scope for scope in sorted(self._scopes & lines.keys()) if lines[scope].digest != digests.get(scope)
+            scope
+            for scope, line in lines.items()
+            if line.digest != digests.get(scope) and org_of(scope) in (None, self._ledger.org)
         )
 
     def apply(self, envelope: SignedEnvelope, original: SignedEnvelope | None, content: ContentSource) -> Accepted:
@@ -110,17 +116,11 @@ class BundleUpdates:
         self._ledger.require_newest_root()
         now = self._ledger.time_at(self._ledger.moment())
         try:
-            verified = self._ledger.judge.judge_manifest(envelope, now, original=original)
+            return self._ledger.judge.judge_manifest(envelope, now, original=original)
         except Equivocation:
             ours = self._ledger.enforcement.get(scope_of(envelope))
             self._ledger.keep_evidence(envelope, ours.envelope if ours else None)
             raise
-        scope = verified.manifest.scope
-        if scope not in self._scopes:
-            names = " and ".join(f"`{own}`" for own in sorted(self._scopes))
-            msg = f"bundle is for `{scope}`; this version enforces {names} only"
-            raise ScopeMismatch(msg)
-        return verified
 
     def _built(self, bundle: VerifiedBundle) -> Enforced:
         root = self._ledger.judge.root

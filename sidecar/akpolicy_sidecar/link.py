@@ -6,7 +6,7 @@ Rules:
   the other end is more than something that takes connections.
 - A stream that was silent for three announced intervals is dead.
 - While something that the server sent stands refused, the stream does not count: the server has newer policy than what
-  is enforced.
+  is enforced. If it is of a team or user, it does not count for their members, and for everybody else it does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from akpolicy.clock import Moment
 
 SILENT_INTERVALS: Final = 3
@@ -27,15 +29,21 @@ class Link:
     """The stream at a moment.
 
     `heard`: the last message. `proven`: whether the connection that is open now counts. `interval_s`: its interval.
+    `behind`: the teams' and users' scopes of which the server has newer policy than what is enforced.
     """
 
     heard: Moment | None = None
     proven: bool = False
     interval_s: float = MAX_KEEP_ALIVE_S
+    behind: frozenset[str] = frozenset()
 
     def is_live(self, moment: Moment) -> bool:
         """Whether the stream counts and is not silent."""
         return self.proven and self.heard is not None and moment.since(self.heard) <= SILENT_INTERVALS * self.interval_s
+
+    def concerning(self, scopes: Collection[str]) -> Link:
+        """Return the link as it is for requests that are judged by these scopes."""
+        return self if self.behind.isdisjoint(scopes) else replace(self, proven=False)
 
 
 class LinkHolder:
@@ -58,6 +66,11 @@ class LinkHolder:
     def proven(self, moment: Moment) -> None:
         """Note that the stream counts from now on."""
         self.current = replace(self.current, heard=moment, proven=True)
+
+    def left_behind(self, scopes: frozenset[str]) -> None:
+        """Note of which teams and users the server has newer policy than what is enforced."""
+        if self.current.behind != scopes:
+            self.current = replace(self.current, behind=scopes)
 
     def lost(self) -> None:
         """Note that the stream is gone, or does not count any more."""

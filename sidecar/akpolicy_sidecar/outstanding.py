@@ -6,7 +6,9 @@ Rules:
   cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
   time can change.
 - While something is refused and not made good, the stream does not make decisions live: what is enforced is known to be
-  older than what the server has. A refused heartbeat takes nothing away: anybody on the way could send one.
+  older than what the server has. What is refused of a team or user is held against their members alone. A refused
+  heartbeat takes nothing away: anybody on the way could send one.
+- At most `MAX_SUBJECTS` refused teams and users are told apart: their names come from the server, unverified.
 - What heartbeats name and never came is asked for too. How long that may go on is for freshness to say, not for the
   stream.
 """
@@ -23,6 +25,7 @@ from akpolicy.errors import (
     EngineUnavailable,
     RootChainTooLong,
 )
+from akpolicy.scope import is_member_scope
 from akpolicy_sidecar.updates import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ DISK_PAUSE_S: Final = 10.0
 WITHHELD_PAUSE_S: Final = 10.0
 CLOCK_PAUSE_S: Final = 30.0
 LASTING_PAUSE_S: Final = 300.0
+MAX_SUBJECTS: Final = 1024
+# In a message.
+MAX_NAMED: Final = 5
 
 
 class Outstanding:
@@ -43,12 +49,22 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._refused: dict[str, float] = {}
+        self._members: set[str] = set()
         self._withheld: dict[str, float] = {}
 
     @property
     def is_refused(self) -> bool:
-        """Whether something was refused, or dropped, and not made good since."""
-        return bool(self._refused)
+        """Whether something was refused, or dropped, that concerns everybody, and not made good since."""
+        return len(self._refused) > len(self._members)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The scopes of teams and users of which something was refused, or dropped, and not made good since."""
+        return frozenset(self._members)
+
+    def has_room(self, subject: str) -> bool:
+        """Whether a refusal of this scope can be told from others."""
+        return not is_member_scope(subject) or subject in self._members or len(self._members) < MAX_SUBJECTS
 
     def refuse(self, subject: str, error: AkpolicyError, elapsed: float) -> None:
         """Note that an update was refused."""
@@ -61,22 +77,28 @@ class Outstanding:
     def withhold(self, scopes: Sequence[str], elapsed: float) -> list[str]:
         """Note of which scopes a heartbeat names something that is not here; return those of which that is news."""
         news = [scope for scope in scopes if scope not in self._refused and scope not in self._withheld]
-        noted = {**self._withheld, **dict.fromkeys(news, elapsed + WITHHELD_PAUSE_S)}
-        self._withheld = {scope: due for scope, due in noted.items() if scope in scopes}
+        due = elapsed + WITHHELD_PAUSE_S
+        self._withheld = {scope: self._withheld.get(scope, due) for scope in scopes if scope not in self._refused}
         return news
 
     def make_good(self, subject: str) -> None:
         """Note that what the server has is in force."""
         self._refused.pop(subject, None)
+        self._members.discard(subject)
         self._withheld.pop(subject, None)
 
     def due(self, elapsed: float) -> str:
         """Return what to ask for by a new connection, now; empty if there is nothing, or it is too early."""
         wanted = {**self._withheld, **self._refused}
-        return ", ".join(sorted(wanted)) if wanted and elapsed >= min(wanted.values()) else ""
+        if not wanted or elapsed < min(wanted.values()):
+            return ""
+        names, more = sorted(wanted)[:MAX_NAMED], len(wanted) - MAX_NAMED
+        return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
     def _ask_again(self, subject: str, due: float) -> None:
         self._refused[subject] = min(due, self._refused.get(subject, due))
+        if is_member_scope(subject):
+            self._members.add(subject)
 
 
 def _pause_after(subject: str, error: AkpolicyError) -> float:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.status import Standing
 
 # Statuses that more attempts will not mend: somebody has to look at the API key.
+# How many subjects are remembered with the code of their refusal.
+MAX_REFUSALS: Final = 1024
+
 CREDENTIAL_STATUSES: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
 log = structlog.get_logger(__name__)
@@ -74,8 +77,9 @@ class Reporter:
         """
         self._metrics.updates.labels(outcome="refused").inc()
         self._metrics.update_refusals.labels(code=error.code).inc()
-        # By code: the text may quote the peer, which must not be able to fill the log.
-        if self._refusals.get(what) != error.code:
+        # By code: the text may quote the peer, which must not be able to fill the log. Nor may it with scopes.
+        is_known = what in self._refusals or len(self._refusals) < MAX_REFUSALS
+        if is_known and self._refusals.get(what) != error.code:
             self._refusals[what] = error.code
             log.error(
                 "update refused; what was enforced stays enforced", subject=what, code=error.code, error=str(error)

@@ -12,6 +12,7 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
   has. A refusal is noted under the name that the server gave, and made good by what a signed document says.
 - The server sends an update once a connection, and nothing that Hello claimed. What was refused, dropped because of a
   root, or never came although a heartbeat names it, a new connection asks for (`outstanding`).
+- What is enforced is said once, in Hello, as far as it fits; later answers say what is different by then (`said`).
 - What is wrong with the state of this host rather than with an update is told by a Nack without nonce, once for each
   change (`tell`, from any thread).
 - While a message is worked on the stream is not silent: `waiting_since` is None then.
@@ -20,6 +21,7 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 from __future__ import annotations
 
 import secrets
+import threading
 from typing import TYPE_CHECKING, Final
 
 from akpolicy import __version__
@@ -31,13 +33,13 @@ from akpolicy.errors import (
     StreamProtocolError,
 )
 from akpolicy.fields import NONCE_BYTES
-from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.heartbeat_updates import Question
 from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
 from akpolicy_sidecar.outstanding import Outstanding
+from akpolicy_sidecar.said import MAX_HELD_BLOBS, Said
 from akpolicy_sidecar.updates import HEARTBEAT, REFUSALS, ROOT, UNKNOWN, Outcome
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
     from akpolicy.bundle import ContentReference
     from akpolicy.clock import Clock
-    from akpolicy.decision import BundleVersion
     from akpolicy.errors import AkpolicyError
     from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
@@ -87,6 +88,9 @@ class Session:
         self._outstanding = Outstanding()
         self._dropping = False
         self._told = ""
+        self._said = Said()
+        # What an answer says, it says in the order of the answers.
+        self._answering = threading.Lock()
         self.waiting_since: Moment | None = Moment.read(clock)
         self.interval_s = FIRST_INTERVAL_S
         # Whether a heartbeat has answered the nonce.
@@ -100,8 +104,8 @@ class Session:
             org=self._org,
             software_version=__version__,
             root_version=holdings.root_version,
-            enforced=_revisions(holdings.enforced),
-            held_blobs=[bytes.fromhex(digest) for digest in holdings.blobs],
+            enforced=self._said.begin(holdings.enforced),
+            held_blobs=[bytes.fromhex(digest) for digest in holdings.blobs[:MAX_HELD_BLOBS]],
             nonce=self._nonce,
             index_digest=bytes.fromhex(holdings.index_digest),
         )
@@ -179,8 +183,8 @@ class Session:
     def _tell_dropped(self, dropped: tuple[Trouble, ...]) -> None:
         for trouble in dropped:
             self._report.dropped(trouble.subject, trouble.error)
-            self._links.lost()
             self._outstanding.drop(trouble.subject, self._clock.elapsed())
+            self._fall_behind()
             self._nack(b"", trouble.error)
 
     def _end_roots(self) -> None:
@@ -222,8 +226,7 @@ class Session:
         try:
             accepted = self._updater.apply_bundle(envelope_from_proto(update.envelope), content, original=original)
         except (*REFUSALS, DistributionError) as error:
-            hint = update.revision.scope
-            self._refuse(hint if self._updater.concerns(hint) else UNKNOWN, update.nonce, error)
+            self._refuse(self._subject(update.revision.scope), update.nonce, error)
             if lacking:
                 # The server left out content that is not here any more; a new Hello says what is.
                 msg = "content that the server takes for held is not here"
@@ -232,6 +235,10 @@ class Session:
         self._outstanding.make_good(accepted.scope)
         self._count(accepted.scope, accepted.outcome, accepted.version)
         self._ack(update.nonce)
+
+    def _subject(self, hint: str) -> str:
+        """Return what a refused bundle is noted under; the server says of which scope it is."""
+        return hint if self._updater.concerns(hint) and self._outstanding.has_room(hint) else UNKNOWN
 
     def _stray_chunk(self) -> None:
         if not self._dropping:
@@ -254,6 +261,7 @@ class Session:
         if not self.proven:
             self.proven = True
             self._report.connected()
+        self._links.left_behind(self._outstanding.members)
         if not self._outstanding.is_refused:
             self._links.proven(Moment.read(self._clock))
 
@@ -282,30 +290,33 @@ class Session:
         if isinstance(error, CacheError):
             self._report.cache_failed(error)
         self._report.refused(subject, error)
-        if subject != HEARTBEAT:
-            self._links.lost()
         self._outstanding.refuse(subject, error, self._clock.elapsed())
+        if subject != HEARTBEAT:
+            self._fall_behind()
         self._nack(nonce, error)
 
+    def _fall_behind(self) -> None:
+        """Let the stream not count for those whom what is outstanding concerns."""
+        if self._outstanding.is_refused:
+            self._links.lost()
+        self._links.left_behind(self._outstanding.members)
+
     def _ack(self, nonce: bytes) -> None:
-        updater = self._updater
-        ack = pb.Ack(nonce=nonce, enforced=_revisions(updater.revisions), root_version=updater.root_version)
-        self._send(pb.SubscribeRequest(ack=ack))
+        with self._answering:
+            enforced, ended = self._said.news(self._updater.revisions)
+            ack = pb.Ack(nonce=nonce, enforced=enforced, ended=ended, root_version=self._updater.root_version)
+            self._send(pb.SubscribeRequest(ack=ack))
 
     def _nack(self, nonce: bytes, error: AkpolicyError) -> None:
-        nack = pb.Nack(
-            nonce=nonce,
-            code=error.code,
-            detail=str(error)[:MAX_DETAIL_CHARS],
-            policy_id=error.policy_id if isinstance(error, PolicyError) else "",
-            enforced=_revisions(self._updater.revisions),
-            root_version=self._updater.root_version,
-        )
-        self._send(pb.SubscribeRequest(nack=nack))
-
-
-def _revisions(bundles: tuple[BundleVersion, ...]) -> list[bundle_pb2.Revision]:
-    return [
-        bundle_pb2.Revision(scope=b.scope, epoch=b.epoch, version=b.version, digest=bytes.fromhex(b.digest))
-        for b in bundles
-    ]
+        with self._answering:
+            enforced, ended = self._said.news(self._updater.revisions)
+            nack = pb.Nack(
+                nonce=nonce,
+                code=error.code,
+                detail=str(error)[:MAX_DETAIL_CHARS],
+                policy_id=error.policy_id if isinstance(error, PolicyError) else "",
+                enforced=enforced,
+                ended=ended,
+                root_version=self._updater.root_version,
+            )
+            self._send(pb.SubscribeRequest(nack=nack))

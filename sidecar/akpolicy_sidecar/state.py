@@ -20,15 +20,18 @@ from pydantic import Field
 from akpolicy.clock import Moment
 from akpolicy.errors import CacheCorrupt, TrustError
 from akpolicy.fields import Counter, HexDigest, OrgName, ScopeText, Seconds
-from akpolicy.strict_json import Document, load
+from akpolicy.limits import MAX_INDEX_SCOPES, MIB
+from akpolicy.strict_json import Document, JsonLimits, load
 from akpolicy.trust import HeartbeatMark, Mark
 from akpolicy.trusted_time import TimeProof
-from akpolicy_sidecar.freshness import Confirmation, Freshness
+from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, Confirmation, Freshness
 
 _HEAD: Final = b'{"sha256":"%b","state":'
 _HEAD_BYTES: Final = len(_HEAD % (b"0" * 64))
 _TAIL: Final = b"}"
 _MILLISECONDS: Final = 1000
+# A scope has at most 150 bytes outside strings, and its freshness 50.
+LIMITS: Final = JsonLimits(structure_bytes=4 * MIB, object_fields=MAX_INDEX_SCOPES + MAX_NOT_ENFORCED)
 
 
 class RootState(Document):
@@ -168,6 +171,6 @@ def decode_state(data: bytes) -> State:
         msg = "it is not what was written: its digest does not fit"
         raise CacheCorrupt(msg)
     try:
-        return load(body, State)
+        return load(body, State, LIMITS)
     except TrustError as error:
         raise CacheCorrupt(error.message) from error

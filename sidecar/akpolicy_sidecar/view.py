@@ -13,7 +13,7 @@ from akpolicy.clock import Moment
 from akpolicy_sidecar.status import Standing, stand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from akpolicy.clock import Clock
     from akpolicy_sidecar.link import Link, LinkHolder
@@ -39,17 +39,17 @@ class View:
             self._standing = stand(self.snapshot, self.link, self.moment)
         return self._standing
 
-    def select(self, scopes: Iterable[str]) -> View:
+    def select(self, scopes: Collection[str]) -> View:
         """Return the view of the part that a request with these scopes is judged by."""
-        return self._of(self.snapshot.select(scopes))
+        return self._of(self.snapshot.select(scopes), self.link.concerning(scopes))
 
     @property
     def base(self) -> View:
         """The view of the part that concerns everybody."""
-        return self._of(self.snapshot.base)
+        return self._of(self.snapshot.base, self.link)
 
-    def _of(self, part: Snapshot) -> View:
-        return self if part is self.snapshot else View(self.moment, self.link, part)
+    def _of(self, part: Snapshot, link: Link) -> View:
+        return self if part is self.snapshot and link is self.link else View(self.moment, link, part)
 
 
 class Viewer:

@@ -38,8 +38,10 @@ def with_schema(stage: Stage) -> Any:
 
 
 SCOPES = REGISTER.table(
-    (58, "a team's bundle does not pass for the org's", ScopeMismatch, lambda s: s.org.bundle_envelope(TEAM, FORBID)),
     (58, "another org's scope is refused", ScopeMismatch, lambda s: s.org.bundle_envelope("org/globex", FORBID)),
+    (58, "an org of a longer name is another", ScopeMismatch, lambda s: s.org.bundle_envelope("org/acme2", FORBID)),
+    (58, "another org's team is refused", ScopeMismatch, lambda s: s.org.bundle_envelope("org/globex/team/a", FORBID)),
+    (58, "another org's user is refused", ScopeMismatch, lambda s: s.org.bundle_envelope("org/globex/user/a", FORBID)),
     (59, "a schema in a team's layer is refused", ScopeMismatch, with_schema),
 )
 
@@ -47,6 +49,15 @@ SCOPES = REGISTER.table(
 @pytest.mark.parametrize("attack", SCOPES, ids=str)
 def test_a_bundle_of_another_scope_is_refused(stage: Stage, attack: Attack) -> None:
     stage.refuses(attack, bundle_of(*attack.act(stage)))
+
+
+def test_a_teams_bundle_does_not_pass_for_the_orgs(stage: Stage) -> None:
+    before = stage.host.digests
+    envelope, blob = stage.org.bundle_envelope(TEAM, OTHER)
+    # Sent as if it were of the org; what was signed counts.
+    stage.host.hear(*bundle_of(envelope, blob))
+    assert stage.host.digests == {**before, TEAM: envelope.digest().hex()}
+    stage.assert_decides()
 
 
 def globex(stage: Stage) -> OrgSimulator:

@@ -232,11 +232,11 @@ class HostSimulator:
         return standing
 
     def decide(self, request: AuthorizationRequest = REQUEST) -> Verdict | None:
-        """Judge a request by what is enforced; None where the host denies everything."""
-        view = self.viewer.look()
+        """Judge a request by what is enforced; None where the host denies it without looking at policies."""
+        query = build(request, org=self.org.org, source="runtime")
+        view = self.viewer.look().select(query.scopes)
         if view.standing.denial is not None:
             return None
-        query = build(request, org=self.org.org, source="runtime")
         if view.standing.by_default:
             layers = (DEFAULT_LAYER, *view.snapshot.compiled)
             return decide(layers, query, SCHEMA, forbids_only=view.snapshot.scopes)

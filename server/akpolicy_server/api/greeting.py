@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import FieldInvalid, InvalidField, PermissionDenied
-from akpolicy.limits import MAX_JSON_INT
+from akpolicy.limits import MAX_INDEX_SCOPES, MAX_JSON_INT
 from akpolicy.scope import check_scope, org_of
 from akpolicy_server.store.hosts import HostRevision
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NONCE_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 MAX_SOFTWARE_VERSION_CHARS: Final = 64
-MAX_ENFORCED: Final = 64
+MAX_ENFORCED: Final = MAX_INDEX_SCOPES
 MAX_HELD_BLOBS: Final = 1024
 
 
@@ -63,6 +63,16 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
         nonce=hello.nonce,
         index_digest=hello.index_digest,
     )
+
+
+def read_changes(answer: distribution_pb2.Ack | distribution_pb2.Nack, org: str) -> dict[str, HostRevision | None]:
+    """Return what is different by now of what a host of `org` enforces, None for what ended; raise `InvalidField`."""
+    changes: dict[str, HostRevision | None] = {_scope(text, org): None for text in answer.ended}
+    for revision in read_enforced(answer.enforced, org):
+        if revision.scope in changes:
+            raise InvalidField(f"enforced names `{revision.scope}`, which ended")
+        changes[revision.scope] = revision
+    return changes
 
 
 def read_enforced(revisions: Iterable[bundle_pb2.Revision], org: str) -> tuple[HostRevision, ...]:

@@ -23,23 +23,24 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from akpolicy.errors import StreamProtocolError
+from akpolicy.errors import InvalidField, StreamProtocolError
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, read_refusal, read_root_version
-from akpolicy_server.api.greeting import Greeting, read_enforced
+from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
-from akpolicy_server.store.hosts import HostNack, HostRecord, HostRevision
+from akpolicy_server.store.hosts import HostNack, HostRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.fanout import Subscriber
     from akpolicy_server.metrics import ServerMetrics
     from akpolicy_server.pulse import Pulse, SignedHeartbeat
     from akpolicy_server.reports import HostReports
+    from akpolicy_server.store.hosts import HostRevision
     from akpolicy_server.store.revisions import RevisionRecord
     from akpolicy_server.views import OrgView
 
@@ -76,6 +77,7 @@ class Subscription:
         self._write = write
         self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
+        self._enforced = dict(self._sent)
         self._sent_root = self._trusted_root = greeting.root_version
         self._takes_roots = True
         self._held: frozenset[bytes] | set[bytes] = greeting.held_blobs
@@ -86,12 +88,18 @@ class Subscription:
         self._signing_seq = 0
         self._index_digest = greeting.index_digest
         self._connected_at_us = services.reports.now_us()
-        self._enforced = greeting.enforced
         # Whatever was wrong with this host before, it would say it again.
-        self.note(accepted=(HOST_STATE,))
+        self.note(self._enforced, is_all=True, accepted=(HOST_STATE,))
 
-    def note(self, *, accepted: tuple[str, ...] = (), refused: HostNack | None = None) -> None:
-        """Report that the host is there, and what it enforces."""
+    def note(
+        self,
+        changes: Mapping[str, HostRevision | None],
+        *,
+        is_all: bool = False,
+        accepted: tuple[str, ...] = (),
+        refused: HostNack | None = None,
+    ) -> None:
+        """Report that the host is there, and what is different of what it enforces, or all of it."""
         record = HostRecord(
             host=self._subscriber.host,
             software_version=self._greeting.software_version,
@@ -99,7 +107,7 @@ class Subscription:
             connected_at_us=self._connected_at_us,
             last_seen_at_us=self._services.reports.now_us(),
         )
-        self._services.reports.note(record, self._enforced, accepted=accepted, refused=refused)
+        self._services.reports.note(record, changes, is_all=is_all, accepted=accepted, refused=refused)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -139,18 +147,18 @@ class Subscription:
 
     async def _send_changes(self, view: OrgView) -> bool:
         """Send every scope that changed; return whether nothing is held back."""
-        for revision in view.revisions.values():
-            if _name_of(revision) == self._sent.get(revision.scope):
+        for scope, name in view.names.items():
+            if name == self._sent.get(scope):
                 continue
             if self._awaited.is_full:
                 return False
-            await self._send_bundle(revision)
+            await self._send_bundle(view.revisions[scope], name)
         return True
 
-    async def _send_bundle(self, revision: RevisionRecord) -> None:
+    async def _send_bundle(self, revision: RevisionRecord, name: HostRevision) -> None:
         is_held = revision.content_digest in self._held
         blob = b"" if is_held else await self._services.catalog.blob(revision.content_digest)
-        self._sent[revision.scope] = _name_of(revision)
+        self._sent[revision.scope] = name
         update = distribution_pb2.BundleUpdate(
             nonce=self._awaited.add_bundle(revision),
             revision=revision_message(revision),
@@ -234,18 +242,18 @@ class Subscription:
     def _hear_ack(self, ack: distribution_pb2.Ack) -> None:
         was_full = self._awaited.is_full
         sent = self._awaited.accepted(ack.nonce)
-        self._take_state(ack)
+        changes = self._take_state(ack)
         if sent.content is not None:
             self._acknowledged[sent.scope] = sent.content
         self._services.metrics.acks.inc()
-        self.note(accepted=(sent.scope, HOST_STATE))
+        self.note(changes, accepted=(sent.scope, HOST_STATE))
         self._make_room(was_full)
 
     def _hear_nack(self, nack: distribution_pb2.Nack) -> None:
         was_full = self._awaited.is_full
         sent = self._awaited.refused(nack.nonce)
         refusal = read_refusal(nack, sent)
-        self._take_state(nack)
+        changes = self._take_state(nack)
         if sent.scope == ROOTS:
             self._takes_roots = False
         if sent.scope == HOST_STATE:
@@ -262,18 +270,25 @@ class Subscription:
             detail=refusal.detail,
             policy_id=refusal.policy_id,
         )
-        self.note(refused=refusal)
+        self.note(changes, refused=refusal)
         self._make_room(was_full)
 
-    def _take_state(self, answer: distribution_pb2.Ack | distribution_pb2.Nack) -> None:
-        self._enforced = read_enforced(answer.enforced, self._org)
+    def _take_state(self, answer: distribution_pb2.Ack | distribution_pb2.Nack) -> dict[str, HostRevision | None]:
+        """Take what an answer says of what is enforced; return what is different by now, None for what ended."""
+        changes = read_changes(answer, self._org)
+        for scope, revision in changes.items():
+            if revision is None:
+                self._enforced.pop(scope, None)
+                continue
+            # Usually it is what was sent, which all streams share.
+            sent = self._sent.get(scope)
+            self._enforced[scope] = sent if sent is not None and sent == revision else revision
+        if len(self._enforced) > MAX_ENFORCED:
+            raise InvalidField(f"more than {MAX_ENFORCED} scopes are said to be enforced")
         self._trusted_root = read_root_version(answer.root_version, self._trusted_root)
+        return changes
 
     def _make_room(self, was_full: bool) -> None:
         if was_full and not self._awaited.is_full:
             # An update may have been held back.
             self._subscriber.wake()
-
-
-def _name_of(revision: RevisionRecord) -> HostRevision:
-    return HostRevision(revision.scope, revision.epoch, revision.version, revision.digest)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
 
+from akpolicy_server.store.batches import batches
 from akpolicy_server.store.tables import host_nacks, host_revisions, hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -68,9 +69,22 @@ def upsert_host(connection: Connection, record: HostRecord) -> None:
         connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
 
 
-def replace_revisions(connection: Connection, host: HostKey, enforced: Iterable[HostRevision], now_us: int) -> None:
-    """Write all that a host enforces; a scope that it no longer names is gone."""
-    connection.execute(delete(host_revisions).where(_is_host(host_revisions, host)))
+def differences(
+    connection: Connection, host: HostKey, enforced: Mapping[str, HostRevision | None]
+) -> dict[str, HostRevision | None]:
+    """Return what is stored otherwise than this, which is all that a host enforces; None for what it does not."""
+    stored = {revision.scope: revision for revision in enforced_by(connection, host)}
+    changes: dict[str, HostRevision | None] = dict.fromkeys(stored.keys() - enforced.keys())
+    return changes | {scope: revision for scope, revision in enforced.items() if stored.get(scope) != revision}
+
+
+def write_revisions(
+    connection: Connection, host: HostKey, changes: Mapping[str, HostRevision | None], now_us: int
+) -> None:
+    """Write what a host enforces now of these scopes; None for nothing."""
+    for some in batches(changes):
+        here = and_(_is_host(host_revisions, host), host_revisions.c.scope.in_(some))
+        connection.execute(delete(host_revisions).where(here))
     rows = [
         {
             "org": host.org,
@@ -81,7 +95,8 @@ def replace_revisions(connection: Connection, host: HostKey, enforced: Iterable[
             "digest": revision.digest,
             "reported_at_us": now_us,
         }
-        for revision in enforced
+        for revision in changes.values()
+        if revision is not None
     ]
     if rows:
         connection.execute(insert(host_revisions), rows)

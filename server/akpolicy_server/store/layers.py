@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
+from akpolicy.scope import GLOBAL
 from akpolicy_server.store.batches import batches
 from akpolicy_server.store.revisions import RevisionRecord, revision_of
 from akpolicy_server.store.tables import generations, layers, revisions
@@ -30,6 +31,19 @@ def layers_of(connection: Connection, org: str) -> dict[str, Layer]:
     """Return an org's layers by scope, in the order of their names."""
     query = _with_revisions(layers.c.org == org).order_by(layers.c.scope)
     return {row.scope: Layer(revision_of(row), row.in_force) for row in connection.execute(query)}
+
+
+def find_layer(connection: Connection, org: str, scope: str) -> Layer | None:
+    """Return an org's layer of one scope, or None if its hosts were never given any."""
+    row = connection.execute(_with_revisions(and_(layers.c.org == org, layers.c.scope == scope))).first()
+    return None if row is None else Layer(revision_of(row), row.in_force)
+
+
+def names_of(connection: Connection, org: str) -> tuple[int, int]:
+    """Return how many scopes but `global` an org's hosts were ever given, and how many characters their names have."""
+    query = select(func.count(), func.coalesce(func.sum(func.length(layers.c.scope)), 0))
+    count, chars = connection.execute(query.where(layers.c.org == org, layers.c.scope != GLOBAL)).one()
+    return int(count), int(chars)
 
 
 def layers_of_scope(connection: Connection, scope: str) -> dict[str, Layer]:

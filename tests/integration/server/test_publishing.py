@@ -256,10 +256,17 @@ def test_an_unknown_org_is_not_found_by_the_platform(server: LiveServer) -> None
         assert refusal(call)[0] is grpc.StatusCode.NOT_FOUND
 
 
-def test_layers_that_are_not_available_yet_are_refused_with_what_to_use(server: LiveServer) -> None:
-    code, message, _ = refusal(lambda: server.admin.publish("org/acme/team/red", policy("p")))
+@pytest.mark.parametrize("scope", ["org/acme/team/red", "org/acme/user/alice", "org/acme/user/okta%2Falice"])
+def test_teams_and_users_have_layers_of_their_own(server: LiveServer, scope: str) -> None:
+    published = server.admin.publish(scope, policy("p")).revision
+    assert (published.revision.scope, published.revision.version) == (scope, 1)
+    assert [p.id for p in server.admin.get(scope)[1]] == ["p"]
+
+
+def test_another_spelling_of_a_user_is_refused(server: LiveServer) -> None:
+    code, message, _ = refusal(lambda: server.admin.publish("org/acme/user/local%2Falice", policy("p")))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "not available in this version" in message
+    assert "`org/acme/user/local%2Falice` is not a scope" in message
 
 
 def test_a_revoked_key_opens_nothing_any_more(server: LiveServer) -> None:

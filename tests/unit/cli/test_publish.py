@@ -56,6 +56,46 @@ def test_every_condition_reaches_the_server(cli: Run, server: PublishingSimulato
     assert answer["repeated_request"] is False
 
 
+@pytest.mark.parametrize(
+    ("options", "scope"),
+    [
+        (("--org", "acme", "--team", "red"), "org/acme/team/red"),
+        (("--org", "acme", "--team", "red/blue team"), "org/acme/team/red%2Fblue%20team"),
+        (("--org", "acme", "--user", "alice"), "org/acme/user/alice"),
+        (("--org", "acme", "--user", "a@acme.com"), "org/acme/user/a%2540acme.com"),
+        (("--scope", "org/acme/user/okta%2Falice"), "org/acme/user/okta%2Falice"),
+    ],
+)
+def test_a_team_or_user_is_named_beside_its_org(
+    cli: Run, server: PublishingSimulator, good: Path, options: tuple[str, ...], scope: str
+) -> None:
+    assert cli("policy", "publish", good, *options).code == 0
+    assert server.revisions[0].header.scope == scope
+    assert cli("policy", "show", *options).out.startswith(f"// {scope} version 1, digest ")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "name either `--org NAME` or `--scope SCOPE`"),
+        (("--org", "acme", "--scope", "org/acme"), "name either"),
+        (("--team", "red"), "name either"),
+        (("--scope", "org/acme", "--team", "red"), "`--team` and `--user` go with `--org`"),
+        (("--org", "acme", "--team", "red", "--user", "alice"), "a team or a user, not both"),
+        (("--org", "acme/team/red"), "`acme/team/red` is not an org name"),
+        (("--org", "acme", "--team", ""), "is not a scope"),
+        (("--org", "acme", "--user", ".."), "is not a scope"),
+        (("--scope", "org/acme/user/local%2Falice"), "is not a scope"),
+    ],
+)
+def test_what_names_no_scope_or_more_than_one_is_a_usage_error(
+    cli: Run, good: Path, options: tuple[str, ...], says: str
+) -> None:
+    for command in (("publish", good), ("history",), ("show",), ("rollback",)):
+        result = cli("policy", *command, *options)
+        assert (result.code, says in result.err) == (2, True), result.err
+
+
 def test_what_is_not_said_is_left_to_the_server(cli: Run, server: PublishingSimulator, good: Path) -> None:
     cli("policy", "publish", good, "--org", "acme")
     header = server.revisions[0].header

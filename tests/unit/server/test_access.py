@@ -13,6 +13,7 @@ from akpolicy_server.access import (
     require_host,
     require_platform_admin,
     require_publisher,
+    scope_of_org,
 )
 
 PLATFORM_ADMIN = Caller("k1", Role.ADMIN, None)
@@ -75,18 +76,24 @@ def test_only_a_host_subscribes(caller: Caller) -> None:
         require_host(caller)
 
 
-@pytest.mark.parametrize("scope", ["global", "org/acme", "org/A-1_b"])
-def test_layers_of_this_version_can_be_published(scope: str) -> None:
+@pytest.mark.parametrize(
+    "scope", ["global", "org/acme", "org/A-1_b", "org/acme/team/red", "org/acme/user/a%2540b.c", "org/a/user/okta%2Fb"]
+)
+def test_every_layer_can_be_published(scope: str) -> None:
     assert check_publishable_scope(scope) == scope
 
 
-@pytest.mark.parametrize("scope", ["org/acme/team/red", "org/acme/user/a%40b.c"])
-def test_team_and_user_layers_are_refused_for_now(scope: str) -> None:
-    with pytest.raises(InvalidField, match="not available in this version"):
-        check_publishable_scope(scope)
+@pytest.mark.parametrize("org", ["", "-a", "acme/team/red", "acme/user/alice", "a b"])
+def test_what_is_no_org_names_no_scope_of_one(org: str) -> None:
+    assert scope_of_org("acme") == "org/acme"
+    with pytest.raises(InvalidField, match="is not an org name"):
+        scope_of_org(org)
 
 
-@pytest.mark.parametrize("scope", ["", "Global", "org/", "org/acme/", "org/-a", "org/acme/team/", "org/a b", "../etc"])
+@pytest.mark.parametrize(
+    "scope",
+    ["", "Global", "org/", "org/acme/", "org/-a", "org/acme/team/", "org/a b", "../etc", "org/acme/user/local%2Falice"],
+)
 def test_what_is_no_scope_is_refused(scope: str) -> None:
     with pytest.raises(InvalidField):
         check_publishable_scope(scope)

@@ -9,6 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from akpolicy import errors
+from akpolicy.decision import BundleVersion
 from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import InvalidField, PermissionDenied, Problem, StreamProtocolError, Unauthenticated
 from akpolicy.limits import MAX_CHUNK_BYTES, MAX_JSON_INT
@@ -16,13 +17,16 @@ from akpolicy.scope import MAX_SCOPE_CHARS
 from akpolicy.v1 import bundle_pb2, distribution_pb2, publishing_pb2
 from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.call import Calls
-from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_enforced, read_greeting
+from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_changes, read_enforced, read_greeting
 from akpolicy_server.api.problems import MAX_METADATA_BYTES, METADATA_KEY, failure_metadata
 from akpolicy_server.api.status import status_of
 from akpolicy_server.api.upload import read_files, read_header
 from akpolicy_server.listener import MAX_RECEIVED_BYTES
 from akpolicy_server.metrics import ServerMetrics
+from akpolicy_server.store.hosts import HostRevision
 from akpolicy_server.threads import Threads
+from akpolicy_sidecar.said import MAX_ENDED, Said
+from akpolicy_sidecar.session import MAX_DETAIL_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -144,18 +148,43 @@ def test_the_number_of_enforced_scopes_is_bounded() -> None:
         read_enforced(scopes, "acme")
 
 
-def test_the_largest_legal_hello_and_chunk_are_within_what_the_server_receives() -> None:
+def test_what_ended_is_no_scope_that_is_enforced() -> None:
+    answer = distribution_pb2.Ack(enforced=[_revision("global")], ended=["org/acme/team/a"])
+    assert read_changes(answer, "acme") == {
+        "global": HostRevision("global", 1, 1, b"d" * 32),
+        "org/acme/team/a": None,
+    }
+    for wrong in (["global"], ["org/globex"], ["org/acme/team/"]):
+        with pytest.raises(InvalidField):
+            read_changes(distribution_pb2.Ack(enforced=[_revision("global")], ended=wrong), "acme")
+
+
+def test_the_largest_hello_answer_and_chunk_are_within_what_the_server_receives() -> None:
     org = "o" * 63
     team = MAX_SCOPE_CHARS - len(f"org/{org}/team/")
-    scopes = [f"org/{org}/team/{number:0{team}}" for number in range(MAX_ENFORCED)]
+    scopes = [f"org/{org}/team/{number:0{team}}" for number in range(4000)]
+    bundles = tuple(BundleVersion(scope, MAX_JSON_INT, MAX_JSON_INT, "d" * 64) for scope in scopes)
+    said = Said()
     hello = _hello(
         org=org,
         software_version="x" * 64,
         root_version=MAX_JSON_INT,
-        enforced=[_revision(scope, version=MAX_JSON_INT) for scope in scopes],
+        enforced=said.begin(bundles),
         held_blobs=[b"b" * 32] * MAX_HELD_BLOBS,
+        index_digest=b"i" * 32,
     )
-    assert len(read_greeting(hello, org).enforced) == MAX_ENFORCED
+    assert 1000 < len(read_greeting(hello, org).enforced) < len(scopes)
+    assert distribution_pb2.SubscribeRequest(hello=hello).ByteSize() < MAX_RECEIVED_BYTES
+    enforced, _ = said.news(bundles[1:])
+    assert len(enforced) > 500
+    nack = distribution_pb2.Nack(
+        code="x" * 64,
+        detail="\U0001f600" * MAX_DETAIL_CHARS,
+        policy_id="p" * 128,
+        enforced=enforced,
+        ended=scopes[:MAX_ENDED],
+    )
+    assert distribution_pb2.SubscribeRequest(nack=nack).ByteSize() < MAX_RECEIVED_BYTES
     assert distribution_pb2.SubscribeRequest(hello=hello).ByteSize() < MAX_RECEIVED_BYTES
     assert _chunk("x" * 255, b"x" * MAX_CHUNK_BYTES).ByteSize() < MAX_RECEIVED_BYTES
 

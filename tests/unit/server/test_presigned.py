@@ -139,7 +139,7 @@ def test_a_lifetime_ends_with_the_keys_unless_it_was_asked_for(core: Core, owner
         ({"expires_at": 1_800_000_000 + 367 * DAY}, LifetimeTooLong),
         ({"issued_at": 1_800_000_000 + 3600}, IssuedInFuture),
         ({"scope": "org/globex"}, UnknownKey),
-        ({"scope": "org/acme/team/red"}, InvalidField),
+        ({"scope": "org/acme/team/red/x"}, FieldInvalid),
         ({"deleted": True, "content": None}, InvalidField),
     ],
 )

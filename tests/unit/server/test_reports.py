@@ -22,7 +22,7 @@ from akpolicy_server.store.hosts import (
 from akpolicy_server.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -37,12 +37,55 @@ def _record(seen: int) -> HostRecord:
     return HostRecord(HOST, "0.1.0", 1, connected_at_us=1, last_seen_at_us=seen)
 
 
+def _by_scope(*revisions: HostRevision) -> dict[str, HostRevision | None]:
+    return {revision.scope: revision for revision in revisions}
+
+
+def _written(core: Core, *flushes: Sequence[tuple[dict[str, HostRevision | None], bool]]) -> list[HostRevision]:
+    """Return what is stored of the host after reports, some at a time."""
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            reports = HostReports(core.database, threads, core.clock)
+            for flush in flushes:
+                for changes, is_all in flush:
+                    reports.note(_record(1), changes, is_all=is_all)
+                await reports.flush()
+
+    asyncio.run(scenario())
+    with core.database.read() as connection:
+        return enforced_by(connection, HOST)
+
+
+def test_what_is_different_is_written_and_the_rest_stays(core: Core) -> None:
+    first = [HostRevision(f"org/acme/team/{name}", 1, 1, b"d" * 32) for name in "abc"]
+    second = HostRevision("org/acme/team/b", 1, 2, b"e" * 32)
+
+    assert _written(core, [(_by_scope(*first), True)], [(_by_scope(second), False)]) == [first[0], second, first[2]]
+
+
+def test_what_ended_is_gone(core: Core) -> None:
+    first = [HostRevision(f"org/acme/team/{name}", 1, 1, b"d" * 32) for name in "ab"]
+    ended: dict[str, HostRevision | None] = {"org/acme/team/a": None}
+
+    assert _written(core, [(_by_scope(*first), True)], [(ended, False)]) == [first[1]]
+    assert _written(core, [(_by_scope(*first), True), (ended, False)]) == [first[1]]
+
+
+def test_all_that_is_enforced_replaces_what_was_stored(core: Core) -> None:
+    first = [HostRevision(f"org/acme/team/{name}", 1, 1, b"d" * 32) for name in "ab"]
+    later = [first[1], HostRevision("org/acme/team/c", 1, 1, b"d" * 32)]
+
+    assert _written(core, [(_by_scope(*first), True)], [(_by_scope(*later), True)]) == later
+    assert _written(core, [(_by_scope(*first), True)], [(_by_scope(*first), False), (_by_scope(*later), True)]) == later
+
+
 def test_the_latest_report_of_a_host_is_written(core: Core) -> None:
     async def scenario() -> None:
         with closing(Threads()) as threads:
             reports = HostReports(core.database, threads, core.clock)
-            reports.note(_record(1), (HostRevision("global", 1, 1, b"g" * 32), REVISION))
-            reports.note(_record(2), (REVISION,), refused=NACK)
+            reports.note(_record(1), _by_scope(HostRevision("global", 1, 1, b"g" * 32), REVISION))
+            reports.note(_record(2), _by_scope(REVISION), is_all=True, refused=NACK)
             await reports.flush()
 
     asyncio.run(scenario())
@@ -58,10 +101,10 @@ def test_an_accepted_update_clears_the_scopes_refusal(core: Core) -> None:
     async def scenario() -> None:
         with closing(Threads()) as threads:
             reports = HostReports(core.database, threads, core.clock)
-            reports.note(_record(1), (), refused=NACK)
-            reports.note(_record(1), (), refused=other)
+            reports.note(_record(1), {}, refused=NACK)
+            reports.note(_record(1), {}, refused=other)
             await reports.flush()
-            reports.note(_record(2), (REVISION,), accepted=("org/acme",))
+            reports.note(_record(2), _by_scope(REVISION), accepted=("org/acme",))
             await reports.flush()
 
     asyncio.run(scenario())
@@ -86,10 +129,10 @@ def test_reports_survive_a_database_that_does_not_answer(core: Core) -> None:
     async def scenario() -> None:
         with closing(Threads()) as threads:
             reports = HostReports(Flaky(), threads, core.clock)  # type: ignore[arg-type]
-            reports.note(_record(1), (), refused=NACK)
+            reports.note(_record(1), {}, refused=NACK)
             with pytest.raises(StoreUnavailable):
                 await reports.flush()
-            reports.note(_record(2), (REVISION,))
+            reports.note(_record(2), _by_scope(REVISION))
             await reports.flush()
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,8 @@ from akpolicy.errors import (
     CacheWriteFailed,
     StateDirUnusable,
 )
-from akpolicy.strict_json import MAX_OBJECT_FIELDS
+from akpolicy.limits import MAX_INDEX_SCOPES, MAX_JSON_INT
+from akpolicy.scope import MAX_SCOPE_CHARS
 from akpolicy_sidecar import cache
 from akpolicy_sidecar.cache import (
     MAX_STATE_BYTES,
@@ -34,9 +36,11 @@ from akpolicy_sidecar.cache import (
     read_state,
 )
 from akpolicy_sidecar.state import (
+    LIMITS,
     ConfirmationState,
     FreshnessState,
     RootState,
+    ScopeState,
     State,
     TimeState,
     encode_state,
@@ -284,15 +288,43 @@ def test_a_commit_that_cannot_be_written_leaves_the_old_state(directory: StateDi
 
 def test_a_state_that_could_not_be_read_again_is_not_written(directory: StateDirectory, place: Path) -> None:
     state = fill(directory)
-    seen = {f"org/acme/team/{n}": ConfirmationState(issued_at=1, expires_at=2) for n in range(MAX_OBJECT_FIELDS + 1)}
-    long = {f"org/acme/team/{n:0>400}": ConfirmationState(issued_at=1, expires_at=2) for n in range(MAX_OBJECT_FIELDS)}
+    many = range(LIMITS.object_fields + 1)
+    seen = {f"org/acme/team/{n}": ConfirmationState(issued_at=1, expires_at=2) for n in many}
 
-    for by_scope in (seen, long):
-        with pytest.raises(CacheWriteFailed, match="could not be read again"):
-            directory.commit(state.model_copy(update={"freshness": FreshnessState(by_scope=by_scope)}))
+    with pytest.raises(CacheWriteFailed, match="could not be read again"):
+        directory.commit(state.model_copy(update={"freshness": FreshnessState(by_scope=seen)}))
 
     assert directory.state == state
     assert reopen(directory, place).load() == state
+
+
+def test_there_is_room_for_as_many_scopes_as_an_index_has() -> None:
+    number, digest, count = MAX_JSON_INT, "d" * 64, 100
+    most = ScopeState(
+        epoch=number,
+        version=number,
+        digest=digest,
+        min_version=number,
+        previous_digest=digest,
+        envelope=digest,
+        original=digest,
+        blob=digest,
+        engine="e" * 64,
+    )
+    long = [f"org/acme/team/{n:0{MAX_SCOPE_CHARS - len('org/acme/team/')}}" for n in range(count)]
+    seen = ConfirmationState(issued_at=number, expires_at=number)
+    state = State(
+        format=2,
+        org="acme",
+        scopes=dict.fromkeys(long, most),
+        freshness=FreshnessState(by_scope=dict.fromkeys(long, seen)),
+    )
+
+    data = encode_state(state)
+    outside_strings = len(re.sub(rb'"[^"]*"', b"", data))
+
+    assert len(data) / count * MAX_INDEX_SCOPES < MAX_STATE_BYTES
+    assert outside_strings / count * MAX_INDEX_SCOPES < LIMITS.structure_bytes
 
 
 def test_a_state_of_the_greatest_size_is_written_and_read(

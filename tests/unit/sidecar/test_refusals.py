@@ -92,7 +92,7 @@ def test_what_was_refused_is_made_good_by_a_signed_scope_and_not_by_the_name_in_
 def test_a_scope_that_this_host_does_not_enforce_is_refused_and_keeps_the_stream_from_counting(
     host: HostSimulator,
 ) -> None:
-    host.update(PERMIT).update(PERMIT, scope="org/acme/team/t")
+    host.update(PERMIT).update(PERMIT, scope="org/other/team/t")
 
     assert host.nacks == ["ScopeMismatch"]
     assert not is_live(host)

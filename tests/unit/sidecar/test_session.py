@@ -77,13 +77,20 @@ def test_an_update_in_chunks_is_put_together_enforced_and_acknowledged(host: Hos
     assert host.acks[-1] == update_nonce(messages)
 
 
-def test_an_acknowledgement_says_what_is_enforced_now(host: HostSimulator) -> None:
-    host.update(PERMIT).update(PERMIT, scope="org/acme")
+def test_an_acknowledgement_says_what_is_enforced_now_and_was_not_said_before(host: HostSimulator) -> None:
+    host.update(PERMIT).update(PERMIT, scope="org/acme").hear(*host.office.bundle("org/acme"))
 
-    ack = next(m.ack for m in reversed(host.sent) if m.HasField("ack"))
+    acks = [m.ack for m in host.sent if m.HasField("ack")]
 
-    assert [(r.scope, r.version) for r in ack.enforced] == [("global", 1), ("org/acme", 1)]
-    assert ack.root_version == 1
+    said = [[(r.scope, r.version) for r in ack.enforced] for ack in acks[-3:]]
+    assert said == [[("global", 1)], [("org/acme", 1)], []]
+    assert acks[-1].root_version == 1
+
+
+def test_what_was_said_on_an_earlier_connection_is_said_anew(host: HostSimulator) -> None:
+    hello = host.update(PERMIT).new_session().hello().hello
+
+    assert [(r.scope, r.version) for r in hello.enforced] == [("global", 1)]
 
 
 def test_an_update_that_is_in_force_already_is_acknowledged_and_its_content_dropped(host: HostSimulator) -> None:
@@ -137,15 +144,14 @@ def test_one_bad_update_does_not_end_the_conversation(host: HostSimulator) -> No
 
 
 def test_a_refusal_says_which_policy_is_at_fault_and_what_stays_enforced(host: HostSimulator) -> None:
-    host.update(PERMIT)
+    host.hear(*messages_of(host.office.publish(PERMIT)))
     messages = messages_of(host.office.publish({"broken": '@id("broken") permit (principal;'}))
 
     host.hear(*messages)
 
     nack = host.sent[-1].nack
     assert (nack.nonce, nack.code, nack.policy_id) == (update_nonce(messages), "PolicyParseError", "broken")
-    assert [(r.scope, r.version) for r in nack.enforced] == [("global", 1)]
-    assert nack.root_version == 1
+    assert (list(nack.enforced), list(nack.ended), nack.root_version) == ([], [], 1)
 
 
 def test_what_a_refusal_quotes_is_bounded(host: HostSimulator) -> None:

@@ -113,7 +113,7 @@ def test_what_a_root_drops_is_told(host: HostSimulator) -> None:
 
     nack, ack = host.sent[-2].nack, host.sent[-1].ack
     assert (nack.nonce, nack.code) == (b"", "KeyNotAuthorised")
-    assert [r.scope for r in nack.enforced] == ["global"]
+    assert (list(nack.enforced), list(nack.ended)) == ([], ["org/acme"])
     assert ack.nonce == dropping.root.nonce
     assert host.counted("KeyNotAuthorised") == 1
 

@@ -42,12 +42,14 @@ def test_what_is_wrong_is_told_again_on_a_new_connection(host: HostSimulator) ->
     assert told(host) == ["HeartbeatStale"] * 2
 
 
-def test_what_is_told_says_what_is_enforced(host: HostSimulator) -> None:
-    host.update(PERMIT).session.tell(HeartbeatStale("old"))
+def test_what_is_told_says_what_is_enforced_and_was_not_said_yet(host: HostSimulator) -> None:
+    host.take(host.office.publish(PERMIT))
+    for error in (HeartbeatStale("old"), None, HeartbeatStale("older")):
+        host.session.tell(error)
 
-    nack = host.sent[-1].nack
-    assert [(r.scope, r.version) for r in nack.enforced] == [("global", 1)]
-    assert nack.root_version == 1
+    first, second = host.sent[-2].nack, host.sent[-1].nack
+    assert [(r.scope, r.version) for r in first.enforced] == [("global", 1)]
+    assert (list(second.enforced), second.root_version) == ([], 1)
 
 
 def test_a_host_that_goes_stale_tells_so_and_recovers(host: HostSimulator) -> None:

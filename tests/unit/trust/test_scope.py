@@ -9,17 +9,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akpolicy.errors import FieldInvalid
-from akpolicy.scope import GLOBAL, check_scope, covers, is_org_name, org_of, org_scope, specificity
+from akpolicy.scope import (
+    GLOBAL,
+    LOCAL_ISSUER,
+    check_scope,
+    covers,
+    is_member_scope,
+    is_org_name,
+    is_team_scope,
+    org_of,
+    org_scope,
+    specificity,
+    team_scope,
+    user_of,
+    user_scope,
+)
 
 ORGS = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,10}[A-Za-z0-9])?", fullmatch=True)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda n: n not in (".", "..")
 )
+ISSUERS = st.just(LOCAL_ISSUER) | st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,10}[A-Za-z0-9])?", fullmatch=True)
+USERS = st.tuples(ORGS, ISSUERS, NAMES)
 SCOPES = st.one_of(
     st.just(GLOBAL),
     ORGS.map(org_scope),
-    st.builds(lambda o, k, n: f"org/{o}/{k}/{quote(n, safe='')}", ORGS, st.sampled_from(["team", "user"]), NAMES),
+    st.builds(team_scope, ORGS, NAMES),
+    USERS.map(lambda user: user_scope(*user)),
 )
+# Names that look like what separates and encodes.
+TRICKY = st.text(st.sampled_from("/%25Flocal.okta@"), min_size=1, max_size=10)
 
 
 @given(SCOPES)
@@ -50,6 +69,59 @@ def test_what_a_scope_belongs_to_covers_it_and_is_broader(scope: str) -> None:
     assert specificity(GLOBAL) < specificity(org_scope(org)) <= specificity(scope)
 
 
+@given(USERS | st.tuples(ORGS, st.sampled_from(["local", "okta"]), TRICKY))
+def test_a_user_is_told_by_its_scope(user: tuple[str, str, str]) -> None:
+    org, issuer, subject = user
+    scope = user_scope(org, issuer, subject)
+
+    assert (org_of(scope), user_of(scope)) == (org, (issuer, subject))
+    assert is_member_scope(scope)
+    assert not is_team_scope(scope)
+    if subject not in (".", ".."):
+        assert check_scope(scope) == scope
+
+
+@given(st.tuples(st.sampled_from(["local", "okta"]), TRICKY), st.tuples(st.sampled_from(["local", "okta"]), TRICKY))
+def test_no_two_users_share_a_scope(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert (user_scope("a", *one) == user_scope("a", *other)) == (one == other)
+
+
+@given(TRICKY.map(lambda text: f"org/a/user/{text}") | TRICKY.map(lambda text: f"org/a/user/{quote(text, safe='')}"))
+def test_a_user_has_one_spelling(text: str) -> None:
+    try:
+        scope = check_scope(text)
+    except FieldInvalid:
+        return
+    user = user_of(scope)
+    assert user is not None
+    assert user_scope("a", *user) == scope
+
+
+@given(ORGS, NAMES)
+def test_a_team_is_told_by_its_scope(org: str, name: str) -> None:
+    scope = team_scope(org, name)
+    assert check_scope(scope) == scope
+    assert (is_team_scope(scope), is_member_scope(scope), user_of(scope), org_of(scope)) == (True, True, None, org)
+
+
+def test_a_scope_of_all_is_of_no_member() -> None:
+    assert [is_member_scope(scope) or user_of(scope) for scope in (GLOBAL, "org/a")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "subject", "segment"),
+    [
+        ("local", "alice", "alice"),
+        ("local", "a@acme.com", "a%2540acme.com"),
+        ("local", "okta/alice", "okta%252Falice"),
+        ("okta", "alice", "okta%2Falice"),
+        ("okta", "a/b", "okta%2Fa%252Fb"),
+    ],
+)
+def test_users_are_spelled_by_issuer_and_subject(issuer: str, subject: str, segment: str) -> None:
+    assert user_scope("acme", issuer, subject) == f"org/acme/user/{segment}"
+
+
 def test_layers_go_from_broad_to_specific() -> None:
     scopes = ["global", "org/a", "org/a/team/t", "org/a/user/u"]
     assert [specificity(scope) for scope in scopes] == [0, 1, 2, 3]
@@ -76,6 +148,15 @@ def test_a_member_may_have_any_name(name: str) -> None:
         "org/a/team",
         "org/a/team/",
         "org/a/host/h",
+        "org/a/user/local%2Falice",
+        "org/a/user/%2Falice",
+        "org/a/user/okta%2F",
+        "org/a/user/okta%2F.",
+        "org/a/user/okta%2Fa%2Fb",
+        "org/a/user/-okta%2Falice",
+        "org/a/user/" + "i" * 64 + "%2Falice",
+        "org/a/user/a%40b.c",
+        "org/a/user/%252E%252E",
         "org/a/team/t/x",
         "org/a/team/.",
         "org/a/team/%2E",
