@@ -48,6 +48,9 @@ _DEFINITE: Final = frozenset(
 )
 
 
+MAX_SHOWN_REPLACEMENTS: Final = 20
+
+
 @dataclass(frozen=True)
 class BundleTerms(OptionGroup):
     """The options that say what a bundle is to say of itself."""
@@ -191,13 +194,22 @@ def keep_key_on_failure(idempotency_key: str) -> Iterator[None]:
         raise
 
 
+def _print_replacements(what: str, names: tuple[str, ...], count: int) -> None:
+    """Print permits of broader layers, the first of them."""
+    shown = list(names[:MAX_SHOWN_REPLACEMENTS])
+    if count > len(shown):
+        shown.append(f"and {count - len(shown)} more")
+    for number, name in enumerate(shown):
+        print_text(f"{'' if number else what:<9} {name}")
+
+
 def print_published(published: Published, output: OutputFormat) -> None:
     """Print the answer to a publish, a rollback or a dry run of one."""
     from akpolicy.client.publishing_types import rfc3339
 
     revision = published.revision
     if output == "json":
-        print_json({**revision.to_json(), "repeated_request": published.repeated, "dry_run": published.dry_run})
+        print_json(published.to_json())
         return
     again = " (this very request had published it before)" if published.repeated else ""
     restored = f", with the content of version {revision.restores_version}" if revision.restores_version else ""
@@ -208,5 +220,7 @@ def print_published(published: Published, output: OutputFormat) -> None:
         f"digest    {revision.digest}\n"
         f"expires   {rfc3339(revision.expires_at)}"
     )
+    _print_replacements("replaces", published.replaces, published.replaces_count)
+    _print_replacements("unshadows", published.unshadows, published.unshadows_count)
     if published.dry_run:
         print_note("hosts would accept it; nothing was stored, because this is a dry run")

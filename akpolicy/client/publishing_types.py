@@ -218,16 +218,43 @@ class Published:
     """The answer to a publish or a rollback.
 
     `repeated` if the same request had been answered before; `dry_run` if nothing was stored because no more was asked.
+    `replaces` are permits of broader layers that the policies replace by their ids, `unshadows` those that the version
+    before replaced and that count again, as `<scope>/<policy id>`; the counts are of all, also where these are too many
+    to be named.
     """
 
     revision: RevisionInfo
     repeated: bool
     dry_run: bool = False
+    replaces: tuple[str, ...] = ()
+    unshadows: tuple[str, ...] = ()
+    replaces_count: int = 0
+    unshadows_count: int = 0
 
     @classmethod
     def from_proto(cls, answer: pb.PublishResponse | pb.PublishEnvelopeResponse | pb.RollbackResponse) -> Published:
         """Read a received message."""
-        return cls(RevisionInfo.from_proto(answer.revision), answer.repeated_request, answer.dry_run)
+        return cls(
+            RevisionInfo.from_proto(answer.revision),
+            answer.repeated_request,
+            answer.dry_run,
+            tuple(answer.replaces),
+            tuple(answer.unshadows),
+            answer.replaces_count,
+            answer.unshadows_count,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            **self.revision.to_json(),
+            "repeated_request": self.repeated,
+            "dry_run": self.dry_run,
+            "replaces": list(self.replaces),
+            "replaces_count": self.replaces_count,
+            "unshadows": list(self.unshadows),
+            "unshadows_count": self.unshadows_count,
+        }
 
 
 @dataclass(frozen=True, slots=True)

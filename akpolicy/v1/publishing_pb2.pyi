@@ -906,13 +906,31 @@ class PublishEnvelopeResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_FIELD_NUMBER: _builtins.int
+    REPLACES_COUNT_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_COUNT_FIELD_NUMBER: _builtins.int
     repeated_request: _builtins.bool
     """Whether this answers a repeat."""
     dry_run: _builtins.bool
     """Whether nothing was stored, because only a dry run was asked for."""
+    replaces_count: _builtins.int
+    """How many it replaces."""
+    unshadows_count: _builtins.int
+    """How many count again."""
     @_builtins.property
     def revision(self) -> Global___RevisionDetails:
         """The new revision."""
+
+    @_builtins.property
+    def replaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that it replaces, as `<scope>/<policy id>`, broad to specific; of very many only the
+        first 1,000. A policy replaces those with its id, whatever it does itself. Empty for a repeat.
+        """
+
+    @_builtins.property
+    def unshadows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that the version before replaced and this one does not, likewise: they count again."""
 
     def __init__(
         self,
@@ -920,10 +938,14 @@ class PublishEnvelopeResponse(_message.Message):
         revision: Global___RevisionDetails | None = ...,
         repeated_request: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        replaces: _abc.Iterable[_builtins.str] | None = ...,
+        unshadows: _abc.Iterable[_builtins.str] | None = ...,
+        replaces_count: _builtins.int = ...,
+        unshadows_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "replaces", b"replaces", "replaces_count", b"replaces_count", "revision", b"revision", "unshadows", b"unshadows", "unshadows_count", b"unshadows_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -982,13 +1004,31 @@ class RollbackResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_FIELD_NUMBER: _builtins.int
+    REPLACES_COUNT_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_COUNT_FIELD_NUMBER: _builtins.int
     repeated_request: _builtins.bool
     """Whether this answers a repeat."""
     dry_run: _builtins.bool
     """Whether nothing was stored, because only a dry run was asked for."""
+    replaces_count: _builtins.int
+    """How many it replaces."""
+    unshadows_count: _builtins.int
+    """How many count again."""
     @_builtins.property
     def revision(self) -> Global___RevisionDetails:
         """The new revision."""
+
+    @_builtins.property
+    def replaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that it replaces, as `<scope>/<policy id>`, broad to specific; of very many only the
+        first 1,000. A policy replaces those with its id, whatever it does itself. Empty for a repeat.
+        """
+
+    @_builtins.property
+    def unshadows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that the version before replaced and this one does not, likewise: they count again."""
 
     def __init__(
         self,
@@ -996,10 +1036,14 @@ class RollbackResponse(_message.Message):
         revision: Global___RevisionDetails | None = ...,
         repeated_request: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        replaces: _abc.Iterable[_builtins.str] | None = ...,
+        unshadows: _abc.Iterable[_builtins.str] | None = ...,
+        replaces_count: _builtins.int = ...,
+        unshadows_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "replaces", b"replaces", "replaces_count", b"replaces_count", "revision", b"revision", "unshadows", b"unshadows", "unshadows_count", b"unshadows_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1072,13 +1116,31 @@ class PublishResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_FIELD_NUMBER: _builtins.int
+    REPLACES_COUNT_FIELD_NUMBER: _builtins.int
+    UNSHADOWS_COUNT_FIELD_NUMBER: _builtins.int
     repeated_request: _builtins.bool
     """Whether this answers a repeat with the same idempotency key."""
     dry_run: _builtins.bool
     """Whether nothing was stored, because only a dry run was asked for."""
+    replaces_count: _builtins.int
+    """How many it replaces."""
+    unshadows_count: _builtins.int
+    """How many count again."""
     @_builtins.property
     def revision(self) -> Global___RevisionDetails:
         """The new revision."""
+
+    @_builtins.property
+    def replaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that it replaces, as `<scope>/<policy id>`, broad to specific; of very many only the
+        first 1,000. A policy replaces those with its id, whatever it does itself. Empty for a repeat.
+        """
+
+    @_builtins.property
+    def unshadows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permits of broader layers that the version before replaced and this one does not, likewise: they count again."""
 
     def __init__(
         self,
@@ -1086,10 +1148,14 @@ class PublishResponse(_message.Message):
         revision: Global___RevisionDetails | None = ...,
         repeated_request: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        replaces: _abc.Iterable[_builtins.str] | None = ...,
+        unshadows: _abc.Iterable[_builtins.str] | None = ...,
+        replaces_count: _builtins.int = ...,
+        unshadows_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "replaces", b"replaces", "replaces_count", b"replaces_count", "revision", b"revision", "unshadows", b"unshadows", "unshadows_count", b"unshadows_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

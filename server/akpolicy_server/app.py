@@ -55,6 +55,7 @@ from akpolicy_server.publisher import Publisher
 from akpolicy_server.pulse import Pulse
 from akpolicy_server.ready_file import ready_file
 from akpolicy_server.renewal import Renewal
+from akpolicy_server.replacements import Outlines
 from akpolicy_server.reports import HostReports
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
@@ -179,14 +180,15 @@ def _domain(
 ) -> Domain:
     """Build what operators can do."""
     lifetime_s = section.bundle_lifetime_days * DAY_S
+    outlines = Outlines()
     return Domain(
         orgs=Orgs(database, vault, signatory, ledger, clock),
         online_keys=OnlineKeys(database, vault, clock),
         roots=Roots(database, ledger),
         api_keys=api_keys,
-        publisher=Publisher(database, ledger, intake, default_lifetime_s=lifetime_s),
-        presigned=Presigned(database, ledger, intake, clock, default_lifetime_s=lifetime_s),
-        rollbacks=Rollbacks(ledger, default_lifetime_s=lifetime_s),
+        publisher=Publisher(database, ledger, intake, outlines, default_lifetime_s=lifetime_s),
+        presigned=Presigned(database, ledger, intake, outlines, clock, default_lifetime_s=lifetime_s),
+        rollbacks=Rollbacks(ledger, outlines, default_lifetime_s=lifetime_s),
         freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
         history=History(database),
     )

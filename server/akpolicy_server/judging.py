@@ -52,10 +52,11 @@ class ContentToJudge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProposedContent:
-    """New content that hosts would open: the blob, what a manifest says of it, and the ids of its permits."""
+    """New content that hosts would open: the blob, what a manifest says of it, the ids of its policies and permits."""
 
     blob: bytes
     reference: ContentReference
+    ids: tuple[str, ...]
     permitting: tuple[str, ...]
 
     def permits(self) -> tuple[str, ...]:
@@ -93,7 +94,12 @@ def propose_content(policies: Sequence[PolicyText]) -> ProposedContent:
         raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
     reference = describe_content(blob, len(policies))
     open_content(blob, reference)
-    return ProposedContent(blob, reference, permit_ids(policies))
+    return content_of(blob, reference, policies)
+
+
+def content_of(blob: bytes, reference: ContentReference, policies: Sequence[PolicyText]) -> ProposedContent:
+    """Return opened content with what its policies are."""
+    return ProposedContent(blob, reference, tuple(policy.id for policy in policies), permit_ids(policies))
 
 
 def judge_as_host(

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from akpolicy.bundle import Manifest, open_content
-from akpolicy.engine.files import permit_ids
 from akpolicy.engine.source import PolicyText
 from akpolicy.envelope import PayloadType, SignedEnvelope
 from akpolicy.errors import (
@@ -46,7 +45,13 @@ from akpolicy_server.audience import groups_of, require_scope
 from akpolicy_server.claims import claim_of, first_answer
 from akpolicy_server.drafts import Reason, place_in
 from akpolicy_server.freeze import refuse_unaware
-from akpolicy_server.judging import ProposedContent, judge_as_host, propose_content, refuse_ungranted_content
+from akpolicy_server.judging import (
+    ProposedContent,
+    content_of,
+    judge_as_host,
+    propose_content,
+    refuse_ungranted_content,
+)
 from akpolicy_server.ledger import SHORTEST_GLOBAL_LIFETIME_S, give
 from akpolicy_server.orders import check_expected
 from akpolicy_server.publisher import Published, bundle_of
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from akpolicy_server.intake import Intake
     from akpolicy_server.ledger import Change, Ledger
     from akpolicy_server.orders import EnvelopeOrder, PublishOrder
+    from akpolicy_server.replacements import Outlines
     from akpolicy_server.store.engine import Database
 
 # With these an org's hosts say that its root does not stand behind the signatures.
@@ -90,11 +96,19 @@ class Presigned:
     """Prepares bundles for foreign keys, and publishes them. Thread-safe; blocks."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, intake: Intake, clock: Clock, *, default_lifetime_s: int
+        self,
+        database: Database,
+        ledger: Ledger,
+        intake: Intake,
+        outlines: Outlines,
+        clock: Clock,
+        *,
+        default_lifetime_s: int,
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._intake = intake
+        self._outlines = outlines
         self._clock = clock
         self._default_lifetime_s = default_lifetime_s
 
@@ -141,6 +155,8 @@ class Presigned:
         manifest = self.require_reach(caller, order.envelope)
         content = self._open(manifest, order.content)
         claim = claim_of(caller, order.idempotency_key, order.digest())
+        self._outlines.note(content)
+        self._outlines.warm(self._database, manifest.scope)
         with self._ledger.change(caller, dry_run=order.dry_run) as change:
             require_scope(change.connection, manifest.scope)
             repeated = first_answer(change.connection, claim)
@@ -155,7 +171,8 @@ class Presigned:
             content.store(change.connection)
             record = _record(manifest, order, content, caller, change)
             revision = give(change, insert_revision(change.connection, record, claim), accepting)
-        return Published(revision, repeated=False, dry_run=order.dry_run)
+            replacements = self._outlines.compare(change.connection, revision, current)
+        return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
 
     def _open(self, manifest: Manifest, blob: bytes) -> ProposedContent:
         if manifest.content is None:
@@ -168,7 +185,7 @@ class Presigned:
             raise SchemaUnsupported(msg)
         policies = [PolicyText(entry.id, entry.text) for entry in opened.content.policies]
         self._intake.check(policies)
-        return ProposedContent(blob, manifest.content, permit_ids(policies))
+        return content_of(blob, manifest.content, policies)
 
 
 def _signable(draft: BundleDraft, group: Group, now: int) -> tuple[Member, int]:

@@ -26,6 +26,7 @@ from akpolicy_server.drafts import BundleDraft, Floor, Reason
 from akpolicy_server.freeze import refuse_unaware
 from akpolicy_server.judging import propose_content
 from akpolicy_server.orders import check_expected
+from akpolicy_server.replacements import NO_REPLACEMENTS
 from akpolicy_server.store.revisions import RevisionKind, current_revision
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from akpolicy_server.judging import ContentToJudge
     from akpolicy_server.ledger import Ledger
     from akpolicy_server.orders import PublishOrder
+    from akpolicy_server.replacements import Outlines, Replacements
     from akpolicy_server.store.engine import Database
     from akpolicy_server.store.revisions import RevisionRecord
 
@@ -44,12 +46,14 @@ if TYPE_CHECKING:
 class Published:
     """A stored and announced revision.
 
-    `repeated`: it answers a repeat of an earlier request. `dry_run`: it is what would have been stored.
+    `repeated`: it answers a repeat of an earlier request. `dry_run`: it is what would have been stored. A repeat says
+    nothing of what it replaced.
     """
 
     revision: RevisionRecord
     repeated: bool
     dry_run: bool = False
+    replacements: Replacements = NO_REPLACEMENTS
 
 
 class Publisher:
@@ -58,10 +62,13 @@ class Publisher:
     `default_lifetime_s` is for bundles whose publisher does not say.
     """
 
-    def __init__(self, database: Database, ledger: Ledger, intake: Intake, *, default_lifetime_s: int) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, intake: Intake, outlines: Outlines, *, default_lifetime_s: int
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self._intake = intake
+        self._outlines = outlines
         self._default_lifetime_s = default_lifetime_s
 
     def validate(self, caller: Caller, scope: str, files: Sequence[PolicyFile]) -> Findings:
@@ -93,6 +100,8 @@ class Publisher:
         content = propose_content(self._intake.read(order.files))
         claim = claim_of(caller, order.idempotency_key, order.digest())
         reason = Reason(RevisionKind.PUBLISH, order.message, caller.key_id, claim)
+        self._outlines.note(content)
+        self._outlines.warm(self._database, order.scope)
         with self._ledger.change(caller, dry_run=order.dry_run) as change:
             require_scope(change.connection, order.scope)
             if (first := first_answer(change.connection, claim)) is not None:
@@ -101,7 +110,8 @@ class Publisher:
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             refuse_unaware(change.connection, current, order.expected_version)
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
-        return Published(revision, repeated=False, dry_run=order.dry_run)
+            replacements = self._outlines.compare(change.connection, revision, current)
+        return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
 
 
 def bundle_of(order: PublishOrder, content: ContentToJudge, reason: Reason, default_lifetime_s: int) -> BundleDraft:

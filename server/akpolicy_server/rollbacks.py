@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from akpolicy_server.ledger import Change, Ledger
     from akpolicy_server.orders import RollbackOrder
+    from akpolicy_server.replacements import Outlines
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,9 @@ log = structlog.get_logger(__name__)
 class Rollbacks:
     """Rolls scopes back. Thread-safe; blocks. `default_lifetime_s` is that of bundles whose publisher does not say."""
 
-    def __init__(self, ledger: Ledger, *, default_lifetime_s: int) -> None:
+    def __init__(self, ledger: Ledger, outlines: Outlines, *, default_lifetime_s: int) -> None:
         self._ledger = ledger
+        self._outlines = outlines
         self._default_lifetime_s = default_lifetime_s
 
     def roll_back(self, caller: Caller, order: RollbackOrder) -> Published:
@@ -69,7 +71,8 @@ class Rollbacks:
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             original = _original(change.connection, order, current)
             revision = self._commit(change, original, reason)
-        return Published(revision, repeated=False, dry_run=order.dry_run)
+            replacements = self._outlines.compare(change.connection, revision, current)
+        return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
 
     def _commit(self, change: Change, original: RevisionRecord, reason: Reason) -> RevisionRecord:
         manifest = manifest_of(original)

@@ -77,6 +77,8 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
     rollbacks: list[pb.RollbackRequest] = field(default_factory=list)
     frozen: dict[str, bool] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    replaces: list[str] = field(default_factory=list)
+    unshadows: list[str] = field(default_factory=list)
     org: OrgSimulator = field(default_factory=lambda: OrgSimulator("acme", SystemClock()))
     roots: dict[str, RootChain] = field(default_factory=dict)
     # What a server may do to whoever signs elsewhere: other fields, other policies.
@@ -188,7 +190,7 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         details = self._details(header, len(policies))
         if not header.dry_run:
             self.revisions.append(Revision(details, header, policies))
-        return pb.PublishResponse(revision=details, dry_run=header.dry_run)
+        return pb.PublishResponse(revision=details, dry_run=header.dry_run, **_replacements(self))
 
     def PrepareBundle(
         self, request_iterator: Iterator[pb.PrepareBundleRequest], context: grpc.ServicerContext
@@ -361,6 +363,11 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         details.published_at.FromSeconds(PUBLISHED_AT)
         details.expires_at.FromSeconds(PUBLISHED_AT + (header.lifetime_s or 30 * DAY))
         return details
+
+
+def _replacements(server: PublishingSimulator) -> dict[str, Any]:
+    counts = {"replaces_count": len(server.replaces), "unshadows_count": len(server.unshadows)}
+    return {"replaces": server.replaces[:1000], "unshadows": server.unshadows[:1000], **counts}
 
 
 def _set_terms(document: dict[str, Any], header: pb.PublishHeader) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from akpolicy.bundle import PolicyEntry
     from akpolicy.engine.files import PolicyFile
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy_server.replacements import Replacements
     from akpolicy_server.store.revisions import RevisionRecord
+
+# Names have up to 641 characters: this stays well below the 4 MiB of a message.
+MAX_LISTED_REPLACEMENTS: Final = 1000
 
 _ROLES: Final[dict[int, Role]] = {
     publishing_pb2.API_KEY_ROLE_ADMIN: Role.ADMIN,
@@ -50,6 +54,15 @@ _ONLINE_ROLES: Final[dict[int, KeyRole]] = {
     publishing_pb2.ONLINE_ROLE_ROLLBACK: KeyRole.ROLLBACK,
     publishing_pb2.ONLINE_ROLE_HEARTBEAT: KeyRole.HEARTBEAT,
 }
+
+
+class ReplacementFields(TypedDict):
+    """Fields that the answers to a publish have in common."""
+
+    replaces: tuple[str, ...]
+    unshadows: tuple[str, ...]
+    replaces_count: int
+    unshadows_count: int
 
 
 def timestamp(microseconds: int) -> Timestamp:
@@ -135,6 +148,16 @@ def details_message(record: RevisionRecord) -> publishing_pb2.RevisionDetails:
         restores_version=record.restores_version or 0,
         min_version=record.min_version,
     )
+
+
+def replacement_fields(replacements: Replacements) -> ReplacementFields:
+    """Return the fields of an answer that say what a publish replaces and lets count again."""
+    return {
+        "replaces": replacements.replaces[:MAX_LISTED_REPLACEMENTS],
+        "unshadows": replacements.unshadows[:MAX_LISTED_REPLACEMENTS],
+        "replaces_count": len(replacements.replaces),
+        "unshadows_count": len(replacements.unshadows),
+    }
 
 
 def document_message(record: RevisionRecord) -> publishing_pb2.GetRevisionResponse:

@@ -8,7 +8,7 @@ from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import publishing_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.access import check_publishable_scope, require_publisher
-from akpolicy_server.api.messages import details_message, envelope_in, order_of
+from akpolicy_server.api.messages import details_message, envelope_in, order_of, replacement_fields
 from akpolicy_server.api.part import ServicerPart
 from akpolicy_server.api.problems import problem_messages
 from akpolicy_server.api.upload import read_content, read_files, read_header
@@ -65,6 +65,7 @@ class PolicyCalls(ServicerPart):
                 revision=details_message(published.revision),
                 repeated_request=published.repeated,
                 dry_run=published.dry_run,
+                **replacement_fields(published.replacements),
             )
 
     async def PrepareBundle(  # type: ignore[override]  # noqa: N802 - it writes, and yields nothing
@@ -112,6 +113,7 @@ class PolicyCalls(ServicerPart):
                 revision=details_message(published.revision),
                 repeated_request=published.repeated,
                 dry_run=published.dry_run,
+                **replacement_fields(published.replacements),
             )
 
 
@@ -126,4 +128,6 @@ def note_published(call: Call, published: Published) -> None:
         bytes=revision.content_size,
         repeated=published.repeated,
         dry_run=published.dry_run,
+        replaces=len(published.replacements.replaces),
+        unshadows=len(published.replacements.unshadows),
     )

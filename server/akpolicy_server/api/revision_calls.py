@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from akpolicy.v1 import publishing_pb2
-from akpolicy_server.api.messages import details_message, document_message, policy_messages, rollback_order_of
+from akpolicy_server.api.messages import (
+    details_message,
+    document_message,
+    policy_messages,
+    replacement_fields,
+    rollback_order_of,
+)
 from akpolicy_server.api.part import ServicerPart
 from akpolicy_server.api.policy_calls import note_published
 
@@ -32,6 +38,7 @@ class RevisionCalls(ServicerPart):
                 revision=details_message(published.revision),
                 repeated_request=published.repeated,
                 dry_run=published.dry_run,
+                **replacement_fields(published.replacements),
             )
 
     async def SetFreeze(  # noqa: N802 - the protocol's name

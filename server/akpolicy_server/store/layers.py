@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, and_, func, insert, select, update
 
-from akpolicy.scope import GLOBAL
+from akpolicy.scope import GLOBAL, org_scope
 from akpolicy_server.store.batches import batches
 from akpolicy_server.store.revisions import RevisionRecord, revision_of
 from akpolicy_server.store.tables import generations, layers, revisions
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sqlalchemy import ColumnElement, Select
+
+
+_IS_REVISION: Final = and_(
+    layers.c.scope == revisions.c.scope,
+    layers.c.epoch == revisions.c.epoch,
+    layers.c.version == revisions.c.version,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,27 @@ def find_layer(connection: Connection, org: str, scope: str) -> Layer | None:
     """Return an org's layer of one scope, or None if its hosts were never given any."""
     row = connection.execute(_with_revisions(and_(layers.c.org == org, layers.c.scope == scope))).first()
     return None if row is None else Layer(revision_of(row), row.in_force)
+
+
+def contents_of(connection: Connection, org: str, scopes: Collection[str]) -> list[tuple[str, bytes]]:
+    """Return the digest of the content that an org's hosts have of each of these scopes, where they have any."""
+    return _contents(connection, and_(layers.c.org == org, layers.c.scope.in_(scopes)))
+
+
+def contents_of_teams(connection: Connection, org: str) -> list[tuple[str, bytes]]:
+    """Return the digest of the content that an org's hosts have of each team."""
+    # The character after the slash is the zero; a pattern would have to escape what org names may have.
+    first, beyond = f"{org_scope(org)}/team/", f"{org_scope(org)}/team0"
+    return _contents(connection, and_(layers.c.org == org, layers.c.scope >= first, layers.c.scope < beyond))
+
+
+def _contents(connection: Connection, condition: ColumnElement[bool]) -> list[tuple[str, bytes]]:
+    query = (
+        select(layers.c.scope, revisions.c.content_digest)
+        .join(revisions, _IS_REVISION)
+        .where(and_(layers.c.in_force, condition))
+    )
+    return [(row.scope, row.content_digest) for row in connection.execute(query)]
 
 
 def names_of(connection: Connection, org: str) -> tuple[int, int]:
@@ -101,15 +129,4 @@ def generations_of(connection: Connection, orgs: Collection[str]) -> dict[str, i
 
 
 def _with_revisions(condition: ColumnElement[bool]) -> Select[Any]:
-    return (
-        select(revisions, layers.c.in_force)
-        .join(
-            layers,
-            and_(
-                layers.c.scope == revisions.c.scope,
-                layers.c.epoch == revisions.c.epoch,
-                layers.c.version == revisions.c.version,
-            ),
-        )
-        .where(condition)
-    )
+    return select(revisions, layers.c.in_force).join(layers, _IS_REVISION).where(condition)

@@ -75,6 +75,8 @@ def test_layers_of_members_reach_them_and_nobody_else_and_a_freeze_holds_for_all
     assert publish(world, FORBID, "--user", "bob@acme.com").startswith(f"published {USER} version 1\n")
     wait_decided(world, "not-here", "not-here", "everybody")
 
+    said = publish(world, permit("everybody") + permit("team"), "--team", "red", "--dry-run")
+    assert said.endswith(f"\nreplaces  org/{ORG}/everybody\n")
     publish(world, permit("team"), "--team", "red")
     wait_decided(world, "everybody,team", "not-here", "everybody")
     decision = ask(world, "carol", "red")

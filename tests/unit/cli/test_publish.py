@@ -96,6 +96,24 @@ def test_what_names_no_scope_or_more_than_one_is_a_usage_error(
         assert (result.code, says in result.err) == (2, True), result.err
 
 
+def test_what_a_publish_replaces_and_unshadows_is_shown(cli: Run, server: PublishingSimulator, good: Path) -> None:
+    server.replaces = ["global/a", "org/acme/b"]
+    server.unshadows = ["global/c"]
+    for options in ((), ("--dry-run",)):
+        shown = cli("policy", "publish", good, "--org", "acme", "--team", "red", *options)
+        assert "\nreplaces  global/a\n          org/acme/b\nunshadows global/c\n" in shown.out
+    answer = json.loads(cli("policy", "publish", good, "--org", "acme", "--team", "red", "--output", "json").out)
+    assert (answer["replaces"], answer["replaces_count"]) == (["global/a", "org/acme/b"], 2)
+    assert (answer["unshadows"], answer["unshadows_count"]) == (["global/c"], 1)
+
+
+def test_of_very_many_replaced_permits_the_first_are_shown(cli: Run, server: PublishingSimulator, good: Path) -> None:
+    assert "replaces" not in cli("policy", "publish", good, "--org", "acme").out
+    server.replaces = [f"global/{number}" for number in range(1500)]
+    lines = cli("policy", "publish", good, "--org", "acme").out.splitlines()
+    assert lines[-2:] == ["          global/19", "          and 1480 more"]
+
+
 def test_what_is_not_said_is_left_to_the_server(cli: Run, server: PublishingSimulator, good: Path) -> None:
     cli("policy", "publish", good, "--org", "acme")
     header = server.revisions[0].header

@@ -24,6 +24,7 @@ from akpolicy_server.orders import PublishOrder
 from akpolicy_server.orgs import Orgs
 from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
+from akpolicy_server.replacements import Outlines
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
 from akpolicy_server.settings import DATABASE_FILE
@@ -105,6 +106,7 @@ def opened(
         intake = Intake(schema)
         api_keys = ApiKeys(database, clock, on_revoked=revoked.append)
         lifetime_s = 30 * DAY_S
+        outlines = Outlines()
         yield Core(
             clock=clock,
             database=database,
@@ -115,9 +117,9 @@ def opened(
             online_keys=OnlineKeys(database, vault, clock),
             roots=Roots(database, ledger),
             api_keys=api_keys,
-            publisher=Publisher(database, ledger, intake, default_lifetime_s=lifetime_s),
-            presigned=Presigned(database, ledger, intake, clock, default_lifetime_s=lifetime_s),
-            rollbacks=Rollbacks(ledger, default_lifetime_s=lifetime_s),
+            publisher=Publisher(database, ledger, intake, outlines, default_lifetime_s=lifetime_s),
+            presigned=Presigned(database, ledger, intake, outlines, clock, default_lifetime_s=lifetime_s),
+            rollbacks=Rollbacks(ledger, outlines, default_lifetime_s=lifetime_s),
             freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
             history=History(database),
             admin=api_keys.authenticate(admin_key),
