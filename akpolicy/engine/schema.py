@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import cedarpy
 
 from akpolicy.engine.hierarchy import Ancestors, ancestors_of
 from akpolicy.engine.index import action_keys, uid_key
 from akpolicy.engine.limits import MAX_BRACKET_DEPTH
+from akpolicy.engine.schema_syntax import read_model
 from akpolicy.engine.source import len_utf8
 from akpolicy.engine.tokens import nesting
 from akpolicy.errors import SchemaInvalid
 from akpolicy.limits import MAX_SCHEMA_BYTES
+
+if TYPE_CHECKING:
+    from akpolicy.engine.schema_model import SchemaModel
 
 NAMESPACE: Final = "AgentKernel"
 # Actions of which the keys are kept; a request can name any.
@@ -39,10 +43,19 @@ class CedarSchema:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    _model: list[SchemaModel] = field(default_factory=list, init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         """Read the groups of the actions: Cedar adds the schema's actions to any entities."""
         actions = cedarpy.Entities.from_json_str("[]", self.handle)
         object.__setattr__(self, "action_ancestors", ancestors_of(actions))
+
+    @property
+    def model(self) -> SchemaModel:
+        """What the schema says, read when it is asked for first."""
+        if not self._model:
+            self._model.append(read_model(str(self.handle)))
+        return self._model[0]
 
     def action_uid(self, action: str) -> tuple[str, str]:
         """Return the type and the id of one of agentkernel's actions."""

@@ -174,7 +174,7 @@ _BOX = Resource("box", attributes=_ATTRIBUTES)
         (AuthorizationRequest(_ALICE, "Fly", _BOX), "action"),
         (AuthorizationRequest(_ALICE, "Exec", _BOX), "context.command"),
         (AuthorizationRequest(_ALICE, "Run", _BOX, {"nope": 1}), "context.nope"),
-        (AuthorizationRequest(_ALICE, "Exec", _BOX, {"command": 1}), "context"),
+        (AuthorizationRequest(_ALICE, "Exec", _BOX, {"command": 1}), "context.command"),
         (AuthorizationRequest(Principal("a", "acme", attributes={"nope": 1}), "Run", _BOX), "principal.nope"),
         (AuthorizationRequest(_ALICE, "Run", Resource("box", attributes={"runtime": "x"})), "resource.agent_type"),
         (
