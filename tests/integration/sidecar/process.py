@@ -42,7 +42,7 @@ def request(**changes: Any) -> pb.AuthorizeRequest:
         resource=pb.Resource(id="box", attributes={"agent_type": text("claude"), "runtime": text("python")}),
     )
     for name, value in changes.items():
-        if isinstance(value, str):
+        if isinstance(value, (str, bool)):
             setattr(message, name, value)
         else:
             getattr(message, name).CopyFrom(value)
