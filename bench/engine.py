@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import cedarpy
 
+from akpolicy.clock import SystemClock
 from akpolicy.engine.cedar_request import build
 from akpolicy.engine.compile import compile_layer
 from akpolicy.engine.decide import judge
@@ -32,6 +33,7 @@ from akpolicy.engine.source import PolicyText
 from akpolicy.engine.stack import LayerStack
 from akpolicy.fence.fence import Fence
 from akpolicy_sidecar.pauses import switch_often
+from akpolicy_sidecar.sessions import SessionBook, SessionLimits
 from bench.table import Line, report
 from tests.simulators.host import HostSimulator
 
@@ -46,6 +48,8 @@ SHARED: Final = 7
 MAX_RATIO: Final = 1.3
 MAX_GROWTH: Final = 1.5
 MAX_MEMORY_MB: Final = 120.0
+SESSIONS: Final = 10_000
+MAX_SESSIONS_MB: Final = 100.0
 MAX_ACTIVATION_S: Final = 15.0
 MAX_P99_RATIO: Final = 3.0
 IDLE_S: Final = 3.0
@@ -60,10 +64,13 @@ def main() -> int:
     if sys.argv[1:2] == ["--memory"]:
         print(json.dumps(_memory_here(int(sys.argv[2]))))
         return 0
+    if sys.argv[1:2] == ["--sessions"]:
+        print(json.dumps(_sessions_here(int(sys.argv[2]))))
+        return 0
     if sys.argv[1:2] == ["--activation"]:
         print(json.dumps(_activation_here(int(sys.argv[2]))))
         return 0
-    return report(__doc__ or "", lambda: [*_decisions(), *_memory(), *_activation()])
+    return report(__doc__ or "", lambda: [*_decisions(), *_memory(), *_sessions(), *_activation()])
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
@@ -156,6 +163,32 @@ def _memory_here(size: int) -> list[float]:
     stack = _stack(size)
     for request in asked:
         judge(stack, request)
+    gc.collect()
+    return [_resident_mb() - before]
+
+
+def _sessions() -> list[Line]:
+    [megabytes] = _elsewhere("--sessions", SESSIONS)
+    return [Line(f"{SESSIONS:>6} sessions, each asked once: resident memory", megabytes, "MB", MAX_SESSIONS_MB)]
+
+
+def _sessions_here(count: int) -> list[float]:
+    """Return by how much this process grows, in MB, with so many sessions that have been used."""
+    book = SessionBook(org="acme", default_roles=(), clock=SystemClock(), limits=SessionLimits(), check=lambda _: None)
+    stack = _stack(SIZES[0])
+    attributes = {"agent_type": "claude", "runtime": "python", "image": "python:3.12", "profile": "moderate"}
+
+    def ask(number: int) -> None:
+        principal = Principal(
+            f"user{number}@acme.com", "acme", f"user{number}@acme.com", ("developer", "viewer"), ("red", "blue"), True
+        )
+        token = book.open(principal, Resource(f"box{number}", attributes=attributes)).token
+        judge(stack, book.use(token).subjects.ask("Exec", {"command": "ls"}, "sandbox"))
+
+    ask(0)
+    before = _resident_mb()
+    for number in range(count):
+        ask(number)
     gc.collect()
     return [_resident_mb() - before]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import cedarpy
 
@@ -43,8 +43,7 @@ class PolicyFailure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What Cedar says: `matching` are positions in the slice, all of one effect, in order."""
 
     effect: Effect

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cedarpy import pst
 
@@ -38,9 +38,8 @@ class Bucket:
     positions: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestKeys:
-    """The keys under which a request finds policies."""
+class RequestKeys(NamedTuple):
+    """The keys under which a request finds policies. A tuple, because one is made for every decision."""
 
     principal: tuple[str, ...]
     action: tuple[str, ...]
