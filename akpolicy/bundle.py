@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import FailFast, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import FailFast, Field, TypeAdapter, model_validator
 
 from akpolicy.errors import (
     ContentDigestMismatch,
@@ -32,7 +32,7 @@ from akpolicy.errors import (
 )
 from akpolicy.fields import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
-from akpolicy.strict_json import Document, load, load_object, shown, validate
+from akpolicy.strict_json import Document, load_object, shown, validate, validate_entries
 
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
 POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -178,16 +178,13 @@ def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
 def _load_content(blob: bytes) -> Content:
     """Parse step by step: one call over ten thousands of entries would stop every other thread meanwhile."""
     value = load_object(blob)
-    raw = value.get("policies")
-    if not isinstance(raw, list) or len(raw) <= ENTRIES_A_STEP:
+    entries = value.get("policies")
+    if not isinstance(entries, list):
         return validate(value, Content)
-    try:
-        content = Content.model_validate({**value, "policies": []})
-        for start in range(0, len(raw), ENTRIES_A_STEP):
-            content.policies.extend(_ENTRIES.validate_python(raw[start : start + ENTRIES_A_STEP]))
-            raw[start : start + ENTRIES_A_STEP] = [None] * len(raw[start : start + ENTRIES_A_STEP])
-    except ValidationError:
-        return load(blob, Content)
+    content = validate({**value, "policies": []}, Content)
+    for first in range(0, len(entries), ENTRIES_A_STEP):
+        step = entries[first : first + ENTRIES_A_STEP]
+        content.policies.extend(validate_entries(step, _ENTRIES, Content, "policies", first))
     return content
 
 

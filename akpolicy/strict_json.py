@@ -17,7 +17,7 @@ import re
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from akpolicy.errors import DuplicateField, FieldInvalid, MissingField, PayloadMalformed, PayloadNotUtf8, UnknownField
 from akpolicy.limits import KIB, MAX_JSON_INT
@@ -79,6 +79,16 @@ def validate(value: dict[str, Any], model: type[D]) -> D:
         return model.model_validate(value)
     except ValidationError as error:
         _raise_typed(error, model)
+
+
+def validate_entries(
+    values: list[object], entries: TypeAdapter[list[D]], model: type[Document], field: str, first: int
+) -> list[D]:
+    """Return some entries of a list, `field` of `model`, of which the first has the index `first`; raises as above."""
+    try:
+        return entries.validate_python(values)
+    except ValidationError as error:
+        _raise_typed(error, model, field, first)
 
 
 def load_object(data: bytes, limits: JsonLimits = DOCUMENT_LIMITS) -> dict[str, Any]:
@@ -183,10 +193,13 @@ def _refuse_lone_surrogates(*, text: str) -> None:
         raise PayloadNotUtf8(msg) from None
 
 
-def _raise_typed(error: ValidationError, model: type[Document]) -> NoReturn:
-    """Turn the first mistake that the model found into a typed error."""
+def _raise_typed(error: ValidationError, model: type[Document], within: str = "", offset: int = 0) -> NoReturn:
+    """Turn the first mistake that the model found into a typed error; it may be in a part of the list `within`."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field = shown(".".join(str(part) for part in first["loc"])) or "(document)"
+    place = first["loc"]
+    if within:
+        place = (within, int(place[0]) + offset, *place[1:])
+    field = shown(".".join(str(part) for part in place)) or "(document)"
     name = model.__name__.lower()
     if first["type"] == "extra_forbidden":
         msg = f"{name} has the unknown field `{field}`"

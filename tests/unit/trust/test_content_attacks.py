@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from akpolicy.bundle import ContentReference, check_reference, describe_content, encode_content, open_content
+from akpolicy.bundle import (
+    ENTRIES_A_STEP,
+    ContentReference,
+    check_reference,
+    describe_content,
+    encode_content,
+    open_content,
+)
 from akpolicy.errors import (
     ContentDigestMismatch,
     ContentTooLarge,
@@ -188,3 +195,43 @@ def test_what_a_publisher_says_of_content_is_what_a_host_checks() -> None:
     reference = describe_content(blob, 1)
     check_reference(reference)
     assert (reference.size, reference.digest) == (len(blob), hashlib.sha256(blob).hexdigest())
+
+
+@pytest.mark.parametrize("count", [1, ENTRIES_A_STEP, ENTRIES_A_STEP + 1, 2 * ENTRIES_A_STEP + 7])
+def test_content_of_several_steps_is_whole_and_in_order(count: int) -> None:
+    blob = blob_of(*(entry(f"p{number}") for number in range(count)))
+
+    opened = open_content(blob, describe_content(blob, count))
+
+    assert [policy.id for policy in opened.content.policies] == [f"p{number}" for number in range(count)]
+    assert opened.content.schema_text is None
+
+
+@pytest.mark.parametrize("at", [0, ENTRIES_A_STEP - 1, ENTRIES_A_STEP, 2 * ENTRIES_A_STEP + 3])
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        ({"id": "a"}, MissingField, "content lacks the field `policies.{}.text`"),
+        ({"id": "a", "text": TEXT, "more": 1}, UnknownField, "content has the unknown field `policies.{}.more`"),
+        ({"id": 1, "text": TEXT}, FieldInvalid, "content field `policies.{}.id` is invalid"),
+        ("text", FieldInvalid, "content field `policies.{}` is invalid"),
+    ],
+)
+def test_a_wrong_entry_is_named_by_its_place_whatever_step_it_is_in(
+    at: int, wrong: object, error: type[AkpolicyError], words: str
+) -> None:
+    entries: list[object] = [entry(f"p{number}") for number in range(2 * ENTRIES_A_STEP + 7)]
+    entries[at] = wrong
+    blob = blob_of(*entries)
+
+    with pytest.raises(error) as caught:
+        open_content(blob, describe_content(blob, len(entries)))
+
+    assert words.format(at) in caught.value.message
+
+
+def test_what_is_wrong_beside_the_entries_is_told_first() -> None:
+    blob = blob_of({"id": "a"}, surprise=1)
+
+    with pytest.raises(UnknownField, match="`surprise`"):
+        open_content(blob, describe_content(blob, 1))
