@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
 
 _ATTRIBUTE: Final = re.compile(r"attribute `([^`]+)`")
-_NOISE: Final = re.compile(
+NOISE: Final = re.compile(
     r"^(?:failed to build request: |while parsing context, |error during entity deserialization: "
     r"|entity does not conform to the schema: )+"
 )
@@ -34,7 +34,7 @@ def refuse(request: CedarRequest, schema: CedarSchema, messages: Sequence[str]) 
     text = messages[0] if messages else _about_entities(request, schema)
     echo = f"failed to parse entities from:\n{request.entities.text}: "
     about_entities = text.startswith(echo)
-    reason = _NOISE.sub("", text.removeprefix(echo))
+    reason = NOISE.sub("", text.removeprefix(echo))
     if wrong := _WRONG_CONTEXT.match(reason):
         reason = f"a value of the context has not the type that {wrong[1]} asks for"
     field = _field(reason, request, about_entities=about_entities)
