@@ -126,9 +126,11 @@ class OpenedContent:
     digest: str
 
 
-def encode_content(policies: list[tuple[str, str]]) -> bytes:
-    """Return the blob of `(id, text)` pairs."""
-    return Content(policies=[PolicyEntry(id=i, text=t) for i, t in policies]).to_bytes()
+def encode_content(policies: list[tuple[str, str]], schema: str | None = None) -> bytes:
+    """Return the blob of `(id, text)` pairs, with a schema where the scope brings its own."""
+    return Content.model_validate(
+        {"policies": [PolicyEntry(id=i, text=t) for i, t in policies], "schema": schema}
+    ).to_bytes()
 
 
 def describe_content(blob: bytes, policies: int) -> ContentReference:

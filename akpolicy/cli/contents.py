@@ -16,14 +16,18 @@ def policies_in(content: Content) -> list[PolicyText]:
     return [PolicyText(entry.id, entry.text) for entry in content.policies]
 
 
-def check_enforceable(content: Content) -> tuple[str, ...]:
-    """Return the ids of the policies that permit; raise `PolicySetInvalid` unless the engine accepts all of them."""
+def check_enforceable(content: Content, schema: str | None = None) -> tuple[str, ...]:
+    """Return the ids of the policies that permit; raise `PolicySetInvalid` unless the engine accepts all of them.
+
+    They must fit the schema that the content brings, else `schema`, else the packaged one. Raises `SchemaInvalid` or
+    `SchemaUnsupported` for a schema that hosts could not use.
+    """
+    from akpolicy.cli.schema_options import schema_of
     from akpolicy.engine.check import check_policies
     from akpolicy.engine.files import permit_ids
-    from akpolicy.engine.schema import load_default_schema
     from akpolicy.errors import PolicySetInvalid
 
     policies = policies_in(content)
-    if problems := check_policies(policies, load_default_schema()):
+    if problems := check_policies(policies, schema_of(content.schema_text or schema)):
         raise PolicySetInvalid(problems)
     return permit_ids(policies)

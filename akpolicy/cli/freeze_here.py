@@ -7,6 +7,7 @@ Rules:
 - The end of a freeze has the content of the newest version before it. That version and each one since must be a bundle
   of this very scope that one of these keys signed, and none may be missing: a server that leaves some out, or says that
   it rolled back, would have an older policy signed anew. Where that cannot be shown, people publish files instead.
+- A freeze keeps the schema that the org has, its end the one of the content that comes back: other layers fit these.
 - What is signed is shown first; at a terminal the end of a freeze is asked about, a freeze is not: it is urgent.
 - Whether an org is frozen the server knows best: a freeze that hosts dropped with its keys, or that a rollback could
   end, is signed anew.
@@ -61,13 +62,15 @@ def set_here(
         current = _current(client, scope)
         if not frozen and current is not None and not _is_frozen(current):
             return FreezeState(current.revision, changed=False)
-        policies = _freeze_policies() if frozen else _policies_before(client, scope, signers)
-        terms = _terms(current, frozen=frozen)
+        policies, schema = _freeze_policies(), current.schema if current is not None else None
+        if not frozen:
+            policies, schema = _policies_before(client, scope, signers)
+        terms = _terms(current, schema, frozen=frozen)
         proposal = proposal_of(client.prepare_bundle(scope, _files(policies), terms), scope, policies, terms)
         # A freeze is urgent, and there is nothing to ask about: it forbids.
         proposal = sign_own(proposal, signers, describe(proposal), yes=yes or frozen)
     require_complete(proposal)
-    published = client.publish_envelope(proposal.envelope, _blob(policies), message=message)
+    published = client.publish_envelope(proposal.envelope, _blob(policies, schema), message=message)
     return FreezeState(published.revision, changed=not published.repeated)
 
 
@@ -88,8 +91,8 @@ def _freeze_policies() -> Policies:
     return [(FREEZE_POLICY_ID, FREEZE_POLICY)]
 
 
-def _policies_before(client: PublishingClient, scope: str, signers: Sequence[Signer]) -> Policies:
-    """Return the policies of the newest version that is no freeze; these keys must have signed all from there on."""
+def _policies_before(client: PublishingClient, scope: str, signers: Sequence[Signer]) -> tuple[Policies, str | None]:
+    """Return policies and schema of the newest version that is no freeze; these keys must have signed all since."""
     above: Manifest | None = None
     for info in client.history(scope, MAX_LOOKED_BACK):
         content = client.revision(scope, info.version)
@@ -101,7 +104,7 @@ def _policies_before(client: PublishingClient, scope: str, signers: Sequence[Sig
             )
         if not _is_frozen(content):
             print_note(f"the policies of version {manifest.version}, {_issued(manifest)}, come back")
-            return _pairs(content)
+            return _pairs(content), content.schema
         above = manifest
     raise UsageError(f"none of the last {MAX_LOOKED_BACK} versions of `{scope}` is anything but a freeze; {_BY_HAND}")
 
@@ -125,7 +128,8 @@ def _signed_manifest(content: RevisionContent, scope: str, signers: Sequence[Sig
         ) from error
     if manifest.scope != scope:
         raise BadAnswer(f"the server sent a bundle of `{manifest.scope}` as version {version} of `{scope}`")
-    if manifest.content is None or manifest.content.digest != hashlib.sha256(_blob(_pairs(content))).hexdigest():
+    digest = hashlib.sha256(_blob(_pairs(content), content.schema)).hexdigest()
+    if manifest.content is None or manifest.content.digest != digest:
         raise BadAnswer(f"the policies that the server sent are not those that were signed as version {version}")
     return manifest
 
@@ -154,10 +158,10 @@ def _pairs(content: RevisionContent) -> Policies:
     return [(policy.id, policy.text) for policy in content.policies]
 
 
-def _blob(policies: Policies) -> bytes:
+def _blob(policies: Policies, schema: str | None) -> bytes:
     from akpolicy.bundle import encode_content
 
-    return encode_content(policies)
+    return encode_content(policies, schema)
 
 
 def _files(policies: Policies) -> list[PolicyFile]:
@@ -167,8 +171,8 @@ def _files(policies: Policies) -> list[PolicyFile]:
     return [PolicyFile(f"{policy_id}.cedar", text.encode()) for policy_id, text in policies]
 
 
-def _terms(current: RevisionContent | None, *, frozen: bool) -> PublishTerms:
-    """Return the terms: on top of what is current, with its offline floor."""
+def _terms(current: RevisionContent | None, schema: str | None, *, frozen: bool) -> PublishTerms:
+    """Return the terms: on top of what is current, with its offline floor, and with a schema or none."""
     from akpolicy.bundle import Manifest, OfflineMode
     from akpolicy.client.publishing_types import PublishTerms
     from akpolicy.strict_json import load
@@ -181,4 +185,6 @@ def _terms(current: RevisionContent | None, *, frozen: bool) -> PublishTerms:
         offline_mode=OfflineMode(floor.mode),
         offline_max_age_s=floor.max_age_s,
         no_rollback=frozen,
+        schema=schema,
+        default_schema=schema is None,
     )

@@ -23,10 +23,13 @@ from akpolicy.cli.output import (
     uploading,
     working,
 )
+from akpolicy.cli.schema_options import SchemaOption, read_schema_file, schema_of
 from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from akpolicy.client.publishing_types import Validation
     from akpolicy.engine.files import PolicyFile
 
@@ -46,6 +49,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "akpolicy policy validate policies/",
             "akpolicy policy validate a.cedar b.cedar --output json | jq '.problems[].message'",
+            "akpolicy policy validate policies/ --schema acme.cedarschema",
             "akpolicy policy validate a.cedar --server https://policy:8180 --org acme",
         )
     )(grouped(validate))
@@ -55,6 +59,7 @@ def validate(
     files: PolicyFilesArgument,
     *,
     target: ScopeChoice,
+    schema: SchemaOption = None,
     connection: ServerToAsk,
     output: OutputOption = "text",
 ) -> None:
@@ -69,7 +74,9 @@ def validate(
         )
     if connection.server is None:
         with working(f"checking {counted(sources, 'file')}"):
-            result = check_offline(sources)
+            result = check_offline(sources, schema)
+    elif schema is not None:
+        raise UsageError("`--schema` is for the check here, offline; a server knows the schema of the org")
     else:
         chosen = target.chosen()
         size = sum(len(file.data) for file in sources)
@@ -80,13 +87,12 @@ def validate(
         raise typer.Exit(EXIT_FAILED)
 
 
-def check_offline(files: Sequence[PolicyFile]) -> Validation:
-    """Check as a server does, with the schema of the package; report the mistakes of all files."""
+def check_offline(files: Sequence[PolicyFile], schema: Path | None = None) -> Validation:
+    """Check as a server does, with the file of an org's own schema or the packaged one; report all mistakes."""
     from akpolicy.client.publishing_types import Validation
     from akpolicy.engine.files import examine
-    from akpolicy.engine.schema import load_default_schema
 
-    found = examine(files, load_default_schema())
+    found = examine(files, schema_of(None if schema is None else read_schema_file(schema)))
     return Validation(found.problems, tuple(policy.id for policy in found.policies), len(found.policies))
 
 

@@ -6,6 +6,7 @@ files, on the terms that were asked for, and who signs sees what the manifest sa
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +17,12 @@ from akpolicy.cli.files import read_policy_files
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import KeysOption, OutputOption, YesOption, examples
 from akpolicy.cli.output import OutputFormat, print_note, printable, uploading
+from akpolicy.cli.schema_options import SchemaOption
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
     from akpolicy.cli.connection import Connection
-    from akpolicy.cli.publish import BundleTerms
-    from akpolicy.client.publishing_types import Published
+    from akpolicy.client.publishing_types import Published, PublishTerms
     from akpolicy.proposal import Proposal
 
 
@@ -40,10 +41,13 @@ def sign(
     *,
     key: KeysOption = None,
     anchors: Anchors,
+    schema: SchemaOption = None,
     yes: YesOption = False,
     output: OutputOption = "text",
 ) -> None:
     """Sign a bundle's proposal in place, after showing what it says and checking its policies, offline.
+
+    The policies of a team or user are checked by the schema of their org, which --schema names if it has its own.
 
     Says who else must sign. Exit code 0 also if signatures are still missing.
     """
@@ -52,7 +56,7 @@ def sign(
 
     proposal = read_proposal(file)
     require_bundle(file, proposal)
-    check_policies_of(proposal)
+    check_policies_of(proposal, schema)
     sign_in_place(file, proposal, key or [], describe(proposal), anchors=anchors, yes=yes, output=output)
 
 
@@ -60,8 +64,7 @@ def prepare(
     connection: Connection,
     scope: str,
     files: list[Path],
-    terms: BundleTerms,
-    message: str,
+    agreed: PublishTerms,
     out: Path,
     output: OutputFormat,
 ) -> None:
@@ -69,18 +72,14 @@ def prepare(
     from akpolicy.cli.prepared import proposal_of
     from akpolicy.cli.proposal_files import check_new, write_new
     from akpolicy.cli.signing import print_progress
-    from akpolicy.engine.files import read_policies
-    from akpolicy.engine.schema import load_default_schema
+    from akpolicy.engine.files import cut_policies
 
-    if message:
-        raise UsageError("`--message` belongs to the publish; give it with `policy publish --envelope`")
-    agreed = terms.publish_terms(message="", idempotency_key="")
     sources = read_policy_files(files)
     check_new(out)
     size = sum(len(source.data) for source in sources)
     with connection.open() as client, uploading(f"preparing {scope}", size) as progress:
         prepared = client.prepare_bundle(scope, sources, agreed, progress)
-    policies = [(policy.id, policy.text) for policy in read_policies(sources, load_default_schema())]
+    policies = [(policy.id, policy.text) for policy in cut_policies(sources)]
     proposal = proposal_of(prepared, scope, policies, agreed)
     write_new(out, proposal)
     print_note(printable(describe(proposal)))
@@ -110,14 +109,22 @@ def publish_envelope(
         )
 
 
-def check_policies_of(proposal: Proposal) -> None:
-    """Raise `PolicySetInvalid` unless the engine accepts the policies, `KeyNotAuthorised` if they may not permit."""
+def check_policies_of(proposal: Proposal, schema: Path | None = None) -> None:
+    """Raise `PolicySetInvalid` unless the engine accepts the policies, `KeyNotAuthorised` if they may not permit.
+
+    `schema` is the file of the org's own schema, for the policies of its teams and users.
+    """
     from akpolicy.cli.contents import check_enforceable
+    from akpolicy.cli.schema_options import read_schema_file
     from akpolicy.errors import KeyNotAuthorised
+    from akpolicy.scope import is_member_scope
 
     if proposal.content is None:
         return
-    permits = check_enforceable(proposal.content.content)
+    if schema is not None and not is_member_scope(_scope_of(proposal)):
+        raise UsageError("`--schema` is for the policies of a team or user; those of an org bring their schema along")
+    text = None if schema is None else read_schema_file(schema)
+    permits = check_enforceable(proposal.content.content, text)
     if permits and any(not getattr(role.role, "grants", True) for role in proposal.signer_roles()):
         raise KeyNotAuthorised(f"policy `{permits[0]}` permits, but the signers of {proposal.subject} may only forbid")
 
@@ -129,5 +136,21 @@ def describe(proposal: Proposal) -> str:
     from akpolicy.cli.document_text import aligned, document_facts, policy_lines
 
     policies = policies_in(proposal.content.content) if proposal.content else []
-    lines = [proposal.subject, aligned(document_facts(proposal.document, now())), *policy_lines(policies)]
+    facts = document_facts(proposal.document, now()) + _schema_facts(proposal)
+    lines = [proposal.subject, aligned(facts), *policy_lines(policies)]
     return "\n".join([*lines, "`akpolicy inspect` shows the policies themselves"])
+
+
+def _schema_facts(proposal: Proposal) -> list[tuple[str, str]]:
+    """Return which schema a bundle's content brings, where that is said."""
+    text = proposal.content.content.schema_text if proposal.content else None
+    if text is None:
+        return []
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return [("schema", f"its own, for all layers of the org: {len(text)} characters, SHA-256 {digest}")]
+
+
+def _scope_of(proposal: Proposal) -> str:
+    from akpolicy.bundle import Manifest
+
+    return proposal.document.scope if isinstance(proposal.document, Manifest) else ""

@@ -3,7 +3,7 @@
 Rules:
 
 - Who signs is the one that hosts believe, so the server is not taken at its word: the bundle is of the scope that was
-  asked for, without signatures, with exactly these policies.
+  asked for, without signatures, with exactly these policies, and with the schema that was named or none.
 - Its terms are those that were asked for, as far as they were: offline floor, lifetime, no rollback, version. A version
   that runs ahead, or a floor that is too low, would outlive the server that wrote it.
 """
@@ -34,11 +34,24 @@ def proposal_of(prepared: Prepared, scope: str, policies: Sequence[tuple[str, st
     document = proposal.document
     if not isinstance(document, Manifest) or document.scope != scope or proposal.envelope.signatures:
         raise BadAnswer(f"the server prepared {proposal.subject}, which is not the unsigned bundle of `{scope}`")
-    if proposal.content is None or proposal.content.blob != encode_content(list(policies)):
+    _check_schema(proposal, terms)
+    if proposal.content is None or proposal.content.blob != encode_content(list(policies), terms.schema):
         raise BadAnswer(f"the server prepared other policies for `{scope}` than it was given; do not sign them")
     for wrong in _other_terms(document, terms, prepared.current_version):
         raise BadAnswer(f"the server prepared a bundle of `{scope}` {wrong}, which was not asked for; do not sign it")
     return proposal
+
+
+def _check_schema(proposal: Proposal, terms: PublishTerms) -> None:
+    """Raise `UsageError` for a schema that nobody here has seen: a signer has to know by what hosts decide."""
+    from akpolicy.errors import UsageError
+
+    text = proposal.content.content.schema_text if proposal.content else None
+    if text is not None and terms.schema is None and not terms.default_schema:
+        raise UsageError(
+            "the org has a schema of its own, which its policies bring along; sign only one that you know: give it "
+            "with `--schema FILE` (`akpolicy policy show --schema` prints it), or go back with `--default-schema`"
+        )
 
 
 def _other_terms(manifest: Manifest, terms: PublishTerms, current_version: int) -> list[str]:

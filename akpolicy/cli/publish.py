@@ -23,6 +23,7 @@ from akpolicy.cli.options import (
     examples,
 )
 from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, uploading
+from akpolicy.cli.schema_options import SchemaTerms
 from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.errors import ClientError, ServerRefused, UsageError
 from akpolicy.limits import MAX_JSON_INT
@@ -79,7 +80,15 @@ class BundleTerms(OptionGroup):
         ),
     ] = None
 
-    def publish_terms(self, *, message: str, idempotency_key: str, dry_run: bool = False) -> PublishTerms:
+    def publish_terms(
+        self,
+        *,
+        message: str,
+        idempotency_key: str,
+        dry_run: bool = False,
+        schema: str | None = None,
+        default_schema: bool = False,
+    ) -> PublishTerms:
         """Return the terms of a publish; raise `UsageError` for a time that is none."""
         from akpolicy.bundle import OfflineMode
         from akpolicy.client.publishing_types import PublishTerms
@@ -93,6 +102,8 @@ class BundleTerms(OptionGroup):
             lifetime_s=seconds(self.lifetime, "--lifetime") if self.lifetime is not None else 0,
             no_rollback=self.no_rollback,
             dry_run=dry_run,
+            schema=schema,
+            default_schema=default_schema,
         )
 
 
@@ -104,6 +115,7 @@ def add_to(app: typer.Typer) -> None:
             "akpolicy policy publish a.cedar --org acme --expected-version 3",
             "akpolicy policy publish a.cedar --org acme --dry-run",
             "akpolicy policy publish a.cedar --org acme --team platform",
+            "akpolicy policy publish a.cedar --org acme --schema acme.cedarschema",
             "akpolicy policy publish base.cedar --scope global --offline-mode fail_closed --lifetime 7d",
             "akpolicy policy publish a.cedar --org acme --unsigned --out acme.proposal.json",
             "akpolicy policy publish --envelope acme.proposal.json",
@@ -120,6 +132,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
     target: ScopeChoice,
     message: MessageOption = "",
     terms: BundleTerms,
+    schemas: SchemaTerms,
     idempotency_key: IdempotencyKeyOption = None,
     dry_run: DryRunOption = False,
     unsigned: Annotated[
@@ -134,6 +147,8 @@ def publish(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Publish policies as the whole policy of an org, of one of its teams or users, or of everybody (`global`).
 
+    An org may have a schema of its own in place of the packaged one; everything that its hosts enforce must fit it.
+
     What was published before is replaced. The server checks, signs, stores and announces them; hosts then fetch them.
     Every problem is shown if it refuses them.
 
@@ -145,7 +160,7 @@ def publish(  # noqa: PLR0913 - one parameter an option
     if unsigned != (out is not None):
         raise UsageError("`--unsigned` and `--out FILE` go together")
     if envelope is not None:
-        if files or target.is_made or unsigned or terms != BundleTerms():
+        if files or target.is_made or unsigned or terms != BundleTerms() or schemas.is_given:
             raise UsageError("`--envelope` publishes what was signed as it is; give no files, scope or terms with it")
         published = policy_proposals.publish_envelope(connection, envelope, message, idempotency_key, dry_run=dry_run)
         print_published(published, output)
@@ -156,10 +171,19 @@ def publish(  # noqa: PLR0913 - one parameter an option
     if out is not None:
         if dry_run:
             raise UsageError("`--unsigned` publishes nothing; leave out `--dry-run`")
-        policy_proposals.prepare(connection, chosen, files, terms, message, out, output)
+        if message:
+            raise UsageError("`--message` belongs to the publish; give it with `policy publish --envelope`")
+        agreed = terms.publish_terms(
+            message="", idempotency_key="", schema=schemas.text(chosen), default_schema=schemas.default_schema
+        )
+        policy_proposals.prepare(connection, chosen, files, agreed, out, output)
         return
     agreed = terms.publish_terms(
-        message=message, idempotency_key=new_unless(idempotency_key, dry_run=dry_run), dry_run=dry_run
+        message=message,
+        idempotency_key=new_unless(idempotency_key, dry_run=dry_run),
+        dry_run=dry_run,
+        schema=schemas.text(chosen),
+        default_schema=schemas.default_schema,
     )
     sources = read_policy_files(files)
     size = sum(len(file.data) for file in sources)

@@ -15,6 +15,7 @@ from akpolicy.cli.options import (
 )
 from akpolicy.cli.output import print_json, print_text, table, working
 from akpolicy.cli.scope_choice import ScopeChoice
+from akpolicy.errors import UsageError
 from akpolicy.limits import MAX_JSON_INT
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
             "akpolicy policy show --org acme",
             "akpolicy policy show --org acme --version 3 > acme-3.cedar",
             "akpolicy policy show --org acme --output json | jq .envelope",
+            "akpolicy policy show --org acme --schema > acme.cedarschema",
         )
     )(grouped(show))
 
@@ -61,6 +63,9 @@ def show(
     *,
     target: ScopeChoice,
     version: Annotated[int, typer.Option(min=0, max=MAX_JSON_INT, metavar="N", help="Which one; 0 is the newest.")] = 0,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the org's own schema that came with it, in place of the policies.")
+    ] = False,
     connection: Connection,
     output: OutputOption = "text",
 ) -> None:
@@ -72,8 +77,12 @@ def show(
     chosen = target.chosen()
     with connection.open() as client, working("fetching"):
         content = client.revision(chosen, version)
+    if schema and content.schema is None:
+        raise UsageError(f"version {content.revision.version} of {chosen} brings no schema of its own")
     if output == "json":
         print_json(content.to_json())
+    elif schema:
+        print_text((content.schema or "").rstrip("\n"))
     else:
         print_text(cedar_text(content))
 
@@ -107,6 +116,8 @@ def cedar_text(content: RevisionContent) -> str:
     """Return a revision's policies as one file that can be published again."""
     revision = content.revision
     head = f"// {revision.scope} version {revision.version}, digest {revision.digest}"
+    if content.schema is not None:
+        head += "\n// With a schema of its own, which `akpolicy policy show --schema` prints"
     return "\n\n".join([head, *(_with_id(policy) for policy in content.policies)])
 
 

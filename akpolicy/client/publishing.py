@@ -25,7 +25,7 @@ from akpolicy.client.publishing_types import (
     RevisionInfo,
     Validation,
 )
-from akpolicy.client.publishing_uploads import Progress, chunks, pieces, publish_header
+from akpolicy.client.publishing_uploads import Progress, chunks, pieces, publish_header, schema_pieces
 from akpolicy.client.server_errors import problems_of
 from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.v1 import publishing_pb2 as pb
@@ -71,6 +71,8 @@ class PublishingClient(OrgCalls):
 
         def parts() -> Iterator[pb.PublishRequest]:
             yield pb.PublishRequest(header=header)
+            for piece in schema_pieces(terms):
+                yield pb.PublishRequest(schema=piece)
             for chunk in chunks(files, progress):
                 yield pb.PublishRequest(chunk=chunk)
 
@@ -85,6 +87,8 @@ class PublishingClient(OrgCalls):
 
         def parts() -> Iterator[pb.PrepareBundleRequest]:
             yield pb.PrepareBundleRequest(header=header)
+            for piece in schema_pieces(terms):
+                yield pb.PrepareBundleRequest(schema=piece)
             for chunk in chunks(files, progress):
                 yield pb.PrepareBundleRequest(chunk=chunk)
 
@@ -190,4 +194,5 @@ class PublishingClient(OrgCalls):
             envelope_from_proto(document.envelope),
             tuple(policies),
             envelope_from_proto(document.original) if document.HasField("original") else None,
+            document.schema or None,
         )

@@ -50,7 +50,11 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class PublishTerms:
-    """Under which conditions to publish, as `PublishHeader` says; None and 0 are the server's defaults."""
+    """Under which conditions to publish, as `PublishHeader` says; None and 0 are the server's defaults.
+
+    `schema` is the text of an org's own schema; with `default_schema` the org goes back to the packaged one. Without
+    either it keeps what it has.
+    """
 
     message: str = ""
     expected_version: int | None = None
@@ -60,6 +64,8 @@ class PublishTerms:
     lifetime_s: int = 0
     no_rollback: bool = False
     dry_run: bool = False
+    schema: str | None = None
+    default_schema: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,21 +293,25 @@ class PublishedPolicy:
 class RevisionContent:
     """A revision with what was signed for it and its policies. Nothing here is verified.
 
-    `original` is there for a rollback: the signed manifest that it restores.
+    `original` is there for a rollback: the signed manifest that it restores. `schema` is the schema that its content
+    brings, None for none.
     """
 
     revision: RevisionInfo
     envelope: SignedEnvelope
     policies: tuple[PublishedPolicy, ...]
     original: SignedEnvelope | None = None
+    schema: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values; envelopes in their DSSE JSON form, `original` only for a rollback."""
-        original = {} if self.original is None else {"original": self.original.to_dsse_json()}
+        """Return plain values; envelopes in their DSSE JSON form, `original` and `schema` only where there is one."""
+        original: dict[str, object] = {} if self.original is None else {"original": self.original.to_dsse_json()}
+        schema: dict[str, object] = {} if self.schema is None else {"schema": self.schema}
         return {
             "revision": self.revision.to_json(),
             "envelope": self.envelope.to_dsse_json(),
             **original,
+            **schema,
             "policies": [{"id": policy.id, "text": policy.text} for policy in self.policies],
         }
 

@@ -60,7 +60,16 @@ def publish_header(scope: str, terms: PublishTerms) -> pb.PublishHeader:
         header.expected_version = terms.expected_version
     if terms.offline_mode is not None:
         header.offline_mode = OFFLINE_MODES[terms.offline_mode]
+    if terms.schema is not None:
+        header.schema = pb.SCHEMA_CHOICE_OWN
+    elif terms.default_schema:
+        header.schema = pb.SCHEMA_CHOICE_DEFAULT
     return header
+
+
+def schema_pieces(terms: PublishTerms) -> Iterator[bytes]:
+    """Return the pieces of an org's own schema; nothing without one."""
+    return pieces((terms.schema or "").encode("utf-8"))
 
 
 def _chunk_end(data: bytes, start: int) -> int:

@@ -47,6 +47,13 @@ def find_misfit(
     return next(_misfits(model, query, context, entities), None)
 
 
+def find_entity_misfit(
+    model: SchemaModel, query: Mapping[str, Mapping[str, str]], entities: Sequence[Mapping[str, object]]
+) -> Misfit | None:
+    """Return the first misfit of entities alone; None if none is found."""
+    return next(_entity_misfits(model, query, entities), None)
+
+
 def _misfits(
     model: SchemaModel,
     query: Mapping[str, Mapping[str, str]],

@@ -71,6 +71,14 @@ def read_policies(
     return findings.policies
 
 
+def cut_policies(files: Sequence[PolicyFile]) -> tuple[PolicyText, ...]:
+    """Return the policies of files that somebody else checks; raise `PolicySetInvalid` for what cannot be cut."""
+    policies: list[PolicyText] = []
+    for file in files:
+        policies += split_policies(_decode(file), source=file.name)
+    return tuple(policies)
+
+
 def permit_ids(policies: Iterable[PolicyText]) -> tuple[str, ...]:
     """Return the ids of the policies that permit."""
     return tuple(policy.id for policy in policies if effect_of(policy) is Effect.ALLOW)

@@ -35,6 +35,7 @@ Rules:
     │   ├── EngineUnavailable
     │   ├── PolicyParseError  PolicyTemplate  PolicyValidationError  PolicyAnnotationInvalid
     │   ├── SchemaInvalid  SchemaUnsupported
+    │   ├── SchemaConflict
     │   └── PolicySetInvalid         carries several of the above
     ├── RequestInvalid               an authorization request that cannot be judged (field)
     ├── SessionError                 a session's question that gets no decision, or a call that its socket does not take
@@ -125,6 +126,7 @@ from akpolicy.errors.policy import (
     PolicyValidationError,
     Problem,
     RequestInvalid,
+    SchemaConflict,
     SchemaInvalid,
     SchemaUnsupported,
     TooManyPolicies,
@@ -295,6 +297,7 @@ __all__ = [
     "RootThresholdNew",
     "RootThresholdOld",
     "RootUnanchored",
+    "SchemaConflict",
     "SchemaInvalid",
     "SchemaUnsupported",
     "ScopeMismatch",

@@ -106,7 +106,11 @@ class SchemaInvalid(PolicyError):
 
 
 class SchemaUnsupported(PolicyError):
-    """A bundle with a schema of its own; these are not supported."""
+    """A schema that hosts could not use, or one where none may be."""
+
+
+class SchemaConflict(PolicyError):
+    """An org's schema that a layer which its hosts enforce does not fit."""
 
 
 class PolicySetInvalid(PolicyError):

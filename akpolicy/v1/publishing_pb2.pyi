@@ -77,6 +77,32 @@ ONLINE_ROLE_HEARTBEAT: OnlineRole.ValueType  # 3
 """Signs heartbeats of the org."""
 Global___OnlineRole: _TypeAlias = OnlineRole  # noqa: Y015
 
+class _SchemaChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SchemaChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SchemaChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEMA_CHOICE_UNSPECIFIED: _SchemaChoice.ValueType  # 0
+    """The one that the org has."""
+    SCHEMA_CHOICE_DEFAULT: _SchemaChoice.ValueType  # 1
+    """The packaged one."""
+    SCHEMA_CHOICE_OWN: _SchemaChoice.ValueType  # 2
+    """The one that comes with this call."""
+
+class SchemaChoice(_SchemaChoice, metaclass=_SchemaChoiceEnumTypeWrapper):
+    """Which schema an org's hosts decide by: that of its own scope's bundle, or the packaged one where that has none. Every
+    layer that they enforce must fit it.
+    """
+
+SCHEMA_CHOICE_UNSPECIFIED: SchemaChoice.ValueType  # 0
+"""The one that the org has."""
+SCHEMA_CHOICE_DEFAULT: SchemaChoice.ValueType  # 1
+"""The packaged one."""
+SCHEMA_CHOICE_OWN: SchemaChoice.ValueType  # 2
+"""The one that comes with this call."""
+Global___SchemaChoice: _TypeAlias = SchemaChoice  # noqa: Y015
+
 class _RevisionKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -653,6 +679,11 @@ class PublishRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    schema: _builtins.bytes
+    """The text of the org's own schema in pieces, UTF-8, at most 256 KiB a message and 1 MiB in all; exactly if the
+    header says so.
+    """
     @_builtins.property
     def header(self) -> Global___PublishHeader:
         """First, and once."""
@@ -666,12 +697,13 @@ class PublishRequest(_message.Message):
         *,
         header: Global___PublishHeader | None = ...,
         chunk: Global___SourceChunk | None = ...,
+        schema: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk", "schema"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -692,6 +724,7 @@ class PublishHeader(_message.Message):
     LIFETIME_S_FIELD_NUMBER: _builtins.int
     NO_ROLLBACK_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """`global`, `org/<org>`, `org/<org>/team/<team>` or `org/<org>/user/<user>`."""
     expected_version: _builtins.int
@@ -712,6 +745,8 @@ class PublishHeader(_message.Message):
     """Forbid every rollback to an earlier version."""
     dry_run: _builtins.bool
     """Only say what would happen, and what hosts would refuse."""
+    schema: Global___SchemaChoice.ValueType
+    """Which schema the policies are for. Only the scope of an org has a choice."""
     def __init__(
         self,
         *,
@@ -724,10 +759,11 @@ class PublishHeader(_message.Message):
         lifetime_s: _builtins.int = ...,
         no_rollback: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        schema: Global___SchemaChoice.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "dry_run", b"dry_run", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "lifetime_s", b"lifetime_s", "message", b"message", "no_rollback", b"no_rollback", "offline_max_age_s", b"offline_max_age_s", "offline_mode", b"offline_mode", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "dry_run", b"dry_run", "expected_version", b"expected_version", "idempotency_key", b"idempotency_key", "lifetime_s", b"lifetime_s", "message", b"message", "no_rollback", b"no_rollback", "offline_max_age_s", b"offline_max_age_s", "offline_mode", b"offline_mode", "schema", b"schema", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -743,6 +779,11 @@ class PrepareBundleRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    schema: _builtins.bytes
+    """The text of the org's own schema in pieces, UTF-8, at most 256 KiB a message and 1 MiB in all; exactly if the
+    header says so.
+    """
     @_builtins.property
     def header(self) -> Global___PublishHeader:
         """First, and once."""
@@ -756,12 +797,13 @@ class PrepareBundleRequest(_message.Message):
         *,
         header: Global___PublishHeader | None = ...,
         chunk: Global___SourceChunk | None = ...,
+        schema: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk", "schema"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -1354,6 +1396,9 @@ class RevisionDocument(_message.Message):
     DETAILS_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
     ORIGINAL_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    schema: _builtins.str
+    """The text of the schema that its content brings; empty for none."""
     @_builtins.property
     def details(self) -> Global___RevisionDetails:
         """The revision."""
@@ -1372,10 +1417,11 @@ class RevisionDocument(_message.Message):
         details: Global___RevisionDetails | None = ...,
         envelope: _bundle_pb2.Envelope | None = ...,
         original: _bundle_pb2.Envelope | None = ...,
+        schema: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope", "original", b"original"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope", "original", b"original"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "envelope", b"envelope", "original", b"original", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,7 @@ from akpolicy_server.replacements import Outlines
 from akpolicy_server.reports import HostReports
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
+from akpolicy_server.schemas import Schemas
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import upgrade
@@ -152,7 +153,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
         calls = Calls(api_keys, threads, metrics, clock)
-        intake = Intake(load_default_schema(), fence.check)
+        intake = Intake(load_default_schema(), fence.check, fence.prove_schema)
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         publishing = PublishingServicer(calls, threads, metrics, domain)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds)
@@ -180,16 +181,16 @@ def _domain(
 ) -> Domain:
     """Build what operators can do."""
     lifetime_s = section.bundle_lifetime_days * DAY_S
-    outlines = Outlines()
+    outlines, schemas = Outlines(), Schemas(database, intake)
     return Domain(
         orgs=Orgs(database, vault, signatory, ledger, clock),
         online_keys=OnlineKeys(database, vault, clock),
         roots=Roots(database, ledger),
         api_keys=api_keys,
-        publisher=Publisher(database, ledger, intake, outlines, default_lifetime_s=lifetime_s),
-        presigned=Presigned(database, ledger, intake, outlines, clock, default_lifetime_s=lifetime_s),
-        rollbacks=Rollbacks(ledger, outlines, default_lifetime_s=lifetime_s),
-        freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
+        publisher=Publisher(database, ledger, intake, schemas, outlines, default_lifetime_s=lifetime_s),
+        presigned=Presigned(database, ledger, intake, schemas, outlines, clock, default_lifetime_s=lifetime_s),
+        rollbacks=Rollbacks(database, ledger, schemas, outlines, default_lifetime_s=lifetime_s),
+        freeze=Freeze(database, ledger, schemas, default_lifetime_s=lifetime_s),
         history=History(database),
     )
 

@@ -5,6 +5,7 @@ Rules:
 - A freeze is a bundle of the org's scope with one policy, which forbids all. Whether an org is frozen is told by the id
   and the text in its current content, however that came about: a renewal of a freeze is one too, and a policy that only
   bears the id is none.
+- It leaves the org's schema as it is.
 - It holds whatever teams and users have: a forbid is never replaced by a narrower layer.
 - No rollback goes back past a freeze, so that a stolen rollback key cannot end one. Where a rollback could, because a
   rollback or a plain publish brought the freeze, asking for a freeze makes a new one.
@@ -30,7 +31,7 @@ from akpolicy.strict_json import load
 from akpolicy_server.access import Caller, require_publisher, scope_of_org
 from akpolicy_server.audience import require_scope
 from akpolicy_server.drafts import BundleDraft, Floor, Reason, manifest_of
-from akpolicy_server.judging import ContentToJudge, StoredContent, propose_content
+from akpolicy_server.judging import ContentToJudge, ProposedContent, StoredContent, propose_content
 from akpolicy_server.orders import check_request
 from akpolicy_server.store.layers import find_layer
 from akpolicy_server.store.revisions import (
@@ -45,11 +46,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from akpolicy_server.ledger import Ledger
+    from akpolicy_server.schemas import Schemas
+    from akpolicy_server.store.engine import Database
 
 DEFAULT_OFFLINE: Final = OfflineFloor(mode="cached_with_expiry", max_age_s=DEFAULT_OFFLINE_MAX_AGE_S)
 
 
-FREEZE_CONTENT: Final = propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)])
+def freeze_content(schema: str | None = None) -> ProposedContent:
+    """Return the content of a freeze; it keeps the schema that the org has, which the other layers fit."""
+    return propose_content([PolicyText(FREEZE_POLICY_ID, FREEZE_POLICY)], schema)
+
+
+FREEZE_CONTENT: Final = freeze_content()
 
 
 def is_freeze(connection: Connection, revision: RevisionRecord) -> bool:
@@ -88,19 +96,27 @@ class FreezeState:
 class Freeze:
     """Freezes orgs and frees them. Thread-safe; blocks. `default_lifetime_s` is for both kinds of bundles."""
 
-    def __init__(self, ledger: Ledger, *, default_lifetime_s: int) -> None:
+    def __init__(self, database: Database, ledger: Ledger, schemas: Schemas, *, default_lifetime_s: int) -> None:
+        self._database = database
         self._ledger = ledger
+        self._schemas = schemas
         self._default_lifetime_s = default_lifetime_s
 
     def set(self, caller: Caller, org: str, *, frozen: bool, message: str) -> FreezeState:
         """Freeze an org, or end that.
 
         Raises `PermissionDenied`, `Unauthenticated`, `InvalidField`, `OrgNotFound`, `RootNotFound`, `RevisionNotFound`
-        if there is nothing to return to, `SignersMissing`, or the `TrustError` with which hosts would refuse it.
+        if there is nothing to return to, `PolicySetInvalid` if that does not fit the schemas of now, `SignersMissing`,
+        or the `TrustError` with which hosts would refuse it.
         """
         scope = scope_of_org(org)
         require_publisher(caller, scope)
         check_request("", message)
+        return self._schemas.settled(lambda: self._set(caller, org, scope, frozen=frozen, message=message))
+
+    def _set(self, caller: Caller, org: str, scope: str, *, frozen: bool, message: str) -> FreezeState:
+        if not frozen:
+            self._vet(scope)
         with self._ledger.change(caller) as change:
             require_scope(change.connection, scope)
             current = current_revision(change.connection, scope)
@@ -108,13 +124,23 @@ class Freeze:
                 return FreezeState(current, changed=False)
             if frozen:
                 reason = Reason(RevisionKind.FREEZE, message, caller.key_id)
-                draft = self._draft(scope, FREEZE_CONTENT, current, Floor.ITSELF, reason)
+                content: ContentToJudge = freeze_content(self._schemas.own(change.connection, scope))
+                draft = self._draft(scope, content, current, Floor.ITSELF, reason)
             else:
                 before = self._before(change.connection, scope, current)
+                self._schemas.require_vetted(change.connection, scope, before.content_digest)
                 content = _content_of(change.connection, before)
                 reason = Reason(RevisionKind.UNFREEZE, message, caller.key_id)
                 draft = self._draft(scope, content, before, Floor.PREVIOUS, reason)
             return FreezeState(self._ledger.commit(change, draft), changed=True)
+
+    def _vet(self, scope: str) -> None:
+        """Raise `PolicySetInvalid` if what would come back does not fit the schemas of now."""
+        with self._database.read() as connection:
+            current = current_revision(connection, scope)
+            before = current and _newest_unfrozen(connection, current)
+        if before is not None:
+            self._schemas.vet(scope, before.content_digest)
 
     def _is_so(self, connection: Connection, org: str, current: RevisionRecord, *, frozen: bool) -> bool:
         if not (frozen and is_freeze(connection, current)):

@@ -57,8 +57,8 @@ class History:
         more = len(found) > size
         return Page(page, f"s{page[-1].serial}" if more else "")
 
-    def get(self, caller: Caller, scope: str, version: int) -> tuple[RevisionRecord, list[PolicyEntry]]:
-        """Return a revision (0: the newest) and its policies.
+    def get(self, caller: Caller, scope: str, version: int) -> tuple[RevisionRecord, list[PolicyEntry], str]:
+        """Return a revision (0: the newest), its policies, and the schema that its content brings (empty for none).
 
         Raises `PermissionDenied`, `InvalidField`, `OrgNotFound` or `RevisionNotFound`.
         """
@@ -72,7 +72,8 @@ class History:
                 what = f"no version {version} of `{scope}`" if version else f"nothing published for `{scope}`"
                 raise RevisionNotFound(f"there is {what}")
             blob = read_content(connection, revision)
-        return revision, load(blob, Content).policies
+        content = load(blob, Content)
+        return revision, content.policies, content.schema_text or ""
 
 
 def _parse_token(token: str) -> int | None:

@@ -5,7 +5,7 @@ Rules:
 - The judge is the hosts' (`akpolicy.trust.Judge`), given what a host that is up to date has: the org's newest root, and
   the marks of what its hosts were given last (`audience`).
 - Content does not depend on the org. It is opened as hosts open it, once and before any transaction: parsing megabytes
-  must not keep other writers waiting. It never brings a schema.
+  must not keep other writers waiting.
 - A refusal names the org and keeps the judge's error as its class says it.
 """
 
@@ -84,12 +84,12 @@ class StoredContent:
         """Do nothing: it is kept."""
 
 
-def propose_content(policies: Sequence[PolicyText]) -> ProposedContent:
-    """Return the content of a bundle with these policies; opens no transaction.
+def propose_content(policies: Sequence[PolicyText], schema: str | None = None) -> ProposedContent:
+    """Return the content of a bundle with these policies, and a schema if it brings its own; opens no transaction.
 
     Raises `InvalidField` if it is too large, and the `TrustError` or `PolicyError` with which hosts would refuse it.
     """
-    blob = encode_content([(policy.id, policy.text) for policy in policies])
+    blob = encode_content([(policy.id, policy.text) for policy in policies], schema)
     if len(blob) > MAX_CONTENT_BYTES:
         raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
     reference = describe_content(blob, len(policies))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.bundle import OfflineMode
 from akpolicy.errors import InvalidField, VersionConflict
 from akpolicy.limits import MAX_BUNDLE_LIFETIME_S, MAX_JSON_INT
+from akpolicy.scope import GLOBAL, is_member_scope
 from akpolicy.strict_json import dump
 
 if TYPE_CHECKING:
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 MAX_IDEMPOTENCY_KEY_CHARS: Final = 128
 MAX_MESSAGE_CHARS: Final = 1000
 MAX_OFFLINE_AGE_S: Final = MAX_BUNDLE_LIFETIME_S
+
+
+class SchemaChoice(StrEnum):
+    """Which schema an org's scope is to have: the one that it has, the packaged one, or another of its own."""
+
+    KEPT = "kept"
+    DEFAULT = "default"
+    OWN = "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class PublishOrder:
     lifetime_s: int = 0
     no_rollback: bool = False
     dry_run: bool = False
+    schema: SchemaChoice = SchemaChoice.KEPT
+    schema_text: str = field(default="", repr=False)
 
     def digest(self) -> bytes:
         """Return what names this request."""
@@ -50,6 +62,8 @@ class PublishOrder:
             self.lifetime_s,
             self.no_rollback,
             files,
+            self.schema,
+            hashlib.sha256(self.schema_text.encode("utf-8")).hexdigest(),
         )
 
     def check(self) -> None:
@@ -58,6 +72,10 @@ class PublishOrder:
         check_number("expected_version", self.expected_version or 0, MAX_JSON_INT)
         check_number("lifetime_s", self.lifetime_s, MAX_BUNDLE_LIFETIME_S)
         check_number("offline_max_age_s", self.offline_max_age_s, MAX_OFFLINE_AGE_S)
+        if self.schema is not SchemaChoice.KEPT and (self.scope == GLOBAL or is_member_scope(self.scope)):
+            raise InvalidField(f"`{self.scope}` has no schema of its own; publish it with the policies of the org")
+        if (self.schema is SchemaChoice.OWN) != bool(self.schema_text.strip()):
+            raise InvalidField("the text of a schema must come exactly with the choice of an own one, and not be blank")
 
 
 @dataclass(frozen=True, slots=True)

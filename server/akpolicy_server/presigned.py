@@ -30,7 +30,6 @@ from akpolicy.errors import (
     KeyNotYetValid,
     RootExpired,
     RootNotFound,
-    SchemaUnsupported,
     ThresholdNotMet,
     TrustError,
     UnknownKey,
@@ -38,6 +37,7 @@ from akpolicy.errors import (
 )
 from akpolicy.scope import GLOBAL
 from akpolicy.strict_json import load
+from akpolicy.trust.bundles import check_may_bring_schema
 from akpolicy.trust.signatures import check_kind
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.api_keys import require_in_force
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from akpolicy_server.ledger import Change, Ledger
     from akpolicy_server.orders import EnvelopeOrder, PublishOrder
     from akpolicy_server.replacements import Outlines
+    from akpolicy_server.schemas import Footing, Schemas
     from akpolicy_server.store.engine import Database
 
 # With these an org's hosts say that its root does not stand behind the signatures.
@@ -100,6 +101,7 @@ class Presigned:
         database: Database,
         ledger: Ledger,
         intake: Intake,
+        schemas: Schemas,
         outlines: Outlines,
         clock: Clock,
         *,
@@ -108,6 +110,7 @@ class Presigned:
         self._database = database
         self._ledger = ledger
         self._intake = intake
+        self._schemas = schemas
         self._outlines = outlines
         self._clock = clock
         self._default_lifetime_s = default_lifetime_s
@@ -116,7 +119,9 @@ class Presigned:
         """Return what `Publisher.publish` would sign; raises as it does, but for what the missing signatures hide."""
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
-        content = propose_content(self._intake.read(order.files))
+        footing = self._schemas.footing_of(order)
+        content = propose_content(self._intake.read(order.files, footing.schemas), footing.own)
+        self._schemas.check_layers(footing)
         draft = bundle_of(order, content, Reason(RevisionKind.PUBLISH), self._default_lifetime_s)
         with self._database.read() as connection:
             require_in_force(connection, caller)
@@ -153,7 +158,11 @@ class Presigned:
         """
         order.check()
         manifest = self.require_reach(caller, order.envelope)
-        content = self._open(manifest, order.content)
+        return self._schemas.settled(lambda: self._publish(caller, order, manifest))
+
+    def _publish(self, caller: Caller, order: EnvelopeOrder, manifest: Manifest) -> Published:
+        content, footing = self._open(manifest, order.content)
+        digest = bytes.fromhex(content.reference.digest)
         claim = claim_of(caller, order.idempotency_key, order.digest())
         self._outlines.note(content)
         self._outlines.warm(self._database, manifest.scope)
@@ -167,6 +176,7 @@ class Presigned:
                 return Published(repeated, repeated=True, dry_run=order.dry_run)
             members = _members(change.connection, manifest)
             _require_next(manifest, current)
+            self._schemas.require(change.connection, manifest.scope, digest, footing)
             accepting = _accepting(members, manifest, order.envelope, content, change.now)
             content.store(change.connection)
             record = _record(manifest, order, content, caller, change)
@@ -174,18 +184,22 @@ class Presigned:
             replacements = self._outlines.compare(change.connection, revision, current)
         return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
 
-    def _open(self, manifest: Manifest, blob: bytes) -> ProposedContent:
+    def _open(self, manifest: Manifest, blob: bytes) -> tuple[ProposedContent, Footing]:
         if manifest.content is None:
             raise InvalidField(
                 "the bundle deletes its scope, which this version does not publish; freeze the org instead"
             )
         opened = open_content(blob, manifest.content)
-        if opened.content.schema_text is not None:
-            msg = "the bundle brings its own schema; this version only knows the default schema"
-            raise SchemaUnsupported(msg)
+        own = opened.content.schema_text
+        if own is not None:
+            check_may_bring_schema(manifest.scope)
+        with self._database.read() as connection:
+            footing = self._schemas.footing(connection, manifest.scope, own)
         policies = [PolicyText(entry.id, entry.text) for entry in opened.content.policies]
-        self._intake.check(policies)
-        return content_of(blob, manifest.content, policies)
+        self._intake.check(policies, footing.schemas)
+        self._schemas.check_layers(footing)
+        self._schemas.note(bytes.fromhex(opened.digest), footing)
+        return content_of(blob, manifest.content, policies), footing
 
 
 def _signable(draft: BundleDraft, group: Group, now: int) -> tuple[Member, int]:

@@ -2,8 +2,9 @@
 
 Rules, in this order:
 
-1. The fields are in bounds, the policies fit the schema, and hosts would open the content. Whatever parses policies
-   does so before the write transaction begins.
+1. The fields are in bounds, the policies fit the schemas that they have to, and so does every layer that would come
+   under another schema (`schemas`); hosts would open the content. Whatever parses policies does so before the write
+   transaction begins, which looks whether what was to be fit is still so.
 2. In one write transaction (`ledger`): the caller's key is in force still; the org exists; a repeat of an idempotency
    key gets the first answer, or is refused if it asks for something else; the current version is the expected one, if
    one is expected.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from akpolicy_server.ledger import Ledger
     from akpolicy_server.orders import PublishOrder
     from akpolicy_server.replacements import Outlines, Replacements
+    from akpolicy_server.schemas import Schemas
     from akpolicy_server.store.engine import Database
     from akpolicy_server.store.revisions import RevisionRecord
 
@@ -63,11 +65,19 @@ class Publisher:
     """
 
     def __init__(
-        self, database: Database, ledger: Ledger, intake: Intake, outlines: Outlines, *, default_lifetime_s: int
+        self,
+        database: Database,
+        ledger: Ledger,
+        intake: Intake,
+        schemas: Schemas,
+        outlines: Outlines,
+        *,
+        default_lifetime_s: int,
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._intake = intake
+        self._schemas = schemas
         self._outlines = outlines
         self._default_lifetime_s = default_lifetime_s
 
@@ -76,7 +86,8 @@ class Publisher:
         require_publisher(caller, check_publishable_scope(scope))
         with self._database.read() as connection:
             require_scope(connection, scope)
-        return self._intake.examine(files)
+            footing = self._schemas.footing(connection, scope, self._schemas.own(connection, scope))
+        return self._intake.examine(files, footing.schemas)
 
     def publish(self, caller: Caller, order: PublishOrder) -> Published:
         """Publish a scope's whole policy.
@@ -85,7 +96,9 @@ class Publisher:
             PermissionDenied: the caller may not publish this scope.
             Unauthenticated: the caller's key was revoked meanwhile.
             InvalidField: a field out of bounds.
-            PolicySetInvalid: the policies, with every problem.
+            PolicySetInvalid: the policies, with every problem; or layers that the schema would not fit.
+            SchemaInvalid: the schema cannot be read.
+            SchemaUnsupported: hosts could not use the schema.
             OrgNotFound: the scope's org does not exist.
             RootNotFound: the org waits for its first root.
             VersionConflict: the scope is at another version than expected.
@@ -97,7 +110,14 @@ class Publisher:
         """
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
-        content = propose_content(self._intake.read(order.files))
+        return self._schemas.settled(lambda: self._publish(caller, order))
+
+    def _publish(self, caller: Caller, order: PublishOrder) -> Published:
+        footing = self._schemas.footing_of(order)
+        content = propose_content(self._intake.read(order.files, footing.schemas), footing.own)
+        self._schemas.check_layers(footing)
+        digest = bytes.fromhex(content.reference.digest)
+        self._schemas.note(digest, footing)
         claim = claim_of(caller, order.idempotency_key, order.digest())
         reason = Reason(RevisionKind.PUBLISH, order.message, caller.key_id, claim)
         self._outlines.note(content)
@@ -109,6 +129,7 @@ class Publisher:
             current = current_revision(change.connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             refuse_unaware(change.connection, current, order.expected_version)
+            self._schemas.require_wanted(change.connection, order, digest, footing)
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
             replacements = self._outlines.compare(change.connection, revision, current)
         return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)

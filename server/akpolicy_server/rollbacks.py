@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from akpolicy.errors import InvalidField, RevisionNotFound, SignerError, SignersMissing, TrustError
+from akpolicy.errors import AkpolicyError, InvalidField, RevisionNotFound, SignerError, SignersMissing, TrustError
 from akpolicy.scope import GLOBAL
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import groups_of, require_scope
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from akpolicy_server.ledger import Change, Ledger
     from akpolicy_server.orders import RollbackOrder
     from akpolicy_server.replacements import Outlines
+    from akpolicy_server.schemas import Schemas
+    from akpolicy_server.store.engine import Database
+    from akpolicy_server.store.revisions import IdempotencyClaim
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +50,12 @@ log = structlog.get_logger(__name__)
 class Rollbacks:
     """Rolls scopes back. Thread-safe; blocks. `default_lifetime_s` is that of bundles whose publisher does not say."""
 
-    def __init__(self, ledger: Ledger, outlines: Outlines, *, default_lifetime_s: int) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, schemas: Schemas, outlines: Outlines, *, default_lifetime_s: int
+    ) -> None:
+        self._database = database
         self._ledger = ledger
+        self._schemas = schemas
         self._outlines = outlines
         self._default_lifetime_s = default_lifetime_s
 
@@ -56,12 +63,16 @@ class Rollbacks:
         """Publish a rollback.
 
         Raises `PermissionDenied`, `Unauthenticated`, `InvalidField`, `OrgNotFound`, `RootNotFound`, `RevisionNotFound`,
-        `VersionConflict`, `IdempotencyKeyReused`, `SignersMissing`, or the `TrustError` with which hosts would refuse
-        it.
+        `VersionConflict`, `IdempotencyKeyReused`, `SignersMissing`, `PolicySetInvalid` for what does not fit the
+        schemas of now, or the `TrustError` with which hosts would refuse it.
         """
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
+        return self._schemas.settled(lambda: self._roll_back(caller, order))
+
+    def _roll_back(self, caller: Caller, order: RollbackOrder) -> Published:
         claim = claim_of(caller, order.idempotency_key, order.digest())
+        self._vet(order, claim)
         reason = Reason(RevisionKind.ROLLBACK, order.message, caller.key_id, claim)
         with self._ledger.change(caller, dry_run=order.dry_run) as change:
             require_scope(change.connection, order.scope)
@@ -70,9 +81,22 @@ class Rollbacks:
             current = current_revision(change.connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             original = _original(change.connection, order, current)
+            self._schemas.require_vetted(change.connection, order.scope, original.content_digest)
             revision = self._commit(change, original, reason)
             replacements = self._outlines.compare(change.connection, revision, current)
         return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
+
+    def _vet(self, order: RollbackOrder, claim: IdempotencyClaim | None) -> None:
+        """Raise `PolicySetInvalid` if what would be restored does not fit the schemas of now."""
+        with self._database.read() as connection:
+            try:
+                if first_answer(connection, claim) is not None:
+                    return
+                original = _original(connection, order, current_revision(connection, order.scope))
+            except AkpolicyError:
+                # The transaction comes to the same, and says so.
+                return
+        self._schemas.vet(order.scope, original.content_digest)
 
     def _commit(self, change: Change, original: RevisionRecord, reason: Reason) -> RevisionRecord:
         manifest = manifest_of(original)

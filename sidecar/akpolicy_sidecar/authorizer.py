@@ -75,10 +75,13 @@ class Authorizer:
         audit: Callable[[bytes], None],
         observe: Callable[[Decision, float], None],
     ) -> None:
-        """`audit` takes each record; `observe` takes each decision with the seconds that it took."""
+        """Judge by the snapshot's schema, or the packaged one, `schema`.
+
+        `audit` takes each record; `observe` takes each decision with the seconds that it took.
+        """
         self._org = org
         self._default_roles = default_roles
-        self._schema = schema
+        self._packaged = schema
         self._default_layer = default_layer
         self._clock = clock
         self._viewer = viewer
@@ -108,7 +111,7 @@ class Authorizer:
 
     def check(self, subjects: Subjects) -> None:
         """Refuse subjects of a session that could never be judged; raise `RequestInvalid`."""
-        check_subjects(subjects, self._schema)
+        check_subjects(subjects, self._viewer.look().snapshot.schema or self._packaged)
 
     def of_session(
         self, session: SandboxSession, action: str, context: Mapping[str, CedarValue], source: str = SOURCE_RUNTIME
@@ -162,9 +165,10 @@ class Authorizer:
         standing, snapshot = view.standing, view.snapshot
         if standing.denial is not None:
             return None
+        schema = snapshot.schema or self._packaged
         if standing.by_default:
-            return snapshot.stacks.get((self._default_layer, *snapshot.compiled), self._schema, snapshot.scopes)
-        return snapshot.stacks.get(snapshot.compiled, self._schema)
+            return snapshot.stacks.get((self._default_layer, *snapshot.compiled), schema, snapshot.scopes)
+        return snapshot.stacks.get(snapshot.compiled, schema)
 
 
 def _foreign(org: str) -> Verdict:

@@ -4,6 +4,8 @@ A bundle takes effect in this order, and an error at any step leaves what is enf
 (2) get the content, (3) judge the content, (4) compile, (5) write to disk, (6) swap the snapshot, (7) move the judge's
 mark. Only then is it reported as applied.
 
+The bundle of the org's own scope may bring another schema. It is then that of all layers, in the same swap (`layers`).
+
 This sidecar enforces `global` and every scope of its own org, as many as an index can name. What is signed well for
 another org is refused by the judge.
 """
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from akpolicy.bundle import ContentReference
+    from akpolicy.engine.schema import CedarSchema
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedBundle, VerifiedManifest
     from akpolicy_sidecar.freshness import Freshness
@@ -99,12 +102,16 @@ class BundleUpdates:
         with many_objects(manifest.content.policies if manifest.content is not None else 0):
             # (3) which is what the manifest says
             bundle = judge.judge_content(verified, blob)
-            # (4) and can be enforced
-            entry = self._built(bundle)
+            # (4) and can be enforced, by a schema that everything else fits
+            schema = self._builder.schema_with(bundle, parsed_before=False)
+            entry = self._built(bundle, schema)
+            self._refit(manifest.scope, schema)
         # (5) survives a crash
         freshness = self._freshness_with(entry)
         self._persist(bundle, blob, freshness)
         # (6) takes effect
+        self._builder.use(schema)
+        enforcement.schema = schema
         enforcement.put(manifest.scope, entry)
         enforcement.freshness = freshness
         enforcement.swap()
@@ -122,13 +129,21 @@ class BundleUpdates:
             self._ledger.keep_evidence(envelope, ours.envelope if ours else None)
             raise
 
-    def _built(self, bundle: VerifiedBundle) -> Enforced:
+    def _refit(self, scope: str, schema: CedarSchema) -> None:
+        """Raise `SchemaConflict` unless all layers but that of a scope fit a schema, if it is another than theirs."""
+        if schema is self._builder.schema:
+            return
+        enforcement = self._ledger.enforcement
+        others = (*enforcement, *enforcement.leaving.items())
+        self._builder.refit([(other, entry) for other, entry in others if other != scope], schema)
+
+    def _built(self, bundle: VerifiedBundle, schema: CedarSchema) -> Enforced:
         root = self._ledger.judge.root
         if root is None:
             msg = "no root is trusted yet"
             raise RootMissing(msg)
         expires_at = root.document.expires_at
-        return self._builder.build(bundle, root_expires_at=expires_at, parsed_before=False)
+        return self._builder.build(bundle, schema, root_expires_at=expires_at, parsed_before=False)
 
     def _freshness_with(self, entry: Enforced) -> Freshness:
         """Return the freshness once `entry` is enforced: the last heartbeat may have named it before it came."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from akpolicy.decision import BundleVersion
+    from akpolicy.engine.schema import CedarSchema
     from akpolicy.trusted_time import TimeProof
     from akpolicy_sidecar.layers import Enforced
     from akpolicy_sidecar.offline import OfflineRule
@@ -41,6 +42,8 @@ class Enforcement:
         self._leaving_until = math.inf
         self._missing: set[str] = set()
         self._revisions: tuple[BundleVersion, ...] = ()
+        # That of all layers; None for the packaged one.
+        self.schema: CedarSchema | None = None
         self.freshness: Freshness = NOTHING_CONFIRMED
         self.proof: TimeProof | None = None
 
@@ -97,5 +100,6 @@ class Enforcement:
             proof=self.proof,
             before=self._snapshots.current,
             slices=self._slices,
+            schema=self.schema,
         )
         self._revisions = tuple(entry.bundle for _, entry in self)

@@ -67,7 +67,10 @@ class Loader:
             raise RootRollback(msg) from error
 
     def scope(self, scope: str, kept: ScopeState, root: TrustedRoot, now: float) -> Enforced:
-        """Return what is enforced for a scope; raise the error that says why it cannot be."""
+        """Return what is enforced for a scope; raise the error that says why it cannot be.
+
+        The org's own scope comes first: it says which schema all others fit.
+        """
         envelope, intact = self._envelope(kept.envelope)
         original, original_intact = self._envelope(kept.original) if kept.original else (None, True)
         verified = self._judge.judge_manifest(envelope, now, held=True, original=original)
@@ -78,11 +81,12 @@ class Loader:
             msg = f"the state names other content for `{scope}` than its document"
             raise CacheCorrupt(msg)
         blob = self._directory.blob(kept.blob) if kept.blob else None
-        return self._builder.build(
-            self._judge.judge_content(verified, blob),
-            root_expires_at=root.document.expires_at,
-            parsed_before=kept.engine == ENGINE,
-        )
+        bundle, parsed_before = self._judge.judge_content(verified, blob), kept.engine == ENGINE
+        schema = self._builder.schema_with(bundle, parsed_before=parsed_before)
+        expires_at = root.document.expires_at
+        entry = self._builder.build(bundle, schema, root_expires_at=expires_at, parsed_before=parsed_before)
+        self._builder.use(schema)
+        return entry
 
     def has_blob(self, digest: str) -> bool:
         """Whether content is here and sound, so that the server need not send it again."""

@@ -24,6 +24,7 @@ from akpolicy.errors import (
     DistributionError,
     EngineUnavailable,
     RootChainTooLong,
+    SchemaConflict,
 )
 from akpolicy.scope import is_member_scope
 from akpolicy_sidecar.updates import HEARTBEAT
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 PASSING_PAUSE_S: Final = 1.0
 DISK_PAUSE_S: Final = 10.0
 WITHHELD_PAUSE_S: Final = 10.0
+CONFLICT_PAUSE_S: Final = 10.0
 CLOCK_PAUSE_S: Final = 30.0
 LASTING_PAUSE_S: Final = 300.0
 MAX_SUBJECTS: Final = 1024
@@ -105,6 +107,9 @@ def _pause_after(subject: str, error: AkpolicyError) -> float:
     """Return after how many seconds it is worth while to ask again."""
     if isinstance(error, CacheError):
         return DISK_PAUSE_S
+    if isinstance(error, SchemaConflict):
+        # The layers that will fit it may be on the way behind it.
+        return CONFLICT_PAUSE_S
     if isinstance(error, (DistributionError, EngineUnavailable, RootChainTooLong)):
         return PASSING_PAUSE_S
     if subject == HEARTBEAT or isinstance(error, (ClockRollback, ClockJump)):

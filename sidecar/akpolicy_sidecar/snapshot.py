@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from akpolicy.bundle import Manifest
     from akpolicy.engine.compile import CompiledLayer
+    from akpolicy.engine.schema import CedarSchema
     from akpolicy.trusted_time import TimeProof
 
 # Parts of a snapshot that are kept: about one for each team or user with a layer.
@@ -80,7 +81,8 @@ NOTHING_LEAVING: Final = Leaving((), math.inf)
 class Snapshot:
     """All layers that are enforced at one time, with what follows from them for every decision.
 
-    `local` is the host's configured offline rule, `rule` the strictest of it and of the layers' floors.
+    `local` is the host's configured offline rule, `rule` the strictest of it and of the layers' floors. All layers fit
+    `schema`; None is the packaged one.
     """
 
     layers: tuple[Layer, ...]
@@ -90,6 +92,7 @@ class Snapshot:
     freshness: Freshness = NOTHING_CONFIRMED
     proof: TimeProof | None = None
     stacks: StackCache = field(default_factory=lambda: StackCache(SliceCache()), repr=False, compare=False)
+    schema: CedarSchema | None = field(default=None, repr=False)
     rule: OfflineRule = field(init=False)
     compiled: tuple[CompiledLayer, ...] = field(init=False, repr=False)
     bundles: tuple[BundleVersion, ...] = field(init=False, repr=False)
@@ -110,7 +113,7 @@ class Snapshot:
         object.__setattr__(self, "_known", known)
 
     @classmethod
-    def build(
+    def build(  # noqa: PLR0913 - each is a fact of its own
         cls,
         layers: Iterable[Layer],
         *,
@@ -121,6 +124,7 @@ class Snapshot:
         proof: TimeProof | None = None,
         before: Snapshot | None = None,
         slices: SliceCache | None = None,
+        schema: CedarSchema | None = None,
     ) -> Snapshot:
         """Order the layers; `local` is the host's configured offline rule.
 
@@ -129,7 +133,7 @@ class Snapshot:
         ordered = tuple(sorted(layers, key=lambda layer: (specificity(layer.scope), layer.scope)))
         same = before is not None and before.compiled == tuple(layer.compiled for layer in ordered)
         stacks = before.stacks if before is not None and same else StackCache(slices or SliceCache())
-        return cls(ordered, local, tuple(sorted(missing)), leaving, freshness, proof, stacks)
+        return cls(ordered, local, tuple(sorted(missing)), leaving, freshness, proof, stacks, schema)
 
     def select(self, scopes: Iterable[str]) -> Snapshot:
         """Return the part by which a request is judged to which the layers of `scopes` can apply."""
@@ -160,6 +164,7 @@ class Snapshot:
             self.freshness if unknown >= MAX_NOT_ENFORCED else self.freshness.of(scopes),
             self.proof,
             self.stacks,
+            self.schema,
         )
 
     def missing_at(self, elapsed: float) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from akpolicy.errors import CacheError, RootMissing
+from akpolicy.scope import GLOBAL, is_member_scope
 from akpolicy.trust import Judge
 from akpolicy_sidecar.bundle_updates import BundleUpdates
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
@@ -20,6 +21,8 @@ from akpolicy_sidecar.root_updates import RootUpdates
 from akpolicy_sidecar.updates import REFUSALS, Holdings, Trouble
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from akpolicy.bundle import ContentReference
     from akpolicy.clock import Clock
     from akpolicy.decision import BundleVersion
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.heartbeat_updates import Question
     from akpolicy_sidecar.layers import LayerBuilder
     from akpolicy_sidecar.ledger import CacheWatch
-    from akpolicy_sidecar.state import State
+    from akpolicy_sidecar.state import ScopeState, State
     from akpolicy_sidecar.updates import Accepted, AcceptedRoot
 
 
@@ -173,7 +176,8 @@ class Updater:
         if root is not None and not root.document.revoked.keys().isdisjoint(ledger.vouchers):
             enforcement.freshness, ledger.vouchers = NOTHING_CONFIRMED, frozenset()
         proven = dict(state.scopes)
-        for scope, kept in state.scopes.items():
+        lost: list[Trouble] = []
+        for scope, kept in _schema_first(state.scopes):
             if kept.blob and loader.has_blob(kept.blob):
                 self._bundles.note_blob(kept.blob)
             try:
@@ -181,7 +185,9 @@ class Updater:
                 proven[scope] = kept.model_copy(update={"engine": ENGINE})
             except REFUSALS as error:
                 enforcement.drop(scope)
-                troubles.append(Trouble(scope, error))
+                lost.append(Trouble(scope, error))
+        troubles += sorted(lost, key=lambda trouble: trouble.subject)
+        enforcement.schema = self._builder.schema
         found: dict[str, object] = {"scopes": proven}
         if root is not None and state.root is not None:
             found["root"] = state.root.model_copy(update={"anchors": ledger.anchors.digest})
@@ -197,6 +203,11 @@ class Updater:
         except CacheError as error:
             return (Trouble("state", error),)
         return ()
+
+
+def _schema_first(scopes: Mapping[str, ScopeState]) -> list[tuple[str, ScopeState]]:
+    """Return the scopes with that of the org, whose bundle can bring the schema of all, before the others."""
+    return sorted(scopes.items(), key=lambda kept: kept[0] == GLOBAL or is_member_scope(kept[0]))
 
 
 def _require(root: TrustedRoot | None) -> TrustedRoot:

@@ -239,8 +239,8 @@ class HostSimulator:
             return None
         if view.standing.by_default:
             layers = (DEFAULT_LAYER, *view.snapshot.compiled)
-            return decide(layers, query, SCHEMA, forbids_only=view.snapshot.scopes)
-        return decide(view.snapshot.compiled, query, SCHEMA)
+            return decide(layers, query, view.snapshot.schema or SCHEMA, forbids_only=view.snapshot.scopes)
+        return decide(view.snapshot.compiled, query, view.snapshot.schema or SCHEMA)
 
     def moment(self) -> Moment:
         """Read the clock."""

@@ -141,7 +141,7 @@ def _from_json(data: bytes, name: str) -> Thing:
         case {"chain": list(chain)}:
             return _chain(chain)
         case {"revision": dict(), "envelope": envelope, "policies": list(policies)}:
-            return _revision(envelope, value.get("original"), policies)
+            return _revision(envelope, value.get("original"), policies, value.get("schema"))
         case {"type": str(kind)} if kind in KINDS.values():
             payload_type = next(key for key, known in KINDS.items() if known == kind)
             return Payload(_document(payload_type, data))
@@ -171,13 +171,14 @@ def _chain(values: list[Any]) -> Chain:
     return Chain(tuple(read_signed(from_dsse_json(value)) for value in values))
 
 
-def _revision(envelope: object, original: object, policies: list[Any]) -> Revision:
+def _revision(envelope: object, original: object, policies: list[Any], schema: object) -> Revision:
     entries = [PolicyEntry.model_validate(entry) for entry in _entries(policies)]
-    data = encode_content([(entry.id, entry.text) for entry in entries])
+    text = schema if isinstance(schema, str) else None
+    data = encode_content([(entry.id, entry.text) for entry in entries], text)
     return Revision(
         read_signed(from_dsse_json(envelope)),
         None if original is None else read_signed(from_dsse_json(original)),
-        Blob(data, Content(policies=entries)),
+        Blob(data, Content.model_validate({"policies": entries, "schema": text})),
     )
 
 

@@ -82,11 +82,15 @@ def blob_report(blob: Blob, title: str, *, is_named: bool) -> Report:
     policies = policies_in(blob.content)
     report = Report(title, "content")
     report.facts = [("digest", digest), ("size", f"{len(blob.data)} bytes"), ("policies", str(len(policies)))]
+    schema = blob.content.schema_text
+    if schema is not None:
+        report.facts.append(("schema", f"its own, {len(schema)} characters, digest {sha256(schema.encode('utf-8'))}"))
     report.body = ["\n".join(policy_lines(policies)), *(policy.text for policy in policies[:MAX_SHOWN_POLICIES])]
     report.data = {
         "digest": digest,
         "size": len(blob.data),
         "policies": [{"id": policy.id, "text": policy.text} for policy in policies],
+        "schema": schema,
     }
     try:
         open_content(blob.data, describe_content(blob.data, len(policies)))

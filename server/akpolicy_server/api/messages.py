@@ -12,7 +12,7 @@ from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2, publishing_pb2
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
 from akpolicy_server.access import Role
-from akpolicy_server.orders import PublishOrder, RollbackOrder
+from akpolicy_server.orders import PublishOrder, RollbackOrder, SchemaChoice
 from akpolicy_server.store.online_keys import KeyRole
 from akpolicy_server.store.revisions import RevisionKind
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from akpolicy.bundle import PolicyEntry
-    from akpolicy.engine.files import PolicyFile
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy_server.api.upload import Upload
     from akpolicy_server.replacements import Replacements
     from akpolicy_server.store.revisions import RevisionRecord
 
@@ -48,6 +48,11 @@ _KINDS: Final = {
     RevisionKind.ROLLBACK: publishing_pb2.REVISION_KIND_ROLLBACK,
     RevisionKind.FREEZE: publishing_pb2.REVISION_KIND_FREEZE,
     RevisionKind.UNFREEZE: publishing_pb2.REVISION_KIND_UNFREEZE,
+}
+_SCHEMAS: Final[dict[int, SchemaChoice]] = {
+    publishing_pb2.SCHEMA_CHOICE_UNSPECIFIED: SchemaChoice.KEPT,
+    publishing_pb2.SCHEMA_CHOICE_DEFAULT: SchemaChoice.DEFAULT,
+    publishing_pb2.SCHEMA_CHOICE_OWN: SchemaChoice.OWN,
 }
 _ONLINE_ROLES: Final[dict[int, KeyRole]] = {
     publishing_pb2.ONLINE_ROLE_BUNDLE: KeyRole.BUNDLE,
@@ -110,13 +115,17 @@ def rollback_order_of(request: publishing_pb2.RollbackRequest) -> RollbackOrder:
     )
 
 
-def order_of(header: publishing_pb2.PublishHeader, files: tuple[PolicyFile, ...]) -> PublishOrder:
-    """Return what a header asks for; raise `InvalidField` for an unknown offline mode."""
+def order_of(header: publishing_pb2.PublishHeader, upload: Upload) -> PublishOrder:
+    """Return what a header asks for; raise `InvalidField` for an unknown offline mode or choice of a schema."""
+    if header.schema not in _SCHEMAS:
+        raise InvalidField(f"schema {header.schema} is no choice of this version")
     if header.offline_mode not in _OFFLINE_MODES:
         raise InvalidField(f"offline_mode {header.offline_mode} is none of this version")
     return PublishOrder(
         scope=header.scope,
-        files=files,
+        files=upload.files,
+        schema=_SCHEMAS[header.schema],
+        schema_text=upload.schema,
         expected_version=header.expected_version if header.HasField("expected_version") else None,
         idempotency_key=header.idempotency_key,
         message=header.message,
@@ -160,12 +169,13 @@ def replacement_fields(replacements: Replacements) -> ReplacementFields:
     }
 
 
-def document_message(record: RevisionRecord) -> publishing_pb2.GetRevisionResponse:
+def document_message(record: RevisionRecord, schema: str) -> publishing_pb2.GetRevisionResponse:
     """Return a revision with what was signed for it."""
     document = publishing_pb2.RevisionDocument(
         details=details_message(record),
         envelope=envelope_to_proto(record.envelope),
         original=None if record.original is None else envelope_to_proto(record.original),
+        schema=schema,
     )
     return publishing_pb2.GetRevisionResponse(document=document)
 

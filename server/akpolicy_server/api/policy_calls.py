@@ -11,7 +11,7 @@ from akpolicy_server.access import check_publishable_scope, require_publisher
 from akpolicy_server.api.messages import details_message, envelope_in, order_of, replacement_fields
 from akpolicy_server.api.part import ServicerPart
 from akpolicy_server.api.problems import problem_messages
-from akpolicy_server.api.upload import read_content, read_files, read_header
+from akpolicy_server.api.upload import read_content, read_files, read_header, read_upload
 from akpolicy_server.orders import EnvelopeOrder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PolicyCalls(ServicerPart):
             header = (await read_header(request_iterator)).header
             require_publisher(caller, check_publishable_scope(header.scope))
             call.note(scope=header.scope, dry_run=header.dry_run)
-            order = order_of(header, await read_files(request_iterator))
+            order = order_of(header, await read_upload(request_iterator))
             with self._counted(dry_run=order.dry_run):
                 published = await self._threads.policies(self._domain.publisher.publish, caller, order)
             note_published(call, published)
@@ -76,7 +76,7 @@ class PolicyCalls(ServicerPart):
             caller = await call.authenticate()
             header = (await read_header(request_iterator)).header
             require_publisher(caller, check_publishable_scope(header.scope))
-            order = order_of(header, await read_files(request_iterator))
+            order = order_of(header, await read_upload(request_iterator))
             prepared = await self._threads.policies(self._domain.presigned.prepare, caller, order)
             call.note(scope=header.scope, bytes=len(prepared.content))
             bundle = publishing_pb2.PreparedBundle(

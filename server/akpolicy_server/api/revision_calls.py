@@ -80,10 +80,10 @@ class RevisionCalls(ServicerPart):
         """Return one revision with its signed manifest and its policies."""
         async with self._calls.answer("GetRevision", context) as call:
             caller = await call.authenticate()
-            revision, policies = await self._threads.database(
+            revision, policies, schema = await self._threads.database(
                 self._domain.history.get, caller, request.scope, request.version
             )
             call.note(scope=request.scope, version=revision.version)
-            await context.write(document_message(revision))
+            await context.write(document_message(revision, schema))
             for message in policy_messages(policies):
                 await context.write(message)

@@ -2,7 +2,8 @@
 
 Rules:
 
-- The header comes first, and once. Consecutive chunks of one name are one file; a name does not come back later.
+- The header comes first, and once. Consecutive chunks of one name are one file; a name does not come back later. Pieces
+  of a schema come anywhere behind the header.
 - Sizes are judged while the chunks arrive; the header, and then all chunks, must be there within `UPLOAD_TIMEOUT_S`.
 """
 
@@ -10,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import InvalidField, StreamProtocolError
-from akpolicy.limits import MAX_CHUNK_BYTES, MAX_CONTENT_BYTES, MAX_POLICIES
+from akpolicy.limits import MAX_CHUNK_BYTES, MAX_CONTENT_BYTES, MAX_POLICIES, MAX_SCHEMA_BYTES
 from akpolicy.v1 import publishing_pb2
 
 if TYPE_CHECKING:
@@ -44,15 +45,43 @@ async def read_header(messages: AsyncIterator[M]) -> M:
     return first
 
 
+class Upload(NamedTuple):
+    """Policy files, and the text of a schema; empty if none came."""
+
+    files: tuple[PolicyFile, ...]
+    schema: str
+
+
 async def read_files(messages: AsyncIterator[F]) -> tuple[PolicyFile, ...]:
     """Return the files that follow the header; raise `StreamProtocolError` or `InvalidField`."""
-    files = _Files()
+    upload = await read_upload(messages)
+    if upload.schema:
+        raise StreamProtocolError("a schema has no place here")
+    return upload.files
+
+
+async def read_upload(messages: AsyncIterator[F]) -> Upload:
+    """Return the files and the schema that follow the header; raise `StreamProtocolError` or `InvalidField`."""
+    files, schema = _Files(), bytearray()
     async with _in_time():
         async for message in messages:
-            if message.WhichOneof("part") != "chunk":
+            part = message.WhichOneof("part")
+            if part == "schema" and not isinstance(message, publishing_pb2.ValidateRequest):
+                _add_schema(schema, message.schema)
+            elif part == "chunk":
+                files.add(message.chunk)
+            else:
                 raise StreamProtocolError("after the header only chunks may come")
-            files.add(message.chunk)
-    return files.complete()
+    try:
+        return Upload(files.complete(), schema.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidField("the schema is not UTF-8; save the file as UTF-8") from None
+
+
+def _add_schema(schema: bytearray, piece: bytes) -> None:
+    schema += piece
+    if len(schema) > MAX_SCHEMA_BYTES:
+        raise InvalidField(f"the schema has more than {MAX_SCHEMA_BYTES} bytes; make it shorter")
 
 
 async def read_content(messages: AsyncIterator[publishing_pb2.PublishEnvelopeRequest]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, literal, select, update
 
 from akpolicy.scope import GLOBAL, org_scope
 from akpolicy_server.store.batches import batches
@@ -49,6 +49,22 @@ def find_layer(connection: Connection, org: str, scope: str) -> Layer | None:
 def contents_of(connection: Connection, org: str, scopes: Collection[str]) -> list[tuple[str, bytes]]:
     """Return the digest of the content that an org's hosts have of each of these scopes, where they have any."""
     return _contents(connection, and_(layers.c.org == org, layers.c.scope.in_(scopes)))
+
+
+def contents_of_org(connection: Connection, org: str, *, but: str) -> list[tuple[str, bytes]]:
+    """Return the digest of the content that an org's hosts were given last of every scope but one, in force or not."""
+    query = select(layers.c.scope, revisions.c.content_digest).join(revisions, _IS_REVISION)
+    found = connection.execute(query.where(layers.c.org == org, layers.c.scope != but))
+    return [(row.scope, row.content_digest) for row in found]
+
+
+def own_contents(connection: Connection, org: str | None = None) -> dict[str, bytes]:
+    """Return the digest of the content that hosts were given last of their org's own scope, of all orgs or of one."""
+    is_own = layers.c.scope == literal(org_scope("")) + layers.c.org
+    query = select(layers.c.org, revisions.c.content_digest).join(revisions, _IS_REVISION).where(is_own)
+    if org is not None:
+        query = query.where(layers.c.org == org, layers.c.scope == org_scope(org))
+    return {row.org: row.content_digest for row in connection.execute(query)}
 
 
 def contents_of_teams(connection: Connection, org: str) -> list[tuple[str, bytes]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.cli import files as policy_files
+from tests.simulators.schemas import DEPLOY, OWN
 from tests.unit.cli.conftest import BAD, GOOD
 
 if TYPE_CHECKING:
@@ -121,3 +122,64 @@ def test_a_server_in_the_environment_is_not_asked(cli: Run, server: PublishingSi
 )
 def test_a_scope_that_is_none_is_wrong_usage(cli: Run, good: Path, options: list[str]) -> None:
     assert cli("policy", "validate", good, *options).code == 2
+
+
+# --- an org's own schema ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    file = tmp_path / "acme.cedarschema"
+    file.write_text(OWN)
+    return file
+
+
+def test_policies_are_checked_by_an_orgs_own_schema(cli: Run, tmp_path: Path, own: Path) -> None:
+    policies = tmp_path / "deploy.cedar"
+    policies.write_text(DEPLOY)
+    assert cli("policy", "validate", policies).code == 1
+    assert cli("policy", "validate", policies, "--schema", own).code == 0
+
+
+def test_a_schema_that_hosts_could_not_use_is_refused(cli: Run, good: Path, tmp_path: Path) -> None:
+    for text, code in (("nonsense", "SchemaInvalid"), ("entity A;", "SchemaUnsupported")):
+        (tmp_path / "wrong.cedarschema").write_text(text)
+        result = cli("policy", "validate", good, "--schema", tmp_path / "wrong.cedarschema")
+        assert (result.code, code in result.err) == (1, True)
+
+
+def test_what_is_no_file_of_a_schema_is_a_usage_error(cli: Run, good: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank").write_text(" \n")
+    (tmp_path / "latin").write_bytes(b"// caf\xe9")
+    (tmp_path / "large").write_text("x" * (2**20 + 1))
+    for name, says in (
+        ("blank", "is blank"),
+        ("latin", "is not UTF-8"),
+        ("large", "bytes"),
+        ("missing", "cannot read"),
+    ):
+        result = cli("policy", "validate", good, "--schema", tmp_path / name)
+        assert (result.code, says in result.err) == (2, True), result.err
+
+
+def test_a_server_is_not_given_a_schema_to_check_by(cli: Run, good: Path, own: Path) -> None:
+    result = cli("policy", "validate", good, "--schema", own, "--server", "http://127.0.0.1:1", "--org", "acme")
+    assert (result.code, "offline" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--scope", "global", "--default-schema"), "`global` has no schema of its own"),
+        (("--org", "acme", "--team", "red", "--default-schema"), "`org/acme/team/red` has no schema of its own"),
+        (("--org", "acme", "--user", "alice", "--schema", "FILE"), "`org/acme/user/alice` has no schema of its own"),
+        (("--org", "acme", "--schema", "FILE", "--default-schema"), "exclude each other"),
+    ],
+)
+def test_only_an_org_can_be_given_a_schema_and_one_at_a_time(
+    cli: Run, good: Path, own: Path, options: tuple[str, ...], says: str
+) -> None:
+    given = [own if option == "FILE" else option for option in options]
+    for unsigned in ((), ("--unsigned", "--out", own.parent / "p.json")):
+        result = cli("policy", "publish", good, "--server", "http://127.0.0.1:1", *given, *unsigned)
+        assert (result.code, says in result.err) == (2, True), result.err

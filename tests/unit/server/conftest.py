@@ -27,6 +27,7 @@ from akpolicy_server.publisher import Publisher
 from akpolicy_server.replacements import Outlines
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
+from akpolicy_server.schemas import Schemas
 from akpolicy_server.settings import DATABASE_FILE
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
@@ -106,7 +107,7 @@ def opened(
         intake = Intake(schema)
         api_keys = ApiKeys(database, clock, on_revoked=revoked.append)
         lifetime_s = 30 * DAY_S
-        outlines = Outlines()
+        outlines, schemas = Outlines(), Schemas(database, intake)
         yield Core(
             clock=clock,
             database=database,
@@ -117,10 +118,10 @@ def opened(
             online_keys=OnlineKeys(database, vault, clock),
             roots=Roots(database, ledger),
             api_keys=api_keys,
-            publisher=Publisher(database, ledger, intake, outlines, default_lifetime_s=lifetime_s),
-            presigned=Presigned(database, ledger, intake, outlines, clock, default_lifetime_s=lifetime_s),
-            rollbacks=Rollbacks(ledger, outlines, default_lifetime_s=lifetime_s),
-            freeze=Freeze(ledger, default_lifetime_s=lifetime_s),
+            publisher=Publisher(database, ledger, intake, schemas, outlines, default_lifetime_s=lifetime_s),
+            presigned=Presigned(database, ledger, intake, schemas, outlines, clock, default_lifetime_s=lifetime_s),
+            rollbacks=Rollbacks(database, ledger, schemas, outlines, default_lifetime_s=lifetime_s),
+            freeze=Freeze(database, ledger, schemas, default_lifetime_s=lifetime_s),
             history=History(database),
             admin=api_keys.authenticate(admin_key),
             anchors=anchors,

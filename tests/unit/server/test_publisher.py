@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from akpolicy.bundle import ContentReference, OfflineMode, OpenedContent, open_content
-from akpolicy.engine.files import PolicyFile, read_policies
+from akpolicy.engine.files import PolicyFile, examine
 from akpolicy.errors import (
     IdempotencyKeyReused,
     InvalidField,
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from akpolicy.engine.check import Check
+    from akpolicy.engine.files import Findings
     from akpolicy.engine.schema import CedarSchema
-    from akpolicy.engine.source import PolicyText
     from akpolicy.trust import VerifiedBundle
     from akpolicy_server.store.revisions import RevisionRecord
     from tests.unit.server.conftest import Core
@@ -242,7 +242,7 @@ def test_a_page_token_that_was_never_given_is_refused(core: Core, token: str) ->
 def test_any_revision_can_be_read_with_its_policies(core: Core) -> None:
     core.publisher.publish(core.admin, order("org/acme", policy("a") + "// why\n" + policy("b")))
     core.publisher.publish(core.admin, order("org/acme", policy("c")))
-    revision, policies = core.history.get(core.admin, "org/acme", 1)
+    revision, policies, _ = core.history.get(core.admin, "org/acme", 1)
     assert revision.version == 1
     assert [entry.id for entry in policies] == ["a", "b"]
     assert "// why" in policies[1].text
@@ -330,11 +330,11 @@ def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
 ) -> None:
     caller = core.publisher_of("acme")
 
-    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema, check: Check) -> tuple[PolicyText, ...]:
+    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema, check: Check) -> Findings:
         core.api_keys.revoke(core.admin, caller.key_id)
-        return read_policies(files, schema, check)
+        return examine(files, schema, check)
 
-    monkeypatch.setattr("akpolicy_server.intake.read_policies", check_slowly)
+    monkeypatch.setattr("akpolicy_server.intake.examine", check_slowly)
     with pytest.raises(Unauthenticated, match="revoked"):
         core.publisher.publish(caller, order("org/acme", policy("p")))
     assert core.announced == []

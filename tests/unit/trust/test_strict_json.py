@@ -25,6 +25,7 @@ from akpolicy.strict_json import (
     MAX_SHOWN_CHARS,
     MAX_STRUCTURE_BYTES,
     Document,
+    JsonLimits,
     dump,
     load,
     load_object,
@@ -200,3 +201,17 @@ def test_a_long_text_is_quoted_up_to_its_limit() -> None:
     assert shown("a" * (MAX_SHOWN_CHARS + 1)) == "a" * MAX_SHOWN_CHARS + "..."
     assert shown("abc\x1b", 4) == "abc\\x1b"
     assert shown("abcd\x1b", 4) == "abcd..."
+
+
+def test_limits_of_a_host_s_own_files_hold_for_a_whole_document() -> None:
+    class Fields(Document):
+        first: int
+        second: int
+
+    data = b'{"first":1,"second":2}'
+
+    assert load(data, Fields, JsonLimits(100, 2)).second == 2
+    with pytest.raises(FieldInvalid, match="2 fields, more than 1"):
+        load(data, Fields, JsonLimits(100, 1))
+    with pytest.raises(PayloadMalformed, match="outside strings"):
+        load(data, Fields, JsonLimits(5, 2))
