@@ -67,18 +67,30 @@ SIDECAR_UPDATE_REFUSALS: Final = MetricName(
 )
 SIDECAR_BUNDLE_VERSION: Final = MetricName(
     "akpolicy_sidecar_bundle_version",
-    "Version of the bundle enforced now.",
+    "Version of the bundle enforced now, of `global` and the org.",
     ("scope",),
 )
 SIDECAR_BUNDLE_EXPIRY: Final = MetricName(
     "akpolicy_sidecar_bundle_expiry_timestamp_seconds",
-    "When the bundle enforced now expires, in seconds since the epoch.",
+    "When the bundle enforced now expires, of `global` and the org, in seconds since the epoch.",
     ("scope",),
 )
 SIDECAR_POLICIES: Final = MetricName(
     "akpolicy_sidecar_policies",
-    "Policies enforced now.",
+    "Policies enforced now, of `global` and the org.",
     ("scope",),
+)
+SIDECAR_MEMBER_LAYERS: Final = MetricName(
+    "akpolicy_sidecar_member_layers",
+    "Layers of teams and users that are enforced now.",
+)
+SIDECAR_MEMBER_LAYER_EXPIRY: Final = MetricName(
+    "akpolicy_sidecar_member_layer_expiry_timestamp_seconds",
+    "When the first bundle of a team or user expires, in seconds since the epoch; 0 if there is none.",
+)
+SIDECAR_MEMBER_POLICIES: Final = MetricName(
+    "akpolicy_sidecar_member_policies",
+    "Policies of teams and users that are enforced now.",
 )
 SIDECAR_CONNECTED: Final = MetricName(
     "akpolicy_sidecar_connected",

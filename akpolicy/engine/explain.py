@@ -8,8 +8,9 @@ Rules:
   not contribute, of a layer without permits) is told apart.
 - Policies that the request does not reach do not match by their scope. They are counted, and of those that differ least
   the first part that differs is told.
-- The work is bounded: at most `MAX_EXAMINED` reached policies of a layer, `MAX_MISSED` misses in the answer. It takes
-  several times as long as a decision, and is done only where it is asked for.
+- The work is bounded: which policies apply and fail is told of all that the request reaches, but the first miss is
+  looked for in `MAX_EXAMINED_CHARS` of policy text at most, and `MAX_MISSED` are told. It takes several times as long
+  as a decision, and is done only where it is asked for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from akpolicy.engine.evaluate import PolicyFailure
     from akpolicy.engine.stack import LayerStack, Share
 
-MAX_EXAMINED: Final = 512
+MAX_EXAMINED_CHARS: Final = 1024 * 1024
 MAX_MISSED: Final = 20
 MAX_LEFT_OUT: Final = 20
 
@@ -91,8 +92,7 @@ def _explain_layer(stack: LayerStack, share: Share, request: CedarRequest) -> La
     layer.index.reach(keys, reached)
     positions = positions_of(reached)
     counting = [at for at in positions if not _left_out(share, at)]
-    examined = counting[:MAX_EXAMINED]
-    applied, missed, failed = _examine(stack, layer, examined, request)
+    applied, missed, failed = _examine(stack, layer, counting, request)
     near = sorted(missed, key=lambda entry: -entry[0])[:MAX_MISSED]
     others = _unreached(layer, keys, MAX_MISSED - len(near))
     left_out = [
@@ -136,33 +136,51 @@ _Miss = tuple[int, PolicyExplanation]
 def _examine(
     stack: LayerStack, layer: CompiledLayer, positions: Sequence[int], request: CedarRequest
 ) -> tuple[list[PolicyExplanation], list[_Miss], list[PolicyExplanation]]:
-    """Return what applied, what did not, and what failed."""
+    """Return what applied, the misses that could be looked into, and what failed."""
     parts = [cut(layer.texts[at]) for at in positions]
-    holds, failures = _evaluate(stack, parts, request)
-    applied, missed, failed = [], [], []
-    start = 0
-    for at, one in zip(positions, parts, strict=True):
-        policy = layer.policies[at]
-        end = start + len(one)
-        broken = next((number for number in range(start, end) if number in failures), None)
-        first = next((number for number in range(start, end) if number not in holds), None)
-        if first is None:
-            applied.append(PolicyExplanation(policy.id, policy.effect))
-        elif first == broken:
-            line = one.part(first - start).line
-            failed.append(PolicyExplanation(policy.id, policy.effect, failures[first].message, line))
-        else:
-            part = one.part(first - start)
-            missed.append((first - start, PolicyExplanation(policy.id, policy.effect, part.shown, part.line)))
-        start = end
+    holds, failures = _evaluate(stack, [one.upto(len(one)) for one in parts], request)
+    applied = [
+        PolicyExplanation(layer.policies[at].id, layer.policies[at].effect)
+        for number, at in enumerate(positions)
+        if number in holds
+    ]
+    missed: list[_Miss] = []
+    failed: list[PolicyExplanation] = []
+    others = [number for number in range(len(parts)) if number not in holds]
+    found = _first_misses(stack, [parts[number] for number in others], request)
+    for number, first in zip(others, found, strict=True):
+        policy = layer.policies[positions[number]]
+        # Beyond the bound nobody looked for the part; what failed is told all the same.
+        part = parts[number].part(first) if first is not None else None
+        if number in failures:
+            line = part.line if part is not None else 0
+            failed.append(PolicyExplanation(policy.id, policy.effect, failures[number].message, line))
+        elif part is not None and first is not None:
+            missed.append((first, PolicyExplanation(policy.id, policy.effect, part.shown, part.line)))
     return applied, missed, failed
 
 
+def _first_misses(stack: LayerStack, policies: Sequence[PolicyParts], request: CedarRequest) -> list[int | None]:
+    """Return of each policy that does not apply the number of its first part that does not hold; None beyond bounds."""
+    texts: list[str] = []
+    ranges: list[range | None] = []
+    left = MAX_EXAMINED_CHARS
+    for one in policies:
+        prefixes = [one.upto(count) for count in range(1, len(one) + 1)]
+        left -= sum(map(len, prefixes))
+        ranges.append(range(len(texts), len(texts) + len(prefixes)) if left >= 0 else None)
+        texts += prefixes if left >= 0 else []
+    holds, _ = _evaluate(stack, texts, request)
+    return [
+        next((number - numbers.start for number in numbers if number not in holds), None) if numbers else None
+        for numbers in ranges
+    ]
+
+
 def _evaluate(
-    stack: LayerStack, parts: Sequence[PolicyParts], request: CedarRequest
+    stack: LayerStack, texts: Sequence[str], request: CedarRequest
 ) -> tuple[set[int], dict[int, PolicyFailure]]:
-    """Return which of the prefixes of all policies, numbered one after the other, hold, and which fail."""
-    texts = [one.upto(count) for one in parts for count in range(1, len(one) + 1)]
+    """Return the positions of the permits that apply, and of those that fail."""
     entities = request.entities.parsed(stack.schema)
     # Without the schema: the request was judged by it, and a prefix may be what it would not allow to be written.
     result = cedarpy.is_authorized(request.query, "\n".join(texts), entities)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from akpolicy.engine.schema import CedarSchema
 
 MAX_STACKS: Final = 4096
+# Requests choose among the subsets of the teams of a stack.
+MAX_PLANS: Final = 256
 _NONE: Final = frozenset[str]()
 
 
@@ -113,6 +115,8 @@ class LayerStack:
         teams: _Teams = self._contributing(request) if self._teams else (_NONE, False)
         plan = self._plans.get(teams)
         if plan is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
             plan = self._plans[teams] = Plan.of([self._share(at, *teams) for at in range(len(self.layers))])
         return plan
 

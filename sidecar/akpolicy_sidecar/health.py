@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.bundle import OfflineMode
+from akpolicy.scope import is_member_scope
 from akpolicy_sidecar.status import AGE_UNKNOWN_MS
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.status import Standing
     from akpolicy_sidecar.updater import Updater
     from akpolicy_sidecar.view import View, Viewer
+
+
+# How many scopes /readyz lists, the broadest first.
+MAX_LISTED: Final = 100
 
 
 def standing_of(view: View) -> Standing:
@@ -55,12 +61,13 @@ class Health:
             "fresh": standing.fresh,
             "policy_age_ms": standing.age_ms,
             "stalest": standing.stalest,
-            "confirmed_at": {scope: seen.issued_at for scope, seen in sorted(confirmed.items())},
+            "confirmed_at": dict(islice(((s, seen.issued_at) for s, seen in sorted(confirmed.items())), MAX_LISTED)),
             "reason": standing.denial.value if standing.denial else "",
             "message": standing.message,
             "trouble": standing.error.code if standing.error else "",
-            "scopes": {bundle.scope: bundle.version for bundle in view.snapshot.bundles},
-            "missing": list(view.snapshot.missing),
+            "scopes": {bundle.scope: bundle.version for bundle in view.snapshot.bundles[:MAX_LISTED]},
+            "scope_count": len(view.snapshot.bundles),
+            "missing": list(view.snapshot.missing[:MAX_LISTED]),
             "root_version": self._updater.root.version if self._updater.root else 0,
             **self._report.trouble,
             "audit": "ok" if self._audit.is_working else "failing",
@@ -74,11 +81,18 @@ class Health:
     def _update_gauges(self) -> None:
         view, metrics = self._viewer.look(), self._metrics
         freshness, standing = view.snapshot.freshness, standing_of(view)
-        for layer in view.snapshot.layers:
+        base = [layer for layer in view.snapshot.layers if not is_member_scope(layer.scope)]
+        for layer in base:
             metrics.bundle_version.labels(scope=layer.scope).set(layer.bundle.version)
             metrics.bundle_expiry.labels(scope=layer.scope).set(layer.expires_at)
             metrics.policies.labels(scope=layer.scope).set(len(layer.compiled.policies))
-        gone, self._scopes = self._scopes - view.snapshot.scopes, set(view.snapshot.scopes)
+        # An org can have thousands of teams and users: they are counted, and the first that ends is told.
+        members = [layer for layer in view.snapshot.layers if is_member_scope(layer.scope)]
+        metrics.member_layers.set(len(members))
+        metrics.member_layer_expiry.set(min((layer.expires_at for layer in members), default=0))
+        metrics.member_policies.set(sum(len(layer.compiled.policies) for layer in members))
+        scopes = {layer.scope for layer in base}
+        gone, self._scopes = self._scopes - scopes, scopes
         for scope in gone:
             for gauge in (metrics.bundle_version, metrics.bundle_expiry, metrics.policies):
                 gauge.remove(scope)

@@ -12,6 +12,7 @@ from akpolicy.client import Principal, Resource
 from akpolicy.scope import specificity
 from tests.integration.docs.pages import blocks, column, read
 from tests.integration.e2e.world import World
+from tests.simulators.schemas import OWN
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from akpolicy.client import Decision
 
 PAGE: Final = read("docs/layers.md")
-[COMMANDS] = [block.text.splitlines() for block in blocks(PAGE, "console")]
+COMMANDS, OWN_SCHEMA = (block.text.splitlines() for block in blocks(PAGE, "console"))
 [SHOWN] = [block.text for block in blocks(PAGE, "text")]
 
 
@@ -62,6 +63,15 @@ def test_the_commands_publish_and_the_layers_decide(host: World) -> None:
     assert not ask(host, "Run", "platform").allowed
     assert ask(host, "Run", "platform", max_memory_mb=4096).deciding_layer == "org/acme/team/platform"
     assert ask(host, "SSH").deciding_layer == "org/acme/user/alice"
+
+
+def test_an_org_brings_its_own_schema_and_goes_back(host: World) -> None:
+    (host.directory / "own.cedarschema").write_text(OWN, encoding="utf-8")
+    for command in OWN_SCHEMA:
+        done = host.cli(*shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+        if "show" in command:
+            assert "level?: Long" in done.stdout
 
 
 def test_the_table_goes_from_broad_to_narrow() -> None:

@@ -140,6 +140,22 @@ def test_a_long_part_is_cut(schema: CedarSchema, make_layer: MakeLayer) -> None:
     assert len(policy.because) == MAX_SHOWN_CHARS
 
 
+def test_what_applies_is_told_of_all_and_misses_within_bounds(
+    schema: CedarSchema, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("akpolicy.engine.explain.MAX_EXAMINED_CHARS", 2000)
+    text = "\n".join(
+        f'@id("p{n}") permit (principal, action, resource) when {{ principal.mfa_verified && "{n}" == "" }};\n'
+        f'@id("q{n}") permit (principal, action, resource);'
+        for n in range(50)
+    )
+
+    [layer] = explained(schema, ask(), make_layer(text)).layers
+
+    assert (len(layer.applied), layer.missed_count) == (50, 50)
+    assert 0 < len(layer.missed) < 20
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

@@ -73,6 +73,7 @@ def test_a_host_with_fresh_policy_is_ready(enforcing: HostSimulator) -> None:
         "message": "",
         "trouble": "",
         "scopes": {"global": 1, "org/acme": 1},
+        "scope_count": 2,
         "missing": [],
         "root_version": 1,
         "connection": "",
@@ -192,6 +193,29 @@ def test_a_scope_that_is_gone_is_no_longer_shown(enforcing: HostSimulator) -> No
     enforcing.take(enforcing.office.delete("org/acme"))
 
     assert b'scope="org/acme"' not in health.expose()[1]
+
+
+def test_layers_of_members_are_counted_and_not_shown_one_by_one(enforcing: HostSimulator) -> None:
+    for member in ("team/red", "team/blue", "user/alice"):
+        enforcing.update(PERMIT, scope=f"org/acme/{member}")
+
+    _, text = health_of(enforcing).expose()
+
+    assert b"team/red" not in text
+    assert value(enforcing, names.SIDECAR_MEMBER_LAYERS) == value(enforcing, names.SIDECAR_MEMBER_POLICIES) == 3
+    first = min(layer.expires_at for layer in enforcing.snapshots.current.layers)
+    assert value(enforcing, names.SIDECAR_MEMBER_LAYER_EXPIRY) == first
+    assert health_of(enforcing).readiness()[1]["scope_count"] == 5
+
+
+def test_a_stale_layer_of_a_member_is_trouble_and_the_host_stays_ready(enforcing: HostSimulator) -> None:
+    enforcing.update(PERMIT, scope="org/acme/user/alice", expires_at=int(enforcing.clock.now()) + 10)
+    enforcing.clock.advance(20)
+    enforcing.beat()
+
+    ready, details = health_of(enforcing).readiness()
+
+    assert (ready, details["reason"], details["trouble"]) == (True, "", "BundleExpired")
 
 
 def test_evidence_is_counted_until_somebody_moves_it_away(enforcing: HostSimulator) -> None:
