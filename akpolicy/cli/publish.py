@@ -168,32 +168,33 @@ def publish(  # noqa: PLR0913 - one parameter an option
     if not files:
         raise UsageError("no policies are named; give files, or `--envelope FILE`")
     chosen = target.chosen()
+    schema = {"schema": schemas.text(chosen), "default_schema": schemas.default_schema}
     if out is not None:
-        if dry_run:
-            raise UsageError("`--unsigned` publishes nothing; leave out `--dry-run`")
-        if message:
-            raise UsageError("`--message` belongs to the publish; give it with `policy publish --envelope`")
-        agreed = terms.publish_terms(
-            message="", idempotency_key="", schema=schemas.text(chosen), default_schema=schemas.default_schema
-        )
+        _refuse_terms_of_a_publish(message, dry_run=dry_run)
+        agreed = terms.publish_terms(message="", idempotency_key="", **schema)  # type: ignore[arg-type] # by name
         policy_proposals.prepare(connection, chosen, files, agreed, out, output)
         return
-    agreed = terms.publish_terms(
-        message=message,
-        idempotency_key=new_unless(idempotency_key, dry_run=dry_run),
-        dry_run=dry_run,
-        schema=schemas.text(chosen),
-        default_schema=schemas.default_schema,
-    )
+    key = new_unless(idempotency_key, dry_run=dry_run)
+    agreed = terms.publish_terms(message=message, idempotency_key=key, dry_run=dry_run, **schema)  # type: ignore[arg-type] # by name
+    print_published(_send(connection, chosen, files, agreed), output)
+
+
+def _refuse_terms_of_a_publish(message: str, *, dry_run: bool) -> None:
+    if dry_run:
+        raise UsageError("`--unsigned` publishes nothing; leave out `--dry-run`")
+    if message:
+        raise UsageError("`--message` belongs to the publish; give it with `policy publish --envelope`")
+
+
+def _send(connection: Connection, scope: str, files: list[Path], terms: PublishTerms) -> Published:
     sources = read_policy_files(files)
     size = sum(len(file.data) for file in sources)
     with (
         connection.open() as client,
-        keep_key_on_failure(agreed.idempotency_key),
-        uploading(f"publishing {chosen}", size) as progress,
+        keep_key_on_failure(terms.idempotency_key),
+        uploading(f"publishing {scope}", size) as progress,
     ):
-        published = client.publish(chosen, sources, agreed, progress)
-    print_published(published, output)
+        return client.publish(scope, sources, terms, progress)
 
 
 def new_unless(idempotency_key: str | None, *, dry_run: bool) -> str:
