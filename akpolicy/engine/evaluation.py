@@ -140,6 +140,8 @@ def answer(policies: Policies, world: World, request: Mapping[str, Any], *, stri
     sliced = policies.slice_for(world.keys_of(query))
     try:
         outcome = evaluate(query, sliced, world.entities, world.schema)
+    except UnicodeEncodeError as error:
+        raise RequestInvalid("the request has a lone surrogate and is no valid Unicode text") from error
     except Refused as refused:
         if strict or world.schema is None:
             raise _invalid(refused) from None

@@ -111,6 +111,15 @@ def test_what_is_no_entity_is_refused_with_its_place(uid: object) -> None:
     assert "principal" in caught.value.message
 
 
+@pytest.mark.parametrize("part", ["principal", "context"])
+def test_text_that_is_no_unicode_is_refused(part: str) -> None:
+    request = json.loads(json.dumps(REQUEST))
+    request[part] = {"type": "User", "id": "\ud800"} if part == "principal" else {"x": "\ud800"}
+
+    with pytest.raises(RequestInvalid):
+        ask(PERMIT, request)
+
+
 @pytest.mark.parametrize(
     "entities",
     [
