@@ -217,3 +217,11 @@ def test_a_heartbeat_makes_nothing_fresh_beyond_its_own_life(events: list[Event]
     for (issued_at, life, _, _), state in zip(events, played(events)[1:], strict=True):
         latest = max(latest, START + issued_at + life)
         assert state.fresh_until <= latest
+
+
+def test_the_freshness_of_some_scopes_is_theirs_alone() -> None:
+    early, late = Confirmation(START, START + LIFE), Confirmation(START + 50, START + 50 + LIFE)
+    both = Freshness({GLOBAL: late, "org/acme": early}, early)
+
+    assert both.of({GLOBAL}) == Freshness({GLOBAL: late}, early)
+    assert (both.of({GLOBAL}).stalest, both.of({"org/acme"}).stalest) == (GLOBAL, "org/acme")

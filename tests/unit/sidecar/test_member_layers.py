@@ -174,7 +174,7 @@ def test_a_host_takes_no_more_scopes_than_an_index_can_name(
     monkeypatch.setattr(bundles, "MAX_INDEX_SCOPES", 2)
     host.update(PERMIT).update(PERMIT, scope=TEAM)
 
-    with pytest.raises(TooManyScopes, match="beyond the 2 that a host enforces"):
+    with pytest.raises(TooManyScopes, match=f"new scope `{ALICE}`, beyond the 2 that a host enforces"):
         host.take(host.office.publish(PERMIT, scope=ALICE))
 
     assert host.update(FORBID, scope=TEAM).versions == {"global": 1, TEAM: 2}

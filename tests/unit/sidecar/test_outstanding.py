@@ -15,10 +15,12 @@ from akpolicy.errors import (
     SignatureInvalid,
     StreamProtocolError,
 )
+from akpolicy_sidecar import outstanding as module
 from akpolicy_sidecar.outstanding import (
     CLOCK_PAUSE_S,
     DISK_PAUSE_S,
     LASTING_PAUSE_S,
+    MAX_NAMED,
     PASSING_PAUSE_S,
     WITHHELD_PAUSE_S,
     Outstanding,
@@ -106,3 +108,25 @@ def test_what_was_made_good_is_neither_refused_nor_withheld(outstanding: Outstan
     assert (outstanding.is_refused, outstanding.due(START + LASTING_PAUSE_S)) == (True, "org/b")
     outstanding.make_good("org/b")
     assert (outstanding.is_refused, outstanding.due(START + LASTING_PAUSE_S)) == (False, "")
+
+
+def test_teams_and_users_have_room_up_to_a_number_and_the_org_always(
+    outstanding: Outstanding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SUBJECTS", 1)
+    assert outstanding.has_room("org/acme/team/a")
+    outstanding.refuse("org/acme/team/a", SignatureInvalid("x"), START)
+
+    assert outstanding.has_room("org/acme/team/a")
+    assert not outstanding.has_room("org/acme/team/b")
+    assert outstanding.has_room("org/acme")
+    assert outstanding.has_room("global")
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_what_is_due_is_named_and_the_rest_counted(outstanding: Outstanding, more: int) -> None:
+    scopes = [f"org/acme/team/t{number}" for number in range(MAX_NAMED + more)]
+    outstanding.withhold(scopes, START)
+
+    named = ", ".join(scopes[:MAX_NAMED])
+    assert outstanding.due(START + WITHHELD_PAUSE_S) == (f"{named} and {more} more" if more else named)

@@ -136,6 +136,13 @@ def test_a_schema_that_another_layer_does_not_fit_is_refused_and_nothing_changes
     assert own.take(held(own, by_level("u"), ALICE)).name == "APPLIED"
 
 
+def test_a_scope_that_was_deleted_does_not_hide_one_that_does_not_fit(own: HostSimulator) -> None:
+    own.take(own.office.delete("global"))
+
+    with pytest.raises(SchemaConflict, match=TEAM):
+        own.take(held(own, PERMIT))
+
+
 @pytest.mark.parametrize(
     ("scope", "schema", "error"),
     [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from akpolicy.clock import Moment
 from akpolicy.errors import CacheCorrupt
 from akpolicy.limits import MAX_JSON_INT
-from akpolicy.strict_json import dump
+from akpolicy.strict_json import MAX_OBJECT_FIELDS, dump
 from akpolicy.trust import HeartbeatMark, Mark
 from akpolicy.trusted_time import TimeProof
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED, Confirmation, Freshness
@@ -28,6 +28,7 @@ from akpolicy_sidecar.state import (
     decode_state,
     encode_state,
 )
+from akpolicy_sidecar.updater import _schema_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,3 +203,20 @@ def test_every_number_of_the_file_is_whole() -> None:
 
     assert TimeState.of(proof) == TimeState(signed_ms=1234, elapsed_ms=9877, boot_id="b", ahead_ms=61555)
     assert dump(TimeState.of(proof).model_dump()).count(b".") == 0
+
+
+def test_a_state_may_have_more_scopes_than_a_document_has_fields() -> None:
+    kept = ScopeState(epoch=1, version=1, digest="a" * 64, min_version=1, envelope="b" * 64)
+    scopes = {f"org/acme/team/t{number}": kept for number in range(MAX_OBJECT_FIELDS + 1)}
+
+    assert len(decode_state(encode_state(State(format=2, org="acme", scopes=scopes))).scopes) == MAX_OBJECT_FIELDS + 1
+
+
+def test_the_scope_that_can_bring_a_schema_is_loaded_before_the_others() -> None:
+    kept = ScopeState(epoch=1, version=1, digest="a" * 64, min_version=1, envelope="b" * 64)
+    scopes = dict.fromkeys(["global", "org/acme/team/a", "org/acme", "org/acme/user/b"], kept)
+
+    first, *rest = [scope for scope, _ in _schema_first(scopes)]
+
+    assert first == "org/acme"
+    assert rest == ["global", "org/acme/team/a", "org/acme/user/b"]

@@ -184,3 +184,10 @@ def test_what_is_no_scope_or_another_spelling_of_one_is_refused(text: str) -> No
 @pytest.mark.parametrize("name", ["a", "A-1_b", "0", "a" * 63])
 def test_org_names_are_those_of_agent_platforms(name: str) -> None:
     assert is_org_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "segment"), [("a/b", "a%2Fb"), ("a b", "a%20b"), ("X-x_x.~", "X-x_x.~"), ("%", "%25")]
+)
+def test_a_slash_in_a_team_s_name_is_no_segment_of_its_own(name: str, segment: str) -> None:
+    assert team_scope("acme", name) == check_scope(f"org/acme/team/{segment}")
