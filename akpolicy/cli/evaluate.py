@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +55,8 @@ def evaluate(
     `error` and `line`. Policies are called by their @id, or policy0, policy1, ... by their place. Exit code 0 if every
     request was evaluated, 1 if not.
     """
-    from akpolicy.engine.evaluation import Policies, World, read_schema
+    from akpolicy.engine.evaluation import Policies, World
+    from akpolicy.engine.foreign import read_schema
 
     filed = Policies.read(_text(policies))
     parsed = read_schema(_text(schema)) if schema is not None else None
@@ -70,9 +70,10 @@ def evaluate(
 
 def _print(policies: Policies, world: World, line: int, text: bytes, *, strict: bool) -> bool:
     from akpolicy.engine.evaluation import answer
+    from akpolicy.engine.foreign import read_request
 
     try:
-        found = answer(policies, world, _request(text), strict=strict)
+        found = answer(policies, world, read_request(text), strict=strict)
     except RequestInvalid as error:
         print_json({"error": error.message, "line": line}, compact=True)
         return False
@@ -85,16 +86,6 @@ def _print(policies: Policies, world: World, line: int, text: bytes, *, strict: 
         shown["failed_forbid"] = found.failed_forbid
     print_json(shown, compact=True)
     return True
-
-
-def _request(text: bytes) -> dict[str, object]:
-    try:
-        request = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestInvalid(f"the line is not JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise RequestInvalid("the line is not a JSON object")
-    return request
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

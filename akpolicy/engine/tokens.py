@@ -50,6 +50,7 @@ _BRACKETS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
 
 
 _OPERATOR_CHARS: Final = (".", "[", "+", "-", "*", "&&", "||", "!")
+_CONDITIONALS: Final = frozenset({"if"})
 _OPERATORS: Final = frozenset({*_OPERATOR_CHARS, "if"})
 
 
@@ -121,8 +122,11 @@ def tokenize(text: str, start: int = 0) -> Iterator[Token]:
         yield Token(Kind[match.lastgroup or "OTHER"], match.group(), at, match.end(), line)
 
 
-def pieces(text: str) -> Iterator[Piece]:
-    """Yield every policy of `text` in order, and last what follows the final `;` unless it is white space."""
+def pieces(text: str, *, measured: int = MAX_POLICY_BYTES) -> Iterator[Piece]:
+    """Yield every policy of `text` in order, and last what follows the final `;` unless it is white space.
+
+    Depth, slots and what is left open are told of a policy's first `measured` characters.
+    """
     line, counted, position = 1, 0, 0
     while True:
         start = _skip(_SPACE, text, position)
@@ -131,7 +135,7 @@ def pieces(text: str) -> Iterator[Piece]:
         first = _skip(_LEADING, text, start)
         line += text.count("\n", counted, first)
         counted = first
-        piece = _outline(text, start, first, line)
+        piece = _outline(text, start, first, line, measured)
         yield piece
         position = piece.end
 
@@ -168,15 +172,23 @@ def head(text: str, first: int) -> Head:
     return Head(policy_id, token.text if token is not None and token.kind is Kind.WORD else "")
 
 
-def count_operators(text: str) -> int:
+def count_operators(text: str, *, limit: int = MAX_OPERATORS) -> int:
     """Return how many operators `text` has: `.`, `[`, `if` and what joins two operands.
 
-    Short texts get an upper bound, which costs next to nothing: strings and comments are counted too.
+    Up to `limit` it may be an upper bound, which costs next to nothing: strings and comments are counted too.
     """
     bound = sum(map(text.count, _OPERATOR_CHARS)) + text.count("if")
-    if bound <= MAX_OPERATORS:
-        return bound
-    return sum(token.text in _OPERATORS for token in tokenize(text) if token.kind in {Kind.SYMBOL, Kind.WORD})
+    return bound if bound <= limit else _count(text, _OPERATORS)
+
+
+def count_conditionals(text: str, *, limit: int) -> int:
+    """Return how many `if` are in `text`; up to `limit` it may be an upper bound."""
+    bound = text.count("if")
+    return bound if bound <= limit else _count(text, _CONDITIONALS)
+
+
+def _count(text: str, wanted: frozenset[str]) -> int:
+    return sum(token.text in wanted for token in tokenize(text) if token.kind in {Kind.SYMBOL, Kind.WORD})
 
 
 def _annotation_value(tokens: Iterator[Token]) -> tuple[str, Token | None]:
@@ -191,10 +203,10 @@ def _annotation_value(tokens: Iterator[Token]) -> tuple[str, Token | None]:
     return value.text[1:-1], next(tokens, None) if token is not None and token.text == ")" else token
 
 
-def _outline(text: str, start: int, first: int, line: int) -> Piece:
+def _outline(text: str, start: int, first: int, line: int, measured: int) -> Piece:
     stack: list[tuple[str, int]] = []
     depth, end, broken, slot = 0, -1, -1, -1
-    for match in _marks(text, first):
+    for match in _marks(text, first, measured):
         mark = match.group()
         if mark in "([{":
             stack.append((mark, match.start()))
@@ -215,11 +227,11 @@ def _outline(text: str, start: int, first: int, line: int) -> Piece:
     return Piece(start, first, end, line, ended, depth, stack[-1][1] if stack else -1, broken, slot)
 
 
-def _marks(text: str, first: int) -> Iterator[re.Match[str]]:
-    """Yield what matters for the outline of the piece at `first`; behind the size limit only what can end it."""
+def _marks(text: str, first: int, measured: int) -> Iterator[re.Match[str]]:
+    """Yield what matters for the outline of the piece at `first`; `measured` characters on only what can end it."""
     position = first
     for match in _MARK.finditer(text, first):
-        if match.start() - first > MAX_POLICY_BYTES:
+        if match.start() - first > measured:
             break
         position = match.end()
         yield match

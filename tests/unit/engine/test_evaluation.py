@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import cedarpy
 import pytest
 
-from akpolicy.engine.evaluation import MAX_DEPTH, Answer, Policies, World, answer, read_schema
+from akpolicy.engine.evaluation import Answer, Policies, World, answer
+from akpolicy.engine.foreign import MAX_CONDITIONALS, MAX_DEPTH, MAX_EVALUATED_OPERATORS, read_request, read_schema
 from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicyParseError, PolicyTemplate, PolicyTooDeep, RequestInvalid, SchemaInvalid
 
@@ -46,6 +47,16 @@ def test_a_name_that_could_mean_two_policies_is_not_used(names: tuple[str, str])
     assert ask(text).reasons == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [('a\\"b', 'a"b'), ("\\u{e9}", "é"), ("\\\\", "\\"), ("\\0", "\0"), ("\\n\\*", "policy0")],
+)
+def test_a_name_is_what_its_escapes_mean(written: str, name: str) -> None:
+    found = ask(f'@id("{written}") {PERMIT}') if name != "policy0" else ask(f"@x {PERMIT}")
+
+    assert found.reasons == (name,)
+
+
 def test_policies_may_be_in_the_json_form() -> None:
     text = cedarpy.policies_to_json_str(f"{PERMIT}\nforbid (principal, action, resource) when {{ false }};")
 
@@ -66,6 +77,39 @@ def test_policies_may_be_in_the_json_form() -> None:
 def test_what_is_no_policy_is_refused(text: str, error: type[AkpolicyError]) -> None:
     with pytest.raises(error):
         Policies.read(text)
+
+
+PADDING = "// " + "x" * 20_000 + "\n"
+WHEN = "permit (principal, action, resource) when {{ {} }};"
+
+
+@pytest.mark.parametrize(
+    ("condition", "word"),
+    [
+        (PADDING + "(" * 1000 + "true" + ")" * 1000, "brackets"),
+        ("if true then true else " * (MAX_CONDITIONALS + 1) + "true", "if"),
+        (" && ".join(["true"] * (MAX_EVALUATED_OPERATORS + 2)), "operators"),
+    ],
+    ids=["brackets behind the size of a policy", "nested if", "operators"],
+)
+def test_what_would_end_the_process_is_refused_with_its_line(condition: str, word: str) -> None:
+    with pytest.raises(PolicyTooDeep, match=word) as caught:
+        Policies.read(PERMIT + "\n" + WHEN.format(condition))
+
+    assert caught.value.problems[0].line == 2
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(" * (MAX_DEPTH - 2) + "true" + ")" * (MAX_DEPTH - 2),
+        "if true then true else " * MAX_CONDITIONALS + "true",
+        " && ".join(["true"] * MAX_EVALUATED_OPERATORS),
+    ],
+    ids=["brackets", "if", "operators"],
+)
+def test_what_is_within_the_limits_is_evaluated(condition: str) -> None:
+    assert ask(WHEN.format(condition)).effect is Effect.ALLOW
 
 
 def test_what_breaks_limits_of_a_publish_is_evaluated_all_the_same() -> None:
@@ -101,6 +145,11 @@ def test_any_entity_id_is_an_entity(name: str) -> None:
         {"type": "User"},
         "alice",
         'User::"a", action, resource); permit (principal',
+        'User::"a", action, resource) when { ' + "(" * 5000,
+        'User::"a" // and more',
+        '::"a"',
+        'User "a"',
+        "A" + "::A" * 200_000 + '::"a"',
         {"type": 1, "id": ""},
     ],
 )
@@ -109,6 +158,26 @@ def test_what_is_no_entity_is_refused_with_its_place(uid: object) -> None:
         ask(PERMIT, {**REQUEST, "principal": uid})
 
     assert "principal" in caught.value.message
+
+
+@pytest.mark.parametrize("context", [0, False, "", [], "x", 1])
+def test_a_context_that_is_no_object_is_refused(context: object) -> None:
+    with pytest.raises(RequestInvalid, match="object"):
+        ask(PERMIT, {**REQUEST, "context": context})
+
+
+@pytest.mark.parametrize("line", [b'{"action": 1, "action": 2}', b'{"context": {"a": {"x": 1, "x": 1}}}'])
+def test_a_field_that_is_there_twice_is_refused(line: bytes) -> None:
+    with pytest.raises(RequestInvalid, match="twice"):
+        read_request(line)
+
+
+def test_a_policy_that_is_there_twice_is_refused() -> None:
+    document = cedarpy.policies_to_json_str(PERMIT)
+    inner = json.dumps(json.loads(document)["staticPolicies"]["policy0"])
+
+    with pytest.raises(PolicyParseError, match="twice"):
+        Policies.read(f'{{"staticPolicies": {{"a": {inner}, "a": {inner}}}}}')
 
 
 @pytest.mark.parametrize("part", ["principal", "context"])
@@ -174,3 +243,8 @@ def test_a_schema_may_be_in_the_json_form() -> None:
     assert "Photo" in str(read_schema(json.dumps(document)))
     with pytest.raises(SchemaInvalid):
         read_schema("entity;")
+
+
+def test_a_schema_that_would_end_the_process_is_refused() -> None:
+    with pytest.raises(SchemaInvalid, match="deep"):
+        read_schema(f"entity User {{ x: {'Set<' * 50_000}Long{'>' * 50_000} }};")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from akpolicy.engine import index
 from akpolicy.engine.evaluation import Policies, World, answer
 from akpolicy.engine.slices import Member, SliceCache
 from akpolicy.engine.verdict import Determining, Effect
@@ -41,53 +42,82 @@ def text_of(entity: dict[str, str]) -> str:
     return f'{entity["type"]}::"{escaped}"'
 
 
-entity = st.builds(uid, st.sampled_from(KINDS), st.sampled_from(IDS))
-action = st.builds(uid, st.just("Action"), st.sampled_from(ACTIONS))
+Uid = dict[str, str]
+PLAIN = st.just("")
+RICH = st.sampled_from(CONDITIONS)
 
 
 @st.composite
-def constraint(draw: st.DrawFn, variable: str) -> str:
-    kind = draw(st.sampled_from(["any", "eq", "in", "is", "is in"]))
-    if kind == "any":
-        return variable
-    if kind == "is":
-        return f"{variable} is {draw(st.sampled_from(KINDS))}"
-    if kind == "is in":
-        return f"{variable} is {draw(st.sampled_from(KINDS))} in {text_of(draw(entity))}"
-    return f"{variable} {'==' if kind == 'eq' else 'in'} {text_of(draw(entity))}"
+def universe(draw: st.DrawFn) -> list[Uid]:
+    """Return few entities, so that policies are often about those that a request is about."""
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=2, unique=True))
+    names = draw(st.lists(st.sampled_from(IDS), min_size=2, max_size=3, unique=True))
+    return [uid(kind, name) for kind in kinds for name in names]
+
+
+@st.composite
+def constraint(draw: st.DrawFn, variable: str, entities: list[Uid]) -> str:
+    kind = draw(st.sampled_from(["in", "eq", "any", "is", "is in"]))
+    one = draw(st.sampled_from(entities))
+    return {
+        "any": variable,
+        "is": f"{variable} is {one['type']}",
+        "is in": f"{variable} is {draw(st.sampled_from(entities))['type']} in {text_of(one)}",
+        "eq": f"{variable} == {text_of(one)}",
+        "in": f"{variable} in {text_of(one)}",
+    }[kind]
 
 
 @st.composite
 def action_constraint(draw: st.DrawFn) -> str:
-    kind = draw(st.sampled_from(["any", "eq", "in", "list"]))
+    kind = draw(st.sampled_from(["list", "in", "eq", "any"]))
     if kind == "any":
         return "action"
     if kind == "list":
-        return f"action in [{', '.join(text_of(one) for one in draw(st.lists(action, max_size=3)))}]"
+        return f"action in [{', '.join(text_of(one) for one in draw(st.lists(action, max_size=3, unique_by=text_of)))}]"
     return f"action {'==' if kind == 'eq' else 'in'} {text_of(draw(action))}"
 
 
-policy = st.builds(
-    "{} ({}, {}, {}) {};".format,
-    st.sampled_from(["permit", "forbid"]),
-    constraint("principal"),
-    action_constraint(),
-    constraint("resource"),
-    st.sampled_from(CONDITIONS),
-)
+action = st.builds(uid, st.just("Action"), st.sampled_from(ACTIONS))
 
 
 @st.composite
-def world(draw: st.DrawFn) -> list[dict[str, Any]]:
+def policies_about(draw: st.DrawFn, entities: list[Uid]) -> str:
+    """Return policies. With permits alone and no conditions, the reasons name every one whose scope matches."""
+    bare = draw(st.booleans())
+    effects = st.just("permit") if bare else st.sampled_from(["permit", "permit", "forbid"])
+    one = st.builds(
+        "{} ({}, {}, {}) {};".format,
+        effects,
+        constraint("principal", entities),
+        action_constraint(),
+        constraint("resource", entities),
+        PLAIN if bare else RICH,
+    )
+    return "\n".join(draw(st.lists(one, min_size=1, max_size=15)))
+
+
+@st.composite
+def family(draw: st.DrawFn, entities: list[Uid]) -> list[dict[str, Any]]:
     """Return entities of which each may be in those before it, so that there is no cycle; some are not there at all."""
     made: list[dict[str, Any]] = []
-    everything = [uid(kind, name) for kind in KINDS for name in IDS[:5]] + [uid("Action", name) for name in ACTIONS]
-    chosen = draw(st.lists(st.sampled_from(everything), unique_by=text_of, max_size=12))
-    for one in chosen:
+    chosen = draw(st.permutations([*entities, *[uid("Action", name) for name in ACTIONS]]))
+    for one in chosen[: draw(st.integers(0, len(chosen)))]:
         kin = [other["uid"] for other in made if (other["uid"]["type"] == "Action") == (one["type"] == "Action")]
-        parents = draw(st.lists(st.sampled_from(kin), max_size=3, unique_by=text_of)) if kin else []
+        # Two at most, so that many an ancestor is one through another.
+        parents = draw(st.lists(st.sampled_from(kin), max_size=2, unique_by=text_of)) if kin else []
         made.append({"uid": one, "attrs": {}, "parents": parents})
     return made
+
+
+@st.composite
+def case(draw: st.DrawFn) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+    """Return policies, entities and a request."""
+    entities = draw(universe())
+    request: dict[str, Any] = {"principal": draw(st.sampled_from(entities)), "action": draw(action)}
+    request["resource"] = draw(st.sampled_from(entities))
+    request["context"] = draw(st.sampled_from([{}, {"on": True}, {"on": False}]))
+    return draw(policies_about(entities)), draw(family(entities)), request
 
 
 def plain(text: str, request: dict[str, Any], entities: list[dict[str, Any]], schema: Any = None) -> tuple[Any, ...]:
@@ -104,27 +134,18 @@ def sliced(text: str, request: dict[str, Any], entities: list[dict[str, Any]], s
     return found.effect is Effect.ALLOW, sorted(found.reasons), sorted(found.errors)
 
 
-@settings(max_examples=400)
-@given(
-    policies=st.lists(policy, max_size=25),
-    entities=world(),
-    principal=entity,
-    asked=action,
-    resource=entity,
-    context=st.sampled_from([{}, {"on": True}, {"on": False}]),
-)
-def test_a_slice_decides_as_cedar_does_over_all_policies(
-    policies: list[str],
-    entities: list[dict[str, Any]],
-    principal: dict[str, str],
-    asked: dict[str, str],
-    resource: dict[str, str],
-    context: dict[str, bool],
-) -> None:
-    request = {"principal": principal, "action": asked, "resource": resource, "context": context}
-    text = "\n".join(policies)
+Case = tuple[str, list[dict[str, Any]], dict[str, Any]]
 
-    assert sliced(text, request, entities) == plain(text, request, entities)
+
+@settings(max_examples=500)
+@given(case=case(), few=st.sampled_from([0, index.FEW]))
+def test_a_slice_decides_as_cedar_does_over_all_policies(case: Case, few: int) -> None:
+    text, entities, request = case
+    with pytest.MonkeyPatch.context() as patch:
+        # The index has two forms, for few and for many policies; few policies can show what is wrong with either.
+        patch.setattr(index, "FEW", few)
+
+        assert sliced(text, request, entities) == plain(text, request, entities)
 
 
 GROUPS = """
@@ -134,18 +155,15 @@ action view in [readers] appliesTo { principal: [User], resource: [Doc], context
 """
 
 
-@settings(max_examples=100)
-@given(
-    policies=st.lists(policy, max_size=15),
-    principal=st.builds(uid, st.just("User"), st.sampled_from(IDS)),
-    parents=st.lists(st.sampled_from(IDS), unique=True, max_size=2),
-)
-def test_the_groups_of_a_schema_count(policies: list[str], principal: dict[str, str], parents: list[str]) -> None:
+MEMBERS = [uid("Group", "a"), uid("Group", "b"), uid("User", "a"), uid("Doc", "a")]
+
+
+@settings(max_examples=150)
+@given(text=policies_about(MEMBERS), parents=st.lists(st.sampled_from(MEMBERS[:2]), unique_by=text_of, max_size=2))
+def test_the_groups_of_a_schema_count(text: str, parents: list[Uid]) -> None:
     schema = cedarpy.Schema.from_str(GROUPS)
-    in_groups = [uid("Group", name) for name in parents]
-    entities = [{"uid": principal, "attrs": {}, "parents": in_groups}]
-    request = {"principal": principal, "action": uid("Action", "view"), "resource": uid("Doc", "a"), "context": {}}
-    text = "\n".join(policies)
+    entities = [{"uid": MEMBERS[2], "attrs": {}, "parents": parents}]
+    request = {"principal": MEMBERS[2], "action": uid("Action", "view"), "resource": MEMBERS[3], "context": {}}
 
     assert sliced(text, request, entities, schema) == plain(text, request, entities, schema)
 
