@@ -70,15 +70,10 @@ def counted(things: Sequence[object], noun: str) -> str:
     return f"{len(things)} {noun if len(things) == 1 else plural}"
 
 
-def problem_json(problem: Problem) -> dict[str, object]:
-    """Return a problem as plain values."""
-    return {
-        "code": problem.code,
-        "message": problem.message,
-        "policy_id": problem.policy_id,
-        "source": problem.source,
-        "line": problem.line,
-    }
+def print_warnings(warnings: Iterable[Problem]) -> None:
+    """Print what may not do what its author means; it is not the answer."""
+    for warning in warnings:
+        print_note(f"warning: {warning}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ from akpolicy.cli.output import (
     print_json,
     print_note,
     print_text,
-    problem_json,
+    print_warnings,
     uploading,
     working,
 )
@@ -65,7 +65,8 @@ def validate(
 ) -> None:
     """Say what is wrong with policies; nothing is changed.
 
-    Prints one line a problem, `file:line: code: policy: message`. Exit code 1 if there is one.
+    Prints one line a problem, `file:line: code: policy: message`. Exit code 1 if there is one. Warnings are of policies
+    that can be published and yet may not do what their author means.
     """
     sources = read_policy_files(files)
     if connection.server is None and target.is_made:
@@ -93,7 +94,9 @@ def check_offline(files: Sequence[PolicyFile], schema: Path | None = None) -> Va
     from akpolicy.engine.files import examine
 
     found = examine(files, schema_of(None if schema is None else read_schema_file(schema)))
-    return Validation(found.problems, tuple(policy.id for policy in found.policies), len(found.policies))
+    return Validation(
+        found.problems, tuple(policy.id for policy in found.policies), len(found.policies), found.warnings
+    )
 
 
 def _print_validation(result: Validation, files: Sequence[PolicyFile], output: OutputFormat) -> None:
@@ -101,11 +104,13 @@ def _print_validation(result: Validation, files: Sequence[PolicyFile], output: O
         print_json(
             {
                 "valid": not result.problems,
-                "problems": [problem_json(problem) for problem in result.problems],
+                "problems": [problem.to_json() for problem in result.problems],
                 "policy_ids": list(result.policy_ids),
+                "warnings": [problem.to_json() for problem in result.warnings],
             }
         )
         return
+    print_warnings(result.warnings)
     for problem in result.problems:
         print_text(str(problem))
     if result.problems:

@@ -16,7 +16,7 @@ from akpolicy.cli.anchors import Anchors
 from akpolicy.cli.files import read_policy_files
 from akpolicy.cli.option_groups import grouped
 from akpolicy.cli.options import KeysOption, OutputOption, YesOption, examples
-from akpolicy.cli.output import OutputFormat, print_note, printable, uploading
+from akpolicy.cli.output import OutputFormat, print_note, print_warnings, printable, uploading
 from akpolicy.cli.schema_options import SchemaOption
 from akpolicy.errors import UsageError
 
@@ -72,6 +72,7 @@ def prepare(
     from akpolicy.cli.prepared import proposal_of
     from akpolicy.cli.proposal_files import check_new, write_new
     from akpolicy.cli.signing import print_progress
+    from akpolicy.engine.caveats import caveats_of
     from akpolicy.engine.files import cut_policies
 
     sources = read_policy_files(files)
@@ -79,9 +80,10 @@ def prepare(
     size = sum(len(source.data) for source in sources)
     with connection.open() as client, uploading(f"preparing {scope}", size) as progress:
         prepared = client.prepare_bundle(scope, sources, agreed, progress)
-    policies = [(policy.id, policy.text) for policy in cut_policies(sources)]
-    proposal = proposal_of(prepared, scope, policies, agreed)
+    policies = cut_policies(sources)
+    proposal = proposal_of(prepared, scope, [(policy.id, policy.text) for policy in policies], agreed)
     write_new(out, proposal)
+    print_warnings(caveats_of(policies))
     print_note(printable(describe(proposal)))
     print_progress(out, proposal, output)
 

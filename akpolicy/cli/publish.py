@@ -22,7 +22,7 @@ from akpolicy.cli.options import (
     OutputOption,
     examples,
 )
-from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, uploading
+from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, print_warnings, uploading
 from akpolicy.cli.schema_options import SchemaTerms
 from akpolicy.cli.scope_choice import ScopeChoice
 from akpolicy.errors import ClientError, ServerRefused, UsageError
@@ -233,6 +233,8 @@ def print_published(published: Published, output: OutputFormat) -> None:
     from akpolicy.client.publishing_types import rfc3339
 
     revision = published.revision
+    if output != "json":
+        print_warnings(published.warnings)
     if output == "json":
         print_json(published.to_json())
         return

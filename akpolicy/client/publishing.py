@@ -24,9 +24,9 @@ from akpolicy.client.publishing_types import (
     RevisionContent,
     RevisionInfo,
     Validation,
+    problems_of,
 )
 from akpolicy.client.publishing_uploads import Progress, chunks, pieces, publish_header, schema_pieces
-from akpolicy.client.server_errors import problems_of
 from akpolicy.limits import MAX_CONTENT_BYTES
 from akpolicy.v1 import publishing_pb2 as pb
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
@@ -61,7 +61,9 @@ class PublishingClient(OrgCalls):
 
         with self._call():
             answer = self._stub.Validate(parts(), **self._terms)
-        return Validation(problems_of(answer.problems), tuple(answer.policy_ids), answer.policy_count)
+        return Validation(
+            problems_of(answer.problems), tuple(answer.policy_ids), answer.policy_count, problems_of(answer.warnings)
+        )
 
     def publish(
         self, scope: str, files: Sequence[PolicyFile], terms: PublishTerms, progress: Progress | None = None

@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
+from akpolicy.errors import Problem
 from akpolicy.v1 import publishing_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from akpolicy.bundle import OfflineMode
     from akpolicy.envelope import SignedEnvelope
-    from akpolicy.errors import Problem
     from akpolicy.v1 import bundle_pb2
 
 OnlineRole = Literal["bundle", "rollback", "heartbeat"]
@@ -148,11 +150,15 @@ class CreatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What is wrong with policies (nothing: they can be published), how many there are, and the ids of the first."""
+    """What is wrong with policies (nothing: they can be published), how many there are, and the ids of the first.
+
+    `warnings`: what can be published and yet may not do what its author means.
+    """
 
     problems: tuple[Problem, ...]
     policy_ids: tuple[str, ...]
     policy_count: int
+    warnings: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +232,8 @@ class Published:
     `repeated` if the same request had been answered before; `dry_run` if nothing was stored because no more was asked.
     `replaces` are permits of broader layers that the policies replace by their ids, `unshadows` those that the version
     before replaced and that count again, as `<scope>/<policy id>`; the counts are of all, also where these are too many
-    to be named.
+    to be named. `warnings` say what may not do what its author means; of a bundle that was signed elsewhere there are
+    none.
     """
 
     revision: RevisionInfo
@@ -236,6 +243,7 @@ class Published:
     unshadows: tuple[str, ...] = ()
     replaces_count: int = 0
     unshadows_count: int = 0
+    warnings: tuple[Problem, ...] = ()
 
     @classmethod
     def from_proto(cls, answer: pb.PublishResponse | pb.PublishEnvelopeResponse | pb.RollbackResponse) -> Published:
@@ -248,6 +256,7 @@ class Published:
             tuple(answer.unshadows),
             answer.replaces_count,
             answer.unshadows_count,
+            problems_of(answer.warnings) if isinstance(answer, pb.PublishResponse) else (),
         )
 
     def to_json(self) -> dict[str, object]:
@@ -260,6 +269,7 @@ class Published:
             "replaces_count": self.replaces_count,
             "unshadows": list(self.unshadows),
             "unshadows_count": self.unshadows_count,
+            "warnings": [problem.to_json() for problem in self.warnings],
         }
 
 
@@ -314,6 +324,11 @@ class RevisionContent:
             **schema,
             "policies": [{"id": policy.id, "text": policy.text} for policy in self.policies],
         }
+
+
+def problems_of(problems: Iterable[pb.Problem]) -> tuple[Problem, ...]:
+    """Return received mistakes."""
+    return tuple(Problem(p.code, p.message, p.policy_id, p.source, p.line) for p in problems)
 
 
 def utc(timestamp: Timestamp) -> datetime:

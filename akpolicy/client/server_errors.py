@@ -17,11 +17,12 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from akpolicy.client.channel import connect_failure
+from akpolicy.client.publishing_types import problems_of
 from akpolicy.errors import ClientError, Problem, ServerRefused, ServerUnreachable
 from akpolicy.v1 import publishing_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from akpolicy.client.channel import ServerEndpoint
 
@@ -54,11 +55,6 @@ def server_failure(error: Exception, endpoint: ServerEndpoint) -> ClientError:
     return ServerRefused(
         f"the server refused ({code.name}): {details}{advice}", status=code.name, problems=_attached(error)
     )
-
-
-def problems_of(problems: Iterable[pb.Problem]) -> tuple[Problem, ...]:
-    """Return received mistakes."""
-    return tuple(Problem(p.code, p.message, p.policy_id, p.source, p.line) for p in problems)
 
 
 def _attached(call: grpc.Call) -> tuple[Problem, ...]:

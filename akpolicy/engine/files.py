@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.engine.caveats import caveats_of
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.compile import Effect, effect_of
 from akpolicy.engine.limits import MAX_PROBLEMS
@@ -43,6 +44,11 @@ class Findings:
 
     policies: tuple[PolicyText, ...]
     problems: tuple[Problem, ...]
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What can be enforced and yet may not do what its author means; nothing while there are problems."""
+        return () if self.problems else caveats_of(self.policies)
 
 
 def examine(files: Sequence[PolicyFile], schema: CedarSchema, check: Check = check_policies) -> Findings:

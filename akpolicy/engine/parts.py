@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_SHOWN_CHARS: Final = 200
-_OPENING: Final = frozenset("([{")
-_CLOSING: Final = frozenset(")]}")
+OPENING: Final = frozenset("([{")
+CLOSING: Final = frozenset(")]}")
 _VARIABLES: Final = ("principal", "action", "resource")
 
 
@@ -75,10 +75,10 @@ def cut(text: str) -> PolicyParts:
     """Cut a policy that Cedar accepts."""
     tokens = [token for token in tokenize(text, first_token(text)) if token.kind is not Kind.COMMENT]
     at = _after_annotations(tokens)
-    closing = _closing(tokens, at + 1)
-    first, second, third = _split(tokens[at + 2 : closing], ",")
+    end = closing(tokens, at + 1)
+    first, second, third = split(tokens[at + 2 : end], ",")
     scope = (_part(first, text, -1), _part(second, text, -1), _part(third, text, -1))
-    return PolicyParts(scope, tuple(_conditions(tokens[closing + 1 :], text)))
+    return PolicyParts(scope, tuple(_conditions(tokens[end + 1 :], text)))
 
 
 def _after_annotations(tokens: Sequence[Token]) -> int:
@@ -87,30 +87,30 @@ def _after_annotations(tokens: Sequence[Token]) -> int:
     while tokens[at].text == "@":
         at += 2
         if tokens[at].text == "(":
-            at = _closing(tokens, at) + 1
+            at = closing(tokens, at) + 1
     return at
 
 
-def _closing(tokens: Sequence[Token], opening: int) -> int:
+def closing(tokens: Sequence[Token], opening: int) -> int:
     """Return the index of the bracket that closes the one at `opening`."""
     depth = 0
     for at in range(opening, len(tokens)):
-        if tokens[at].text in _OPENING:
+        if tokens[at].text in OPENING:
             depth += 1
-        elif tokens[at].text in _CLOSING:
+        elif tokens[at].text in CLOSING:
             depth -= 1
             if depth == 0:
                 return at
     raise RuntimeError("a policy that was accepted by Cedar has a bracket that is not closed")
 
 
-def _split(tokens: Sequence[Token], at: str) -> list[list[Token]]:
+def split(tokens: Sequence[Token], at: str) -> list[list[Token]]:
     """Return the runs of tokens between separators outside brackets; an empty last one is dropped."""
     runs: list[list[Token]] = [[]]
     depth = 0
     for token in tokens:
-        depth += token.text in _OPENING
-        depth -= token.text in _CLOSING
+        depth += token.text in OPENING
+        depth -= token.text in CLOSING
         if depth == 0 and token.text == at:
             runs.append([])
         else:
@@ -121,12 +121,12 @@ def _split(tokens: Sequence[Token], at: str) -> list[list[Token]]:
 def _conditions(tokens: Sequence[Token], text: str) -> Iterator[Part]:
     at = clause = 0
     while at < len(tokens) and tokens[at].text in {"when", "unless"}:
-        end = _closing(tokens, at + 1)
+        end = closing(tokens, at + 1)
         inner = tokens[at + 2 : end]
         if tokens[at].text == "unless":
             yield _part(inner, text, clause, is_unless=True)
         elif _is_conjunction(inner):
-            for run in _split(inner, "&&"):
+            for run in split(inner, "&&"):
                 yield _part(run, text, clause)
         else:
             yield _part(inner, text, clause)
@@ -137,8 +137,8 @@ def _is_conjunction(tokens: Sequence[Token]) -> bool:
     """Whether nothing outside brackets binds less than `&&`."""
     depth = 0
     for token in tokens:
-        depth += token.text in _OPENING
-        depth -= token.text in _CLOSING
+        depth += token.text in OPENING
+        depth -= token.text in CLOSING
         if depth == 0 and token.text in {"||", "if"}:
             return False
     return True

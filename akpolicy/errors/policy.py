@@ -17,6 +17,16 @@ class Problem:
     source: str = ""
     line: int = 0
 
+    def to_json(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "policy_id": self.policy_id,
+            "source": self.source,
+            "line": self.line,
+        }
+
     def __str__(self) -> str:
         where = ":".join(part for part in (self.source, str(self.line) if self.line else "") if part)
         subject = f"policy `{self.policy_id}`: " if self.policy_id else ""

@@ -646,6 +646,7 @@ class ValidateResponse(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     POLICY_IDS_FIELD_NUMBER: _builtins.int
     POLICY_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     policy_count: _builtins.int
     """How many policies were found."""
     @_builtins.property
@@ -656,16 +657,21 @@ class ValidateResponse(_message.Message):
     def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the policies found, in order; of very many only the first 10,000."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """What can be published and yet may not do what its author means, at most 100; empty if there are problems."""
+
     def __init__(
         self,
         *,
         problems: _abc.Iterable[Global___Problem] | None = ...,
         policy_ids: _abc.Iterable[_builtins.str] | None = ...,
         policy_count: _builtins.int = ...,
+        warnings: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_count", b"policy_count", "policy_ids", b"policy_ids", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_count", b"policy_count", "policy_ids", b"policy_ids", "problems", b"problems", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,6 +1168,7 @@ class PublishResponse(_message.Message):
     UNSHADOWS_FIELD_NUMBER: _builtins.int
     REPLACES_COUNT_FIELD_NUMBER: _builtins.int
     UNSHADOWS_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     repeated_request: _builtins.bool
     """Whether this answers a repeat with the same idempotency key."""
     dry_run: _builtins.bool
@@ -1184,6 +1191,10 @@ class PublishResponse(_message.Message):
     def unshadows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The permits of broader layers that the version before replaced and this one does not, likewise: they count again."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """What was published and yet may not do what its author means, at most 100."""
+
     def __init__(
         self,
         *,
@@ -1194,10 +1205,11 @@ class PublishResponse(_message.Message):
         unshadows: _abc.Iterable[_builtins.str] | None = ...,
         replaces_count: _builtins.int = ...,
         unshadows_count: _builtins.int = ...,
+        warnings: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "replaces", b"replaces", "replaces_count", b"replaces_count", "revision", b"revision", "unshadows", b"unshadows", "unshadows_count", b"unshadows_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "repeated_request", b"repeated_request", "replaces", b"replaces", "replaces_count", b"replaces_count", "revision", b"revision", "unshadows", b"unshadows", "unshadows_count", b"unshadows_count", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
+from akpolicy.engine.caveats import caveats_of
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import require_scope
 from akpolicy_server.claims import claim_of, first_answer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from akpolicy.engine.files import Findings, PolicyFile
+    from akpolicy.errors import Problem
     from akpolicy_server.intake import Intake
     from akpolicy_server.judging import ContentToJudge
     from akpolicy_server.ledger import Ledger
@@ -49,13 +51,14 @@ class Published:
     """A stored and announced revision.
 
     `repeated`: it answers a repeat of an earlier request. `dry_run`: it is what would have been stored. A repeat says
-    nothing of what it replaced.
+    nothing of what it replaced. `warnings`: what may not do what its author means.
     """
 
     revision: RevisionRecord
     repeated: bool
     dry_run: bool = False
     replacements: Replacements = NO_REPLACEMENTS
+    warnings: tuple[Problem, ...] = ()
 
 
 class Publisher:
@@ -114,8 +117,10 @@ class Publisher:
 
     def _publish(self, caller: Caller, order: PublishOrder) -> Published:
         footing = self._schemas.footing_of(order)
-        content = propose_content(self._intake.read(order.files, footing.schemas), footing.own)
+        policies = self._intake.read(order.files, footing.schemas)
+        content = propose_content(policies, footing.own)
         self._schemas.check_layers(footing)
+        warnings = caveats_of(policies)
         digest = bytes.fromhex(content.reference.digest)
         self._schemas.note(digest, footing)
         claim = claim_of(caller, order.idempotency_key, order.digest())
@@ -125,14 +130,14 @@ class Publisher:
         with self._ledger.change(caller, dry_run=order.dry_run) as change:
             require_scope(change.connection, order.scope)
             if (first := first_answer(change.connection, claim)) is not None:
-                return Published(first, repeated=True, dry_run=order.dry_run)
+                return Published(first, repeated=True, dry_run=order.dry_run, warnings=warnings)
             current = current_revision(change.connection, order.scope)
             check_expected(order.scope, order.expected_version, current.version if current else 0)
             refuse_unaware(change.connection, current, order.expected_version)
             self._schemas.require_wanted(change.connection, order, digest, footing)
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
             replacements = self._outlines.compare(change.connection, revision, current)
-        return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements)
+        return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements, warnings=warnings)
 
 
 def bundle_of(order: PublishOrder, content: ContentToJudge, reason: Reason, default_lifetime_s: int) -> BundleDraft:

@@ -17,6 +17,7 @@ import grpc
 from akpolicy.bundle import encode_content
 from akpolicy.client.server_errors import PROBLEMS_METADATA
 from akpolicy.clock import SystemClock
+from akpolicy.engine.caveats import caveats_of
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import PolicyText, split_policies
@@ -190,7 +191,8 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         details = self._details(header, len(policies))
         if not header.dry_run:
             self.revisions.append(Revision(details, header, policies))
-        return pb.PublishResponse(revision=details, dry_run=header.dry_run, **_replacements(self))
+        warnings = wire_problems(caveats_of(policies))
+        return pb.PublishResponse(revision=details, dry_run=header.dry_run, warnings=warnings, **_replacements(self))
 
     def PrepareBundle(
         self, request_iterator: Iterator[pb.PrepareBundleRequest], context: grpc.ServicerContext

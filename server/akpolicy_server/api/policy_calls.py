@@ -46,6 +46,7 @@ class PolicyCalls(ServicerPart):
                 problems=problem_messages(findings.problems),
                 policy_ids=[policy.id for policy in findings.policies[:MAX_LISTED_IDS]],
                 policy_count=len(findings.policies),
+                warnings=problem_messages(findings.warnings),
             )
 
     async def Publish(  # noqa: N802 - the protocol's name
@@ -65,6 +66,7 @@ class PolicyCalls(ServicerPart):
                 revision=details_message(published.revision),
                 repeated_request=published.repeated,
                 dry_run=published.dry_run,
+                warnings=problem_messages(published.warnings),
                 **replacement_fields(published.replacements),
             )
 

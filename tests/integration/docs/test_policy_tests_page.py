@@ -66,8 +66,15 @@ def test_layout_is_written_and_then_as_it_should_be(directory: Path) -> None:
     assert [run(directory, command).returncode for command in COMMANDS[2:4]] == [0, 0]
 
 
-def test_plain_cedar_is_evaluated(directory: Path) -> None:
+def test_a_forbid_that_an_omitted_attribute_switches_off_is_a_warning(directory: Path) -> None:
     done = run(directory, COMMANDS[4])
+
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: image.cedar:2: ForbidBehindHas: policy `no-latest`: ")
+
+
+def test_plain_cedar_is_evaluated(directory: Path) -> None:
+    done = run(directory, COMMANDS[5])
 
     # Nothing is known of the user without entities: the permit fails, which is an error and no decision of it.
     answer = json.loads(done.stdout)

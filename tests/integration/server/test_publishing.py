@@ -53,6 +53,16 @@ def test_what_was_published_can_be_listed_and_read(server: LiveServer) -> None:
     assert document.details.revision.digest == hashlib.sha256(document.envelope.payload).digest()
 
 
+def test_what_may_not_do_what_its_author_means_is_told_and_published(server: LiveServer) -> None:
+    careless = b'@id("p") forbid (principal, action, resource) when { resource has image && resource.image == "x" };'
+    found = server.admin.validate("org/acme", {"a.cedar": careless})
+    rehearsed, published = (server.admin.publish("org/acme", careless, dry_run=dry_run) for dry_run in (True, False))
+    assert not found.problems
+    for answer in (found, rehearsed, published):
+        assert [(one.code, one.policy_id) for one in answer.warnings] == [("ForbidBehindHas", "p")]
+    assert published.revision.revision.version == 1
+
+
 def test_an_org_made_over_the_wire_is_trusted_by_its_anchor_alone(server: LiveServer) -> None:
     created = server.admin.create_org("initech")
     assert created.root_version == 1

@@ -30,6 +30,22 @@ def test_a_mistake_is_named_with_file_line_code_and_policy(cli: Run, bad: Path) 
     assert result.err == "error: 1 problem in 1 file\n"
 
 
+SKIPPED = """forbid (principal, action == AgentKernel::Action::"Exec", resource)
+when { context has sudo && context.sudo };
+"""
+
+
+def test_a_forbid_that_is_skipped_with_an_attribute_is_a_warning(cli: Run, tmp_path: Path) -> None:
+    file = tmp_path / "no-sudo.cedar"
+    file.write_text(SKIPPED)
+    result = cli("policy", "validate", file)
+    answer = json.loads(cli("policy", "validate", file, "--output", "json").out)
+
+    assert (result.code, result.out) == (0, "ok: 1 policy in 1 file\n")
+    assert result.err.startswith(f"warning: {file}:1: ForbidBehindHas: policy `no-sudo`: matches only where `context")
+    assert [warning["code"] for warning in answer["warnings"]] == ["ForbidBehindHas"]
+
+
 def test_the_mistakes_of_all_files_are_reported_at_once(cli: Run, good: Path, bad: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished.cedar"
     unfinished.write_text("permit (principal, action, resource)")
@@ -48,7 +64,7 @@ def test_the_mistakes_of_all_files_are_reported_at_once(cli: Run, good: Path, ba
 
 def test_json_lists_the_policies(cli: Run, good: Path) -> None:
     result = cli("policy", "validate", good, "--output", "json")
-    assert json.loads(result.out) == {"valid": True, "problems": [], "policy_ids": ["all"]}
+    assert json.loads(result.out) == {"valid": True, "problems": [], "policy_ids": ["all"], "warnings": []}
 
 
 def test_a_directory_means_its_cedar_files_in_order(cli: Run, tmp_path: Path) -> None:
