@@ -18,9 +18,8 @@ from typing import Final
 
 import cedarpy
 
-from akpolicy.engine.schema_model import Basic, EntityOf, RecordOf, SchemaModel, SetOf, Type
+from akpolicy.engine.schema_model import CONSTRUCTORS, Basic, EntityOf, RecordOf, SchemaModel, SetOf, Type
 
-_CONSTRUCTORS: Final = {"ip": "ipaddr", "decimal": "decimal", "datetime": "datetime", "duration": "duration"}
 _EXAMPLES: Final = {"ipaddr": "10.0.0.0/8", "decimal": "1.25", "datetime": "2026-01-31T12:00:00Z", "duration": "1h30m"}
 _SHOWN_CHARS: Final = 80
 _SHOWN_NAMES: Final = 20
@@ -151,8 +150,8 @@ def _basic(value: object, expected: Basic, path: str) -> Iterator[Misfit]:
 def _extension(value: object, expected: Basic, path: str) -> Iterator[Misfit]:
     call = _escape(value, "__extn", ("fn", "arg"))
     if call is None and isinstance(value, str):
-        call = {"fn": next(fn for fn, name in _CONSTRUCTORS.items() if name == expected.name), "arg": value}
-    if call is None or _CONSTRUCTORS.get(str(call["fn"])) != expected.name:
+        call = {"fn": next(fn for fn, name in CONSTRUCTORS.items() if name == expected.name), "arg": value}
+    if call is None or CONSTRUCTORS.get(str(call["fn"])) != expected.name:
         yield _wrong(value, expected, path)
     elif not _is_accepted(call):
         example = _EXAMPLES[expected.name]

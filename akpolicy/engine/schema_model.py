@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# The functions that make values of the extensions, and the types of what they make.
+CONSTRUCTORS: Final = {"ip": "ipaddr", "decimal": "decimal", "datetime": "datetime", "duration": "duration"}
+
 
 @dataclass(frozen=True, slots=True)
 class Basic:

@@ -237,6 +237,45 @@ def test_with_a_schema_values_are_read_as_it_says() -> None:
     assert ask(text, {**REQUEST, "context": {"ip": "127.0.0.1"}}, schema=SCHEMA).effect is Effect.ALLOW
 
 
+TYPED = """
+entity User; entity Photo; type Where = { ip: ipaddr, by: User, seen: Set<decimal>, at?: datetime };
+action readers; action view in [readers] appliesTo { principal: [User], resource: [Photo], context: { where: Where } };
+"""
+WHERE = {"ip": "127.0.0.1", "by": ALICE, "seen": ["1.0"], "at": {"fn": "datetime", "arg": "2026-01-31"}, "more": {}}
+READ = """permit (principal, action in Action::"readers", resource) when {
+  context.where.ip.isLoopback() && context.where.by == principal && context.where.seen.contains(decimal("1.0"))
+  && context.where.at < datetime("2026-02-01") };"""
+
+
+def test_what_does_not_fit_the_schema_is_still_read_as_the_schema_says() -> None:
+    stranger = {"uid": {"type": "Nobody", "id": "x"}, "attrs": {}, "parents": []}
+    request = {**REQUEST, "context": {"where": WHERE, "stray": "127.0.0.1"}}
+
+    assert ask(READ, request, entities=[stranger], schema=TYPED, strict=False).reasons == ("policy0",)
+
+
+def test_entities_may_name_the_actions_of_a_schema_that_they_do_not_fit() -> None:
+    entities = [{"uid": {"type": kind, "id": "view"}, "attrs": {}, "parents": []} for kind in ("Action", "Nobody")]
+
+    assert ask(PERMIT, {**REQUEST}, entities=entities, schema=TYPED, strict=False).effect is Effect.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("request_", "entities", "told"),
+    [
+        ({"context": {"ip": 1}}, [], "`context.ip` must be an ipaddr, but is a Long"),
+        ({"resource": ALICE}, [], "`resource` is a `User`; action `view` applies to `Photo`"),
+        ({}, [{"uid": ALICE, "attrs": {"age": "x"}, "parents": []}], 'User::"alice": `age` must be a Long'),
+        ({}, [{"uid": {"__entity": ALICE}, "attrs": {"x": 1}, "parents": []}], "`x` is unknown; `User` has `age`"),
+    ],
+)
+def test_a_misfit_is_named_with_its_type(request_: dict[str, Any], entities: list[Any], told: str) -> None:
+    with pytest.raises(RequestInvalid) as caught:
+        ask(PERMIT, {**REQUEST, **request_}, entities=entities, schema=SCHEMA)
+
+    assert told in caught.value.message
+
+
 def test_a_schema_may_be_in_the_json_form() -> None:
     document: dict[str, object] = {"": {"entityTypes": {"User": {}, "Photo": {}}, "actions": {}}}
 
