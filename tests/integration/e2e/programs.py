@@ -4,12 +4,13 @@ Rules:
 
 - A test waits for what a program says or does, never for a time.
 - Ports lie below the range that the kernel takes outgoing ports from, so that no connection of another test sits on
-  them while a program is restarted.
+  them while a program is restarted; a lock keeps other test processes from choosing them meanwhile.
 - Only what was started here is stopped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -17,11 +18,12 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,6 +36,8 @@ SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
 DEADLINE_S: Final = 60.0
 SHOWN_LINES: Final = 40
 _PORTS: Final = range(20_000, 32_000)
+_LOCKS: Final = Path(tempfile.gettempdir()) / f"akpolicy-test-ports-{os.getuid()}"
+_held: Final[list[IO[str]]] = []
 
 
 @dataclass(slots=True)
@@ -183,15 +187,20 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
+    """Return a port of 127.0.0.1 that nobody listens on, and that is ours until this process ends."""
+    _LOCKS.mkdir(mode=0o777, exist_ok=True)
 
     def probe() -> int:
         port = secrets.choice(_PORTS)
-        with socket.socket() as candidate:
-            try:
+        lock = (_LOCKS / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as candidate:
                 candidate.bind(("127.0.0.1", port))
-            except OSError:
-                return 0
+        except OSError:
+            lock.close()
+            return 0
+        _held.append(lock)
         return port
 
     return wait_until(probe, what="a free port")
