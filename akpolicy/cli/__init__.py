@@ -77,6 +77,7 @@ def build_app() -> typer.Typer:
         authorize,
         demo,
         evaluate,
+        fleet,
         inspect,
         keys,
         org,
@@ -112,6 +113,7 @@ def build_app() -> typer.Typer:
     rollback.add_to(policies)
     revisions.add_to(policies)
     app.add_typer(policies, name="policy")
+    app.add_typer(fleet.app, name="fleet")
     authorize.add_to(app)
     permissions.add_to(app)
     evaluate.add_to(app)

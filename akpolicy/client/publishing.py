@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.client.fleet import FleetCalls
 from akpolicy.client.publishing_call import DEFAULT_TIMEOUT_S
 from akpolicy.client.publishing_orgs import OrgCalls
 from akpolicy.client.publishing_types import (
@@ -42,7 +43,7 @@ __all__ = ["DEFAULT_TIMEOUT_S", "PAGE_SIZE", "Progress", "PublishingClient", "ch
 PAGE_SIZE: Final = 500
 
 
-class PublishingClient(OrgCalls):
+class PublishingClient(OrgCalls, FleetCalls):
     """Talks to the policy server with one API key. Use it in a `with` statement.
 
     `timeout` is the deadline of each call in seconds. Raises `ConfigError` for files or a key that cannot be used; the

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from akpolicy.v1 import fleet_pb2 as akpolicy_dot_v1_dot_fleet__pb2
 from akpolicy.v1 import publishing_pb2 as akpolicy_dot_v1_dot_publishing__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -109,6 +110,21 @@ class PublishingServiceStub:
                 '/akpolicy.v1.PublishingService/GetRevision',
                 request_serializer=akpolicy_dot_v1_dot_publishing__pb2.GetRevisionRequest.SerializeToString,
                 response_deserializer=akpolicy_dot_v1_dot_publishing__pb2.GetRevisionResponse.FromString,
+                _registered_method=True)
+        self.GetFleetStatus = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/GetFleetStatus',
+                request_serializer=akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusResponse.FromString,
+                _registered_method=True)
+        self.WatchFleet = channel.unary_stream(
+                '/akpolicy.v1.PublishingService/WatchFleet',
+                request_serializer=akpolicy_dot_v1_dot_fleet__pb2.WatchFleetRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_fleet__pb2.WatchFleetResponse.FromString,
+                _registered_method=True)
+        self.ListHosts = channel.unary_unary(
+                '/akpolicy.v1.PublishingService/ListHosts',
+                request_serializer=akpolicy_dot_v1_dot_fleet__pb2.ListHostsRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_fleet__pb2.ListHostsResponse.FromString,
                 _registered_method=True)
 
 
@@ -273,6 +289,34 @@ class PublishingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFleetStatus(self, request, context):
+        """Says how many of an org's hosts enforce what they are given, as they say themselves. Admin and publisher keys.
+
+        Fails with INVALID_ARGUMENT (a scope that the org's hosts cannot have, too many scopes), NOT_FOUND (no such org).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchFleet(self, request, context):
+        """Says the same at once, and again whenever it has changed, until the caller leaves.
+
+        Fails as GetFleetStatus does, with UNAUTHENTICATED when the API key is revoked, with RESOURCE_EXHAUSTED (too many
+        watchers), and with UNAVAILABLE (shutting down: come back later).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHosts(self, request, context):
+        """Lists an org's hosts: what each lacks, since when, and what it refused. Admin and publisher keys.
+
+        Fails with INVALID_ARGUMENT (page token), NOT_FOUND (no such org).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PublishingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -345,6 +389,21 @@ def add_PublishingServiceServicer_to_server(servicer, server):
                     servicer.GetRevision,
                     request_deserializer=akpolicy_dot_v1_dot_publishing__pb2.GetRevisionRequest.FromString,
                     response_serializer=akpolicy_dot_v1_dot_publishing__pb2.GetRevisionResponse.SerializeToString,
+            ),
+            'GetFleetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFleetStatus,
+                    request_deserializer=akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusResponse.SerializeToString,
+            ),
+            'WatchFleet': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchFleet,
+                    request_deserializer=akpolicy_dot_v1_dot_fleet__pb2.WatchFleetRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_fleet__pb2.WatchFleetResponse.SerializeToString,
+            ),
+            'ListHosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHosts,
+                    request_deserializer=akpolicy_dot_v1_dot_fleet__pb2.ListHostsRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_fleet__pb2.ListHostsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -731,6 +790,87 @@ class PublishingService:
             '/akpolicy.v1.PublishingService/GetRevision',
             akpolicy_dot_v1_dot_publishing__pb2.GetRevisionRequest.SerializeToString,
             akpolicy_dot_v1_dot_publishing__pb2.GetRevisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFleetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/GetFleetStatus',
+            akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusRequest.SerializeToString,
+            akpolicy_dot_v1_dot_fleet__pb2.GetFleetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchFleet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/WatchFleet',
+            akpolicy_dot_v1_dot_fleet__pb2.WatchFleetRequest.SerializeToString,
+            akpolicy_dot_v1_dot_fleet__pb2.WatchFleetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.PublishingService/ListHosts',
+            akpolicy_dot_v1_dot_fleet__pb2.ListHostsRequest.SerializeToString,
+            akpolicy_dot_v1_dot_fleet__pb2.ListHostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,6 +3,7 @@
 isort:skip_file
 How operators bring policy, orgs and API keys to the server."""
 
+from akpolicy.v1 import fleet_pb2 as _fleet_pb2
 from akpolicy.v1 import publishing_pb2 as _publishing_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -135,6 +136,22 @@ class PublishingServiceStub:
 
     Order: one message with the details, then the policies. Fails with NOT_FOUND (no such org or version).
     """
+    GetFleetStatus: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetFleetStatusRequest, _fleet_pb2.GetFleetStatusResponse]
+    """Says how many of an org's hosts enforce what they are given, as they say themselves. Admin and publisher keys.
+
+    Fails with INVALID_ARGUMENT (a scope that the org's hosts cannot have, too many scopes), NOT_FOUND (no such org).
+    """
+    WatchFleet: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]
+    """Says the same at once, and again whenever it has changed, until the caller leaves.
+
+    Fails as GetFleetStatus does, with UNAUTHENTICATED when the API key is revoked, with RESOURCE_EXHAUSTED (too many
+    watchers), and with UNAVAILABLE (shutting down: come back later).
+    """
+    ListHosts: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListHostsRequest, _fleet_pb2.ListHostsResponse]
+    """Lists an org's hosts: what each lacks, since when, and what it refused. Admin and publisher keys.
+
+    Fails with INVALID_ARGUMENT (page token), NOT_FOUND (no such org).
+    """
 
 @_typing.type_check_only
 class PublishingServiceAsyncStub(PublishingServiceStub):
@@ -242,6 +259,22 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     """Returns one revision with its signed manifest and its policies. Admin and publisher keys.
 
     Order: one message with the details, then the policies. Fails with NOT_FOUND (no such org or version).
+    """
+    GetFleetStatus: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetFleetStatusRequest, _fleet_pb2.GetFleetStatusResponse]  # type: ignore[assignment]
+    """Says how many of an org's hosts enforce what they are given, as they say themselves. Admin and publisher keys.
+
+    Fails with INVALID_ARGUMENT (a scope that the org's hosts cannot have, too many scopes), NOT_FOUND (no such org).
+    """
+    WatchFleet: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchFleetRequest, _fleet_pb2.WatchFleetResponse]  # type: ignore[assignment]
+    """Says the same at once, and again whenever it has changed, until the caller leaves.
+
+    Fails as GetFleetStatus does, with UNAUTHENTICATED when the API key is revoked, with RESOURCE_EXHAUSTED (too many
+    watchers), and with UNAVAILABLE (shutting down: come back later).
+    """
+    ListHosts: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListHostsRequest, _fleet_pb2.ListHostsResponse]  # type: ignore[assignment]
+    """Lists an org's hosts: what each lacks, since when, and what it refused. Admin and publisher keys.
+
+    Fails with INVALID_ARGUMENT (page token), NOT_FOUND (no such org).
     """
 
 class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -431,6 +464,40 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one revision with its signed manifest and its policies. Admin and publisher keys.
 
         Order: one message with the details, then the policies. Fails with NOT_FOUND (no such org or version).
+        """
+
+    @_abc_1.abstractmethod
+    def GetFleetStatus(
+        self,
+        request: _fleet_pb2.GetFleetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetFleetStatusResponse, _abc.Awaitable[_fleet_pb2.GetFleetStatusResponse]]:
+        """Says how many of an org's hosts enforce what they are given, as they say themselves. Admin and publisher keys.
+
+        Fails with INVALID_ARGUMENT (a scope that the org's hosts cannot have, too many scopes), NOT_FOUND (no such org).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchFleet(
+        self,
+        request: _fleet_pb2.WatchFleetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchFleetResponse], _abc.AsyncIterator[_fleet_pb2.WatchFleetResponse]]:
+        """Says the same at once, and again whenever it has changed, until the caller leaves.
+
+        Fails as GetFleetStatus does, with UNAUTHENTICATED when the API key is revoked, with RESOURCE_EXHAUSTED (too many
+        watchers), and with UNAVAILABLE (shutting down: come back later).
+        """
+
+    @_abc_1.abstractmethod
+    def ListHosts(
+        self,
+        request: _fleet_pb2.ListHostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListHostsResponse, _abc.Awaitable[_fleet_pb2.ListHostsResponse]]:
+        """Lists an org's hosts: what each lacks, since when, and what it refused. Admin and publisher keys.
+
+        Fails with INVALID_ARGUMENT (page token), NOT_FOUND (no such org).
         """
 
 def add_PublishingServiceServicer_to_server(servicer: PublishingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -41,6 +41,7 @@ from akpolicy_server.catalog import Catalog
 from akpolicy_server.expiries import RootExpiries
 from akpolicy_server.fanout import Fanout
 from akpolicy_server.first_root import DAY_S
+from akpolicy_server.fleet import Fleet
 from akpolicy_server.freeze import Freeze
 from akpolicy_server.history import History
 from akpolicy_server.intake import Intake
@@ -50,6 +51,7 @@ from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import OnlineKeys, ensure_platform_keys
 from akpolicy_server.orgs import Orgs
+from akpolicy_server.presence import Presence
 from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
 from akpolicy_server.pulse import Pulse
@@ -99,6 +101,7 @@ class Serving:
     database: Database
     reports: HostReports
     fanout: Fanout
+    presence: Presence
     sweep: Sweep
     renewal: Renewal
     metrics: ServerMetrics
@@ -149,15 +152,19 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
+        presence = Presence(database, threads, fanout, clock)
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
         calls = Calls(api_keys, threads, metrics, clock)
         intake = Intake(load_default_schema(), fence.check, fence.prove_schema)
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
+        domain = replace(domain, is_stopping=lambda: fanout.is_stopping)
         publishing = PublishingServicer(calls, threads, metrics, domain)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds)
-        background = await stack.enter_async_context(_background(reports, sweep.run(), reports.run(), renewal.run()))
+        background = await stack.enter_async_context(
+            _background(reports, sweep.run(), reports.run(), renewal.run(), presence.run())
+        )
         expose, ready = _exposed(database, metrics, clock), _ready(database, fanout)
         metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, expose, ready))
         grpc_server, listen = _bind(settings, metrics, clock)
@@ -166,7 +173,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
             DistributionServicer(calls, fanout, services), grpc_server
         )
         await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
-        yield Serving(listen, metrics_listen, database, reports, fanout, sweep, renewal, metrics, background)
+        yield Serving(listen, metrics_listen, database, reports, fanout, presence, sweep, renewal, metrics, background)
 
 
 def _domain(
@@ -192,6 +199,7 @@ def _domain(
         rollbacks=Rollbacks(database, ledger, schemas, outlines, default_lifetime_s=lifetime_s),
         freeze=Freeze(database, ledger, schemas, default_lifetime_s=lifetime_s),
         history=History(database),
+        fleet=Fleet(database, clock),
     )
 
 

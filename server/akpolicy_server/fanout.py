@@ -112,6 +112,11 @@ class Fanout:
         return self._stopping
 
     @property
+    def hosts(self) -> list[HostKey]:
+        """The hosts that have streams."""
+        return list(self._by_host)
+
+    @property
     def key_ids(self) -> list[str]:
         """The API keys that opened streams."""
         return list(self._by_key)

@@ -59,9 +59,14 @@ class _Report:
 
     def followed_by(self, later: _Report) -> _Report:
         refusals = {**self.refusals, **later.refusals}
+        # The end of an old connection may be reported after the beginning of the next one.
+        record = max(self.record, later.record, key=lambda record: record.connected_at_us)
+        if later.record.connected_at_us == record.connected_at_us:
+            record = later.record
         if later.is_all:
-            return replace(later, refusals=refusals)
-        return replace(later, changes={**self.changes, **later.changes}, is_all=self.is_all, refusals=refusals)
+            return replace(later, record=record, refusals=refusals)
+        changes = {**self.changes, **later.changes}
+        return _Report(record, changes, self.is_all, refusals)
 
 
 class HostReports:

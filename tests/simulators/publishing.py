@@ -31,6 +31,8 @@ from akpolicy.v1 import bundle_pb2, publishing_pb2_grpc
 from akpolicy.v1 import publishing_pb2 as pb
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
 from akpolicy.wire_authorization import OFFLINE_MODES
+from akpolicy_server.api.problems import problem_messages
+from tests.simulators.fleet import FleetSimulator
 from tests.simulators.org import ConfiguredAnchor, OrgSimulator
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class RootChain:
 
 
 @dataclass
-class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
+class PublishingSimulator(FleetSimulator):
     """Serves `PublishingService` on a free port of 127.0.0.1, plaintext, for one API key."""
 
     abort: tuple[grpc.StatusCode, str] | None = None
@@ -180,7 +182,7 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         assert next(request_iterator).header.scope
         policies, problems = self._check(part.chunk for part in request_iterator)
         ids = [policy.id for policy in policies]
-        return pb.ValidateResponse(problems=wire_problems(problems), policy_ids=ids, policy_count=len(ids))
+        return pb.ValidateResponse(problems=problem_messages(problems), policy_ids=ids, policy_count=len(ids))
 
     def Publish(
         self, request_iterator: Iterator[pb.PublishRequest], context: grpc.ServicerContext
@@ -191,8 +193,8 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         details = self._details(header, len(policies))
         if not header.dry_run:
             self.revisions.append(Revision(details, header, policies))
-        warnings = wire_problems(caveats_of(policies))
-        return pb.PublishResponse(revision=details, dry_run=header.dry_run, warnings=warnings, **_replacements(self))
+        told = {"warnings": problem_messages(caveats_of(policies)), **_replacements(self)}
+        return pb.PublishResponse(revision=details, dry_run=header.dry_run, **told)
 
     def PrepareBundle(
         self, request_iterator: Iterator[pb.PrepareBundleRequest], context: grpc.ServicerContext
@@ -323,7 +325,7 @@ class PublishingSimulator(publishing_pb2_grpc.PublishingServiceServicer):
         header = next(messages).header
         policies, problems = self._check(part.chunk for part in messages)
         if problems:
-            failure = pb.PublishFailure(problems=wire_problems(problems))
+            failure = pb.PublishFailure(problems=problem_messages(problems))
             context.set_trailing_metadata(((PROBLEMS_METADATA, failure.SerializeToString()),))
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, problems[0].message)
         current = len(self.revisions)
@@ -392,11 +394,3 @@ def _envelope_of(revision: Revision) -> bundle_pb2.Envelope:
         payload=b"{}",
         signatures=[bundle_pb2.Signature(key_id="k", signature=b"s" * 64)],
     )
-
-
-def wire_problems(problems: Iterable[Problem]) -> list[pb.Problem]:
-    """Return problems as messages."""
-    return [
-        pb.Problem(code=p.code, message=p.message, policy_id=p.policy_id, source=p.source, line=p.line)
-        for p in problems
-    ]

@@ -78,7 +78,7 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            subscription.note({})
+            subscription.note({}, left=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

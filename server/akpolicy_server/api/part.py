@@ -10,12 +10,13 @@ from akpolicy.errors import AkpolicyError, StoreUnavailable
 from akpolicy.v1 import publishing_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from grpc.aio import ServicerContext
 
     from akpolicy_server.api.call import Calls
     from akpolicy_server.api_keys import ApiKeys
+    from akpolicy_server.fleet import Fleet
     from akpolicy_server.freeze import Freeze
     from akpolicy_server.history import History
     from akpolicy_server.metrics import ServerMetrics
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What operators can do."""
+    """What operators can do; `is_stopping`: who stays for more is to leave."""
 
     orgs: Orgs
     online_keys: OnlineKeys
@@ -43,6 +44,8 @@ class Domain:
     rollbacks: Rollbacks
     freeze: Freeze
     history: History
+    fleet: Fleet
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class ServicerPart(publishing_pb2_grpc.PublishingServiceServicer):

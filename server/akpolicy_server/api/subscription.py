@@ -98,14 +98,17 @@ class Subscription:
         is_all: bool = False,
         accepted: tuple[str, ...] = (),
         refused: HostNack | None = None,
+        left: bool = False,
     ) -> None:
-        """Report that the host is there, and what is different of what it enforces, or all of it."""
+        """Report that the host is there (or `left`), and what is different of what it enforces, or all of it."""
+        now_us = self._services.reports.now_us()
         record = HostRecord(
             host=self._subscriber.host,
             software_version=self._greeting.software_version,
             root_version=self._trusted_root,
             connected_at_us=self._connected_at_us,
-            last_seen_at_us=self._services.reports.now_us(),
+            last_seen_at_us=now_us,
+            disconnected_at_us=now_us if left else None,
         )
         self._services.reports.note(record, changes, is_all=is_all, accepted=accepted, refused=refused)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
@@ -11,8 +13,10 @@ from akpolicy_server.store.batches import batches
 from akpolicy_server.store.tables import host_nacks, host_revisions, hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Any
+
+    from sqlalchemy import Row
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -23,15 +27,24 @@ class HostKey:
     host_id: str
 
 
+class UpdateMode(StrEnum):
+    """How a host gets its policy."""
+
+    STREAM = "stream"
+    POLL = "poll"
+
+
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host that connected at least once."""
+    """A host that connected at least once; `disconnected_at_us` None: nobody noticed that it left."""
 
     host: HostKey
     software_version: str
     root_version: int
     connected_at_us: int
     last_seen_at_us: int
+    disconnected_at_us: int | None = None
+    update_mode: UpdateMode = UpdateMode.STREAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +70,32 @@ class HostNack:
 
 
 def upsert_host(connection: Connection, record: HostRecord) -> None:
-    """Write a host's row."""
+    """Write a host's row, unless a connection that began later wrote it: the end of an old one is no news."""
     values = {
         "software_version": record.software_version,
         "root_version": record.root_version,
         "connected_at_us": record.connected_at_us,
         "last_seen_at_us": record.last_seen_at_us,
+        "disconnected_at_us": record.disconnected_at_us,
+        "update_mode": record.update_mode.value,
     }
-    changed = connection.execute(update(hosts).where(_is_host(hosts, record.host)).values(**values))
-    if not changed.rowcount:
+    here = _is_host(hosts, record.host)
+    is_newest = hosts.c.connected_at_us <= record.connected_at_us
+    if connection.execute(update(hosts).where(here, is_newest).values(**values)).rowcount:
+        return
+    if connection.scalar(select(hosts.c.host_id).where(here)) is None:
         connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
+
+
+def see_hosts(connection: Connection, present: Collection[HostKey], now_us: int) -> None:
+    """Note that these hosts are there."""
+    by_org = defaultdict[str, list[str]](list)
+    for host in present:
+        by_org[host.org].append(host.host_id)
+    for org, host_ids in by_org.items():
+        for some in batches(host_ids):
+            here = and_(hosts.c.org == org, hosts.c.host_id.in_(some), hosts.c.last_seen_at_us < now_us)
+            connection.execute(update(hosts).where(here).values(last_seen_at_us=now_us, disconnected_at_us=None))
 
 
 def differences(
@@ -130,7 +159,20 @@ def find_host(connection: Connection, host: HostKey) -> HostRecord | None:
     row = connection.execute(select(hosts).where(_is_host(hosts, host))).first()
     if row is None:
         return None
-    return HostRecord(host, row.software_version, row.root_version, row.connected_at_us, row.last_seen_at_us)
+    return host_of(row)
+
+
+def host_of(row: Row[Any]) -> HostRecord:
+    """Return the host of a row of its table."""
+    return HostRecord(
+        HostKey(row.org, row.host_id),
+        row.software_version,
+        row.root_version,
+        row.connected_at_us,
+        row.last_seen_at_us,
+        row.disconnected_at_us,
+        UpdateMode(row.update_mode),
+    )
 
 
 def enforced_by(connection: Connection, host: HostKey) -> list[HostRevision]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Select
 
 
-_IS_REVISION: Final = and_(
+IS_REVISION: Final = and_(
     layers.c.scope == revisions.c.scope,
     layers.c.epoch == revisions.c.epoch,
     layers.c.version == revisions.c.version,
@@ -53,7 +53,7 @@ def contents_of(connection: Connection, org: str, scopes: Collection[str]) -> li
 
 def contents_of_org(connection: Connection, org: str, *, but: str) -> list[tuple[str, bytes]]:
     """Return the digest of the content that an org's hosts were given last of every scope but one, in force or not."""
-    query = select(layers.c.scope, revisions.c.content_digest).join(revisions, _IS_REVISION)
+    query = select(layers.c.scope, revisions.c.content_digest).join(revisions, IS_REVISION)
     found = connection.execute(query.where(layers.c.org == org, layers.c.scope != but))
     return [(row.scope, row.content_digest) for row in found]
 
@@ -61,7 +61,7 @@ def contents_of_org(connection: Connection, org: str, *, but: str) -> list[tuple
 def own_contents(connection: Connection, org: str | None = None) -> dict[str, bytes]:
     """Return the digest of the content that hosts were given last of their org's own scope, of all orgs or of one."""
     is_own = layers.c.scope == literal(org_scope("")) + layers.c.org
-    query = select(layers.c.org, revisions.c.content_digest).join(revisions, _IS_REVISION).where(is_own)
+    query = select(layers.c.org, revisions.c.content_digest).join(revisions, IS_REVISION).where(is_own)
     if org is not None:
         query = query.where(layers.c.org == org, layers.c.scope == org_scope(org))
     return {row.org: row.content_digest for row in connection.execute(query)}
@@ -77,7 +77,7 @@ def contents_of_teams(connection: Connection, org: str) -> list[tuple[str, bytes
 def _contents(connection: Connection, condition: ColumnElement[bool]) -> list[tuple[str, bytes]]:
     query = (
         select(layers.c.scope, revisions.c.content_digest)
-        .join(revisions, _IS_REVISION)
+        .join(revisions, IS_REVISION)
         .where(and_(layers.c.in_force, condition))
     )
     return [(row.scope, row.content_digest) for row in connection.execute(query)]
@@ -145,4 +145,4 @@ def generations_of(connection: Connection, orgs: Collection[str]) -> dict[str, i
 
 
 def _with_revisions(condition: ColumnElement[bool]) -> Select[Any]:
-    return select(revisions, layers.c.in_force).join(layers, _IS_REVISION).where(condition)
+    return select(revisions, layers.c.in_force).join(layers, IS_REVISION).where(condition)

@@ -183,6 +183,8 @@ hosts = Table(
     Column("root_version", BigInteger, nullable=False),
     Column("connected_at_us", BigInteger, nullable=False),
     Column("last_seen_at_us", BigInteger, nullable=False),
+    Column("disconnected_at_us", BigInteger, nullable=True),
+    Column("update_mode", String(16), nullable=False, server_default="stream"),
 )
 
 # What each host says it enforces: not what was sent to it.

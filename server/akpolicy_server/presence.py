@@ -1,0 +1,66 @@
+"""Who is there: renewed in the database every so often for every open stream.
+
+Rules:
+
+- A host that was not seen for `GONE_AFTER_S` is gone, also if the server that it was connected to was killed and could
+  not say so.
+- While the database does not answer, nothing is renewed; the next round does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from akpolicy.errors import StoreUnavailable
+from akpolicy_server.store.hosts import see_hosts
+from akpolicy_server.times import MICROSECONDS, now_us
+
+if TYPE_CHECKING:
+    from akpolicy.clock import Clock
+    from akpolicy_server.fanout import Fanout
+    from akpolicy_server.store.engine import Database
+    from akpolicy_server.threads import Threads
+
+SEEN_INTERVAL_S: Final = 30
+GONE_AFTER_S: Final = 3 * SEEN_INTERVAL_S
+
+log = structlog.get_logger(__name__)
+
+
+def seen_since_us(clock: Clock) -> int:
+    """Return since when a host must have been seen to be connected, in epoch microseconds."""
+    return now_us(clock) - GONE_AFTER_S * MICROSECONDS
+
+
+class Presence:
+    """Notes who is there."""
+
+    def __init__(self, database: Database, threads: Threads, fanout: Fanout, clock: Clock) -> None:
+        self._database = database
+        self._threads = threads
+        self._fanout = fanout
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Note everybody, again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(SEEN_INTERVAL_S)
+            try:
+                await self.renew()
+            except StoreUnavailable as error:
+                log.warning("who is connected is not renewed", reason=error.message)
+
+    async def renew(self) -> None:
+        """Note everybody who is connected; raise `StoreUnavailable`."""
+        present, now = self._fanout.hosts, now_us(self._clock)
+        if not present:
+            return
+
+        def write() -> None:
+            with self._database.write() as connection:
+                see_hosts(connection, present, now)
+
+        await self._threads.database(write)
