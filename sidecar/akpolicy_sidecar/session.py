@@ -104,7 +104,7 @@ class Session:
             org=self._org,
             software_version=__version__,
             root_version=holdings.root_version,
-            enforced=self._said.begin(holdings.enforced),
+            enforced=self._said.begin(self._updater.enforced),
             held_blobs=[bytes.fromhex(digest) for digest in holdings.blobs[:MAX_HELD_BLOBS]],
             nonce=self._nonce,
             index_digest=bytes.fromhex(holdings.index_digest),
@@ -303,13 +303,13 @@ class Session:
 
     def _ack(self, nonce: bytes) -> None:
         with self._answering:
-            enforced, ended = self._said.news(self._updater.revisions)
+            enforced, ended = self._said.news(self._updater.enforced)
             ack = pb.Ack(nonce=nonce, enforced=enforced, ended=ended, root_version=self._updater.root_version)
             self._send(pb.SubscribeRequest(ack=ack))
 
     def _nack(self, nonce: bytes, error: AkpolicyError) -> None:
         with self._answering:
-            enforced, ended = self._said.news(self._updater.revisions)
+            enforced, ended = self._said.news(self._updater.enforced)
             nack = pb.Nack(
                 nonce=nonce,
                 code=error.code,
