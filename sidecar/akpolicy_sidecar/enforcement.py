@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from akpolicy.decision import BundleVersion
 from akpolicy.engine.slices import SliceCache
+from akpolicy.persistent import PersistentMap
 from akpolicy_sidecar.freshness import NOBODY, Members
-from akpolicy_sidecar.persistent import PersistentMap
 from akpolicy_sidecar.snapshot import NO_LAYERS, NOTHING_LEAVING, Layers, Leaving, Snapshot
 from akpolicy_sidecar.vouching import Vouching
 

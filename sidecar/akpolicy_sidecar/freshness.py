@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.persistent import PersistentMap
 from akpolicy.scope import GLOBAL, org_of, org_scope
-from akpolicy_sidecar.persistent import PersistentMap
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator

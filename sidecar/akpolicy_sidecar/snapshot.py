@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.decision import BundleVersion
 from akpolicy.engine.slices import SliceCache
 from akpolicy.engine.stack import StackCache
+from akpolicy.persistent import PersistentMap
 from akpolicy.scope import GLOBAL, org_of, org_scope, specificity
 from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, NOBODY, NOTHING_CONFIRMED, Freshness, Members, with_members
 from akpolicy_sidecar.offline import OfflineRule, effective_rule, least_of_each_mode
-from akpolicy_sidecar.persistent import PersistentMap
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akpolicy_sidecar.persistent import PersistentMap
+from akpolicy.persistent import PersistentMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +63,9 @@ def test_it_is_what_a_dictionary_is(steps: list[tuple[str, int | None]]) -> None
     assert len(mapping) == len(plain)
     assert mapping.summary == (sum(plain.values()) if plain else None)
     assert "none" not in mapping
+    at_once = PersistentMap.of(plain, Total())
+    assert (at_once, at_once.summary) == (mapping, mapping.summary)
+    assert list(at_once.differences(mapping)) == []
 
 
 @given(STEPS, KEYS)

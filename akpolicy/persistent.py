@@ -68,6 +68,13 @@ class PersistentMap(Mapping[str, V], Generic[V, S]):
         self._summary = summary
         self._root: _Node[V, S] = _root or _Node({}, 0, None)
 
+    @classmethod
+    def of(cls, entries: Mapping[str, V], summary: Summary[V, S] | None = None) -> PersistentMap[V, S]:
+        """Return a mapping with all these entries at once."""
+        empty = cls(summary)
+        leaves = [_Leaf(key, value, summary.of(value) if summary else None) for key, value in entries.items()]
+        return cls(summary, empty._gather(leaves, 0))
+
     @property
     def summary(self) -> S | None:
         """What all entries come to together."""
@@ -122,6 +129,17 @@ class PersistentMap(Mapping[str, V], Generic[V, S]):
         elif found is not None and found.key != leaf.key:
             new = self._put(self._put(_Node({}, 0, None), found, shift + _BITS), leaf, shift + _BITS)
         return self._node({**node.entries, place: new})
+
+    def _gather(self, leaves: list[_Leaf[V, S]], shift: int) -> _Node[V, S]:
+        by_place: dict[object, list[_Leaf[V, S]]] = {}
+        for leaf in leaves:
+            by_place.setdefault(_place(hash(leaf.key), leaf.key, shift), []).append(leaf)
+        return self._node(
+            {
+                place: some[0] if len(some) == 1 else self._gather(some, shift + _BITS)
+                for place, some in by_place.items()
+            }
+        )
 
     def _without(self, node: _Node[V, S], key: str, shift: int) -> _Node[V, S]:
         place = _place(hash(key), key, shift)
