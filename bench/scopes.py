@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.cli.demo.stage import Stage
+from akpolicy.client import PolicyClient, Principal, Resource
 from akpolicy.client.channel import parse_server_url
 from akpolicy.client.publishing import PublishingClient
 from akpolicy.client.publishing_types import PublishTerms
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 ORG: Final = "acme-corp"
 SEED: Final = 20
 COUNTS: Final = (500, 1000, 2000)
-CHANGES: Final = 5
+CHANGES: Final = 10
 DEADLINE_S: Final = 900.0
-POLL_S: Final = 0.01
+POLL_S: Final = 0.1
+CHANGE_POLL_S: Final = 0.002
 MAX_FIRST_CONTACT_S: Final = 30.0
 # Twice the scopes; quadratic would be 4.
 MAX_GROWTH: Final = 2.6
@@ -68,7 +70,7 @@ def _measure() -> list[Line]:
                 for _ in range(count - there):
                     _publish(publishing, next(names), f"{draw.getrandbits(64):x}")
                 there = count
-                costs.append((count, *_costs(stage, server, publishing, count, draw)))
+                costs.append((count, *_costs(stage, server, publishing, count)))
     for count, contact, change in costs:
         lines.append(Line(f"first contact, {count} scopes", contact, "s", MAX_FIRST_CONTACT_S))
         lines.append(Line(f"one changed scope among {count}, to enforced", change * 1000, "ms"))
@@ -79,16 +81,15 @@ def _measure() -> list[Line]:
     return lines
 
 
-def _costs(
-    stage: Stage, server: Program, publishing: PublishingClient, count: int, draw: random.Random
-) -> tuple[float, float]:
+def _costs(stage: Stage, server: Program, publishing: PublishingClient, count: int) -> tuple[float, float]:
     """Return how long a new sidecar takes to enforce so many scopes and the org's own, and then one change."""
     key = publishing.create_api_key(org=ORG, role="host", host_id=f"bench-{count}").secret
     began = time.perf_counter()
     sidecar = stage.start_sidecar(ORG, server.ready["listen"], key, name=f"bench-{count}")
     _until(lambda: _enforced(sidecar) == count + 1)
     contact = time.perf_counter() - began
-    change = statistics.median(_change(publishing, sidecar, draw) for _ in range(CHANGES))
+    with PolicyClient(sidecar.ready["socket"], timeout=5.0) as client:
+        change = statistics.median(_change(publishing, client, number) for number in range(CHANGES))
     sidecar.stop()
     return contact, change
 
@@ -98,19 +99,22 @@ def _names(draw: random.Random) -> Iterator[str]:
         yield f"org/{ORG}/{draw.choice(('team', 'user'))}/{draw.getrandbits(48):012x}"
 
 
-def _publish(publishing: PublishingClient, scope: str, mark: str) -> None:
-    text = f'@id("p") @mark("{mark}") permit (principal, action, resource);'
+def _publish(publishing: PublishingClient, scope: str, mark: str, effect: str = "permit") -> None:
+    text = f'@id("p") @mark("{mark}") {effect} (principal, action, resource);'
     publishing.publish(scope, [PolicyFile("bench.cedar", text.encode())], PublishTerms(message="bench"))
 
 
-def _change(publishing: PublishingClient, sidecar: Program, draw: random.Random) -> float:
-    """Return how long a change of one scope takes until it is enforced."""
-    scope = f"org/{ORG}"
-    before = _said(sidecar)["scopes"][scope]
+def _change(publishing: PublishingClient, client: PolicyClient, number: int) -> float:
+    """Return how long a change of one scope takes until it decides."""
+    effect = "permit" if number % 2 else "forbid"
     began = time.perf_counter()
-    _publish(publishing, scope, f"{draw.getrandbits(64):x}")
-    _until(lambda: _said(sidecar)["scopes"][scope] > before)
+    _publish(publishing, f"org/{ORG}", f"{number}", effect)
+    _until(lambda: _allows(client) is (effect == "permit"), CHANGE_POLL_S)
     return time.perf_counter() - began
+
+
+def _allows(client: PolicyClient) -> bool:
+    return client.authorize(principal=Principal("somebody", ORG), action="Create", resource=Resource("box")).allowed
 
 
 def _enforced(sidecar: Program) -> int:
@@ -128,12 +132,12 @@ def _said(sidecar: Program) -> dict[str, Any]:
         return {**json.load(error), "ready": False}
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def _until(condition: Callable[[], bool], poll_s: float = POLL_S) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError
-        _pause.wait(POLL_S)
+        _pause.wait(poll_s)
 
 
 if __name__ == "__main__":
