@@ -44,6 +44,15 @@ class IndexLine:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexChanges:
+    """How an index differs from the one with the hex digest `base`: lines of its text, and scopes without any."""
+
+    base: str
+    lines: bytes
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Index:
     """What is current, by scope. `text` is the exact bytes, `digest` their hex SHA-256."""
 
@@ -55,6 +64,22 @@ class Index:
     def in_order(self) -> list[IndexLine]:
         """The lines in the order of the text."""
         return sorted(self.lines.values(), key=lambda line: line.scope)
+
+    def changes_from(self, base: Index) -> IndexChanges:
+        """Return how this index differs from another, at the cost of what does if they share the rest."""
+        scopes = sorted(self.lines.differences(base.lines))
+        lines = "".join(str(self.lines[scope]) for scope in scopes if scope in self.lines)
+        return IndexChanges(
+            base.digest, lines.encode("ascii"), tuple(scope for scope in scopes if scope not in self.lines)
+        )
+
+    def with_changes(self, changes: IndexChanges) -> Index:
+        """Return what the changes make of this index; what they name and is not here is left out.
+
+        Raises `PayloadMalformed`, `FieldInvalid` or `DuplicateField` unless their lines are some of an index.
+        """
+        lines = parse_lines(changes.lines)
+        return self.changed(lines.values(), [scope for scope in changes.gone if scope in self.lines])
 
     def changed(self, lines: Iterable[IndexLine], gone: Iterable[str]) -> Index:
         """Return the index with these lines, new or instead of others of their scopes, and without those of `gone`."""

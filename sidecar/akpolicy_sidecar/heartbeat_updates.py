@@ -27,6 +27,7 @@ from akpolicy_sidecar.state import Change, FreshnessState, HeartbeatState, TimeS
 if TYPE_CHECKING:
     from akpolicy.clock import Moment
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.index import IndexChanges
     from akpolicy.trust import VerifiedHeartbeat
     from akpolicy_sidecar.ledger import Ledger
 
@@ -46,7 +47,7 @@ class HeartbeatUpdates:
         """Work on `ledger`."""
         self._ledger = ledger
 
-    def apply(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
+    def apply(self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None) -> None:
         """Judge a heartbeat, keep and believe what it says; `question` is what it must answer, if anything.
 
         Raises the `TrustError` that says why not.
@@ -83,7 +84,7 @@ class HeartbeatUpdates:
         enforcement.swap()
 
     def _judged(
-        self, envelope: SignedEnvelope, index: bytes | None, question: Question | None, moment: Moment
+        self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None, moment: Moment
     ) -> VerifiedHeartbeat:
         self._ledger.require_newest_root()
         now, latest = self._times(question, moment)

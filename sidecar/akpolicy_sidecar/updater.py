@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy.decision import BundleVersion
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.index import IndexChanges
     from akpolicy.keys import AnchorSet
     from akpolicy.root import Root
     from akpolicy.trust import TrustedRoot
@@ -139,7 +140,9 @@ class Updater:
         """Make a bundle or rollback take effect, as `BundleUpdates.apply`."""
         return self._bundles.apply(envelope, original, content)
 
-    def apply_heartbeat(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
+    def apply_heartbeat(
+        self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None
+    ) -> None:
         """Believe a heartbeat, as `HeartbeatUpdates.apply`."""
         self._heartbeats.apply(envelope, index, question)
 

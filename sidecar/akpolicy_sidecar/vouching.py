@@ -100,18 +100,17 @@ class Vouching:
         self.freshness = freshness
 
     def _differences(self, index: Index) -> set[str]:
-        if self._last is not None and self._last[1] is index:
-            return set(self._differing)
-        lines, digests = index.lines, self._digests
-        return {
-            scope
-            for scope in {**digests, **lines}
-            if (line := lines.get(scope)) is None or digests.get(scope) != line.digest
-        }
+        if self._last is None:
+            return {scope for scope in {*self._digests, *index.lines} if self._differs(scope, index)}
+        changed = set(index.lines.differences(self._last[1].lines))
+        return {*(self._differing - changed), *(scope for scope in changed if self._differs(scope, index))}
 
     def _compare(self, scope: str, index: Index) -> None:
-        line, digest = index.lines.get(scope), self._digests.get(scope)
-        if (line.digest if line is not None else None) != digest:
+        if self._differs(scope, index):
             self._differing.add(scope)
         else:
             self._differing.discard(scope)
+
+    def _differs(self, scope: str, index: Index) -> bool:
+        line = index.lines.get(scope)
+        return (line.digest if line is not None else None) != self._digests.get(scope)

@@ -6,8 +6,8 @@ Rules:
   than the host's, with its content unless the host holds that, then the heartbeat that names all of it. KeepAlive goes
   out only when nothing was left to send. Whenever something may be new, the next round begins.
 - The first heartbeat answers the nonce of Hello. Further ones go out with each change and at a third of their lives,
-  and only later ones than the last. The index text comes along unless the host has it. If a signature takes its time,
-  the stream goes on without.
+  and only later ones than the last. The index comes along unless the host has it (`sent_indexes`). If a signature takes
+  its time, the stream goes on without.
 - What a round looks at is what changed since the view of the last one, not all that there is.
 - What was sent is not sent again on this stream, whatever becomes of it: a refusal would only be repeated. After a
   refused root no further one is sent.
@@ -33,6 +33,7 @@ from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, read_refusal, read_root_version
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
+from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Subscription:
         self._beat_due = 0.0
         self._signing: asyncio.Task[SignedHeartbeat | None] | None = None
         self._signing_seq = 0
-        self._index_digest = greeting.index_digest
+        self._indexes = SentIndexes(greeting)
         self._connected_at_us = services.reports.now_us()
         # Whatever was wrong with this host before, it would say it again.
         self.note(self._enforced, is_all=True, accepted=(HOST_STATE,))
@@ -202,13 +203,10 @@ class Subscription:
             self._beat_due = now + min(HEARTBEAT_PAUSE_S, self._services.pulse.interval_s)
             return
         self._beat, self._beat_due = beat, now + self._services.pulse.interval_s
-        digest = bytes.fromhex(view.index.digest)
         update = distribution_pb2.HeartbeatUpdate(
-            nonce=self._awaited.add_heartbeat(),
-            envelope=envelope_to_proto(beat.envelope),
-            index=b"" if digest == self._index_digest else view.index.text,
+            nonce=self._awaited.add_heartbeat(), envelope=envelope_to_proto(beat.envelope)
         )
-        self._index_digest = digest
+        self._indexes.add_to(update, view.index)
         await self._write(distribution_pb2.SubscribeResponse(heartbeat=update))
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
@@ -275,7 +273,7 @@ class Subscription:
             self._takes_roots = False
         if sent.scope == HOST_STATE:
             # It may have been the index that it could not take.
-            self._index_digest = b""
+            self._indexes.forget()
         self._services.metrics.count_nack(nack.code)
         log.warning(
             "host refuses an update" if nack.nonce else "host reports a problem",

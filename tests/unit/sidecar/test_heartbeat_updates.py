@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,9 @@ from tests.simulators.office import Held
 from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from akpolicy.v1 import distribution_pb2 as pb
     from tests.simulators.host import HostSimulator
 
 PERMIT = {"p": '@id("p") permit (principal, action, resource);'}
@@ -216,6 +220,68 @@ def test_an_index_that_was_changed_on_the_way_is_no_evidence(enforcing: HostSimu
 
     assert enforcing.updater.evidence_count == 0
     enforcing.updater.apply_heartbeat(envelope, good.index, None)
+
+
+def test_an_index_can_come_as_what_is_different(enforcing: HostSimulator) -> None:
+    base = enforcing.office.heartbeat().heartbeat.index
+    enforcing.office.publish(FORBID)
+    enforcing.office.publish(FORBID, scope="org/acme/team/new")
+    del enforcing.office.current["org/acme"]
+    message = enforcing.office.heartbeat(changes_from=base)
+
+    enforcing.clock.advance(1)
+    enforcing.hear(message)
+
+    assert enforcing.nacks == []
+    assert enforcing.updater.lacking == ("global", "org/acme/team/new")
+    assert (
+        enforcing.updater.holdings.index_digest
+        == hashlib.sha256(enforcing.office.heartbeat().heartbeat.index).hexdigest()
+    )
+
+
+SPOILT_CHANGES: list[Callable[[pb.IndexChanges], None]] = [
+    lambda changes: setattr(changes, "base", b"x" * 32),
+    lambda changes: setattr(changes, "base", b""),
+    lambda changes: setattr(changes, "lines", b""),
+    lambda changes: setattr(changes, "lines", changes.lines.replace(b" 1 2 ", b" 1 3 ")),
+    lambda changes: setattr(changes, "lines", changes.lines * 2),
+    lambda changes: setattr(changes, "lines", changes.lines[:-1]),
+    lambda changes: setattr(changes, "lines", b"\xff\n"),
+    lambda changes: changes.gone.append("org/acme"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT_CHANGES)
+def test_changes_that_do_not_make_the_named_index_are_refused_and_no_evidence(
+    enforcing: HostSimulator, spoil: Callable[[pb.IndexChanges], None]
+) -> None:
+    base = enforcing.office.heartbeat().heartbeat.index
+    enforcing.clock.advance(1)
+    enforcing.office.publish(FORBID)
+    message = enforcing.office.heartbeat(changes_from=base)
+    before = enforcing.updater.holdings.index_digest
+    spoil(message.heartbeat.index_changes)
+
+    enforcing.hear(message)
+
+    assert enforcing.updater.holdings.index_digest == before
+    assert len(enforcing.nacks) == 1
+    assert enforcing.updater.evidence_count == 0
+    enforcing.hear(enforcing.office.heartbeat())
+    assert enforcing.updater.lacking == ("global",)
+
+
+def test_names_that_are_none_among_changes_change_nothing(enforcing: HostSimulator) -> None:
+    base = enforcing.office.heartbeat().heartbeat.index
+    enforcing.clock.advance(1)
+    enforcing.office.publish(FORBID)
+    message = enforcing.office.heartbeat(changes_from=base)
+    message.heartbeat.index_changes.gone.extend(["\u00e9", "", "org/acme/team/none"])
+
+    enforcing.hear(message)
+
+    assert enforcing.nacks == []
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

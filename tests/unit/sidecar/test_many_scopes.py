@@ -119,6 +119,25 @@ def test_a_heartbeat_with_a_known_index_costs_the_same_among_many_scopes(
     assert [host.standing().age_ms for host in hosts] == [0, 0]
 
 
+def test_a_heartbeat_after_one_change_costs_the_same_among_many_scopes(
+    hosts: tuple[HostSimulator, HostSimulator],
+) -> None:
+    sizes: list[int] = []
+
+    def beat(host: HostSimulator) -> Callable[[], object]:
+        base = host.office.heartbeat().heartbeat.index
+        host.hear(*messages_of(host, FORBID, "org/acme/team/t7"))
+        message = host.office.heartbeat(changes_from=base)
+        sizes.append(message.ByteSize())
+        return lambda: host.hear(message)
+
+    compare(hosts, beat)
+    assert sizes[1] <= sizes[0] + 16
+    assert [host.nacks for host in hosts] == [[], []]
+    assert [host.updater.lacking for host in hosts] == [(), ()]
+    assert [dict(host.snapshots.current.freshness.confirmations.others) for host in hosts] == [{}, {}]
+
+
 def test_the_first_decision_after_a_change_costs_the_same_among_many_scopes(
     hosts: tuple[HostSimulator, HostSimulator],
 ) -> None:
