@@ -47,6 +47,8 @@ MAX_FIRST_CONTACT_S: Final = 30.0
 MAX_GROWTH: Final = 2.6
 MAX_CHANGE_GROWTH: Final = 2.0
 
+BOX: Final = Resource("box", attributes={"agent_type": "claude", "runtime": "python"})
+
 _pause = threading.Event()
 
 
@@ -114,7 +116,7 @@ def _change(publishing: PublishingClient, client: PolicyClient, number: int) -> 
 
 
 def _allows(client: PolicyClient) -> bool:
-    return client.authorize(principal=Principal("somebody", ORG), action="Create", resource=Resource("box")).allowed
+    return client.authorize(principal=Principal("somebody", ORG), action="Create", resource=BOX).allowed
 
 
 def _enforced(sidecar: Program) -> int:
