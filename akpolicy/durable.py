@@ -8,6 +8,8 @@ Rules:
   others, one name, at most `max_bytes`.
 - Directories: ours, 0700. Every ancestor belongs to us or to root and is not writable by others, unless sticky (/tmp).
   Each one that is made is durable before anything is put into it.
+- Append: to a new file of ours that is open meanwhile; all bytes, then fsync. What was appended before stays as it was,
+  whatever becomes of the last bytes: the reader has to tell a part of them from all.
 - A write that fails leaves the target as it was and removes its temporary file. If only the last step fails, the target
   is the new file, but may be the old one again after a power loss; the error says so.
 
@@ -67,6 +69,41 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise CacheWriteFailed(msg) from error
 
 
+class AppendedFile:
+    """A file that only grows, each time durably. One thread uses it."""
+
+    def __init__(self, path: Path) -> None:
+        """Create it (0600, empty, its name durable); raise `CacheWriteFailed`, also if there is one."""
+        self._path = path
+        try:
+            self._descriptor = os.open(path, _WRITE_FLAGS, PRIVATE_FILE_MODE)
+        except OSError as error:
+            raise self._failure(error) from error
+        self.size = 0
+        try:
+            sync_directory(path.parent)
+        except OSError as error:
+            self.close()
+            remove(path)
+            raise self._failure(error) from error
+
+    def append(self, data: bytes) -> None:
+        """Put `data` behind what is there; raise `CacheWriteFailed`: then any part of it may be there."""
+        try:
+            _write_all(self._descriptor, data)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._failure(error) from error
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Append no more."""
+        os.close(self._descriptor)
+
+    def _failure(self, error: OSError) -> CacheWriteFailed:
+        return CacheWriteFailed(f"cannot write `{self._path}`: {error.strerror}; nothing was changed")
+
+
 def remove(path: Path) -> None:
     """Remove a file if it is there and can be removed; whether that is durable does not matter to whoever asks."""
     with contextlib.suppress(OSError):
@@ -88,12 +125,16 @@ def write_new_file(path: Path, data: bytes) -> None:
 def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, _WRITE_FLAGS, PRIVATE_FILE_MODE)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def sync_directory(path: Path) -> None:

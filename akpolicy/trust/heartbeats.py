@@ -7,6 +7,7 @@ Rules:
 - `seq` never falls within the root's epoch, nor jumps far ahead. A higher epoch lets it begin anew, so that a stolen
   heartbeat key that ran ahead can be recovered from.
 - One `seq` is one index, one root version is one root.
+- How an index differs from the last one is as little signed as its text: what comes of it must have the named digest.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from akpolicy.errors import (
     RootChainGap,
     VersionJump,
 )
-from akpolicy.index import Index, parse_index
+from akpolicy.index import Index, IndexChanges, parse_index
 from akpolicy.limits import CLOCK_SKEW_S, MAX_HEARTBEAT_LIFETIME_S, MAX_VERSION_JUMP
 
 if TYPE_CHECKING:
@@ -117,16 +118,21 @@ def mark_after(mark: HeartbeatMark, before: HeartbeatMark | None) -> HeartbeatMa
     return replace(mark, issued_at=max(before.issued_at, mark.issued_at))
 
 
-def open_index(heartbeat: Heartbeat, text: bytes | None, known: Index | None) -> Index:
-    """Return the index that the heartbeat names: from `text`, or `known` if it is that one.
+def open_index(heartbeat: Heartbeat, given: bytes | Index | IndexChanges | None, known: Index | None) -> Index:
+    """Return the index that the heartbeat names: from its text, or what makes it of `known`, or `known` itself.
 
-    Raises `Equivocation` if neither is, and the payload errors of a text that is no index.
+    Raises `Equivocation` if none is, and the payload errors of a text that is no index.
     """
     reference = heartbeat.index
-    if known is not None and known.digest == reference.digest:
-        return known
+    for index in (known, given):
+        if isinstance(index, Index) and index.digest == reference.digest:
+            return index
+    if isinstance(given, IndexChanges) and known is not None and given.base == known.digest:
+        made = known.with_changes(given)
+        if (made.digest, len(made.text)) == (reference.digest, reference.size):
+            return made
     # On the wire an index that is left out and that of an org without any policy look alike.
-    text = text or b""
+    text = given if isinstance(given, bytes) else b""
     if len(text) != reference.size or hashlib.sha256(text).hexdigest() != reference.digest:
         msg = f"heartbeat with seq {heartbeat.seq} comes with another index than the one that it names"
         raise Equivocation(msg)

@@ -30,7 +30,7 @@ from akpolicy.trust.verdicts import (
 
 if TYPE_CHECKING:
     from akpolicy.envelope import SignedEnvelope
-    from akpolicy.index import Index
+    from akpolicy.index import Index, IndexChanges
     from akpolicy.keys import AnchorSet
     from akpolicy.root import Delegation
 
@@ -254,13 +254,13 @@ class Judge:
     def judge_heartbeat(
         self,
         envelope: SignedEnvelope,
-        index: bytes | None,
+        index: bytes | Index | IndexChanges | None,
         now: float,
         *,
         nonce: str | None = None,
         latest: float | None = None,
     ) -> VerifiedHeartbeat:
-        """Judge a heartbeat with its index (None: the last one's, if it names that).
+        """Judge a heartbeat with its index (None: the last one's, if it names that), or how that differs from the last.
 
         `nonce` (hex) is the one that it must answer, None for one of those that all hosts share. `latest` is the latest
         time that it can be, where `now` is known to be behind; by default they are one.

@@ -72,6 +72,7 @@ class Hello(_message.Message):
     HELD_BLOBS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     INDEX_DIGEST_FIELD_NUMBER: _builtins.int
+    TAKES_INDEX_CHANGES_FIELD_NUMBER: _builtins.int
     org: _builtins.str
     """The org; must be the key's."""
     software_version: _builtins.str
@@ -82,6 +83,8 @@ class Hello(_message.Message):
     """Fresh random bytes (16) of this connection. The first heartbeat answers it."""
     index_digest: _builtins.bytes
     """SHA-256 of the index text that the host has, 32 bytes; empty for none."""
+    takes_index_changes: _builtins.bool
+    """Whether the host takes `HeartbeatUpdate.index_changes`."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
         """What is enforced, one entry a scope: all of it, or as much as fits into 768 KiB."""
@@ -100,10 +103,11 @@ class Hello(_message.Message):
         held_blobs: _abc.Iterable[_builtins.bytes] | None = ...,
         nonce: _builtins.bytes = ...,
         index_digest: _builtins.bytes = ...,
+        takes_index_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "index_digest", b"index_digest", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "index_digest", b"index_digest", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version", "takes_index_changes", b"takes_index_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,13 +366,18 @@ class HeartbeatUpdate(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    INDEX_CHANGES_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """Names this update in Nack; 16 bytes."""
     index: _builtins.bytes
-    """The index text that the heartbeat names; empty if the host has it."""
+    """The index text that the heartbeat names; empty if the host has it, or `index_changes` make it."""
     @_builtins.property
     def envelope(self) -> _bundle_pb2.Envelope:
         """Payload type `application/vnd.akpolicy.heartbeat.v1+json`."""
+
+    @_builtins.property
+    def index_changes(self) -> Global___IndexChanges:
+        """What makes the named index from one that was sent on this stream, or that Hello says is there. Else absent."""
 
     def __init__(
         self,
@@ -376,14 +385,47 @@ class HeartbeatUpdate(_message.Message):
         nonce: _builtins.bytes = ...,
         envelope: _bundle_pb2.Envelope | None = ...,
         index: _builtins.bytes = ...,
+        index_changes: Global___IndexChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "index_changes", b"index_changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "index", b"index", "nonce", b"nonce"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "index", b"index", "index_changes", b"index_changes", "nonce", b"nonce"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatUpdate: _TypeAlias = HeartbeatUpdate  # noqa: Y015
+
+@_typing.final
+class IndexChanges(_message.Message):
+    """How an index differs from another. What comes of it must be what the heartbeat names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    base: _builtins.bytes
+    """SHA-256 of the index text that it begins with, 32 bytes."""
+    lines: _builtins.bytes
+    """New lines, and lines instead of others of the same scopes, as they are in an index and in that order."""
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes whose lines are left out."""
+
+    def __init__(
+        self,
+        *,
+        base: _builtins.bytes = ...,
+        lines: _builtins.bytes = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "gone", b"gone", "lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexChanges: _TypeAlias = IndexChanges  # noqa: Y015
 
 @_typing.final
 class KeepAlive(_message.Message):

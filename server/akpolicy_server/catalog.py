@@ -2,7 +2,8 @@
 
 Rules:
 
-- Of each org the whole view is kept (`views`), so that a stream sends what belongs together.
+- Of each org the whole view is kept (`views`), so that a stream sends what belongs together. The next view is read from
+  the one before: what did not change is not read again.
 - `forget` is called for every announced org before the hosts' streams hear of it, so that none reads the old.
 - Streams that ask for the same thing at the same time wait for one load. A load that began before `forget` is not kept.
 - A load is kept or dropped when it ends, whether or not anybody waits for it still.
@@ -41,6 +42,8 @@ class Catalog:
         self._database = database
         self._threads = threads
         self._views: dict[str, OrgView] = {}
+        # The last one of each org, current or not.
+        self._last: dict[str, OrgView] = {}
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._blob_bytes = 0
         self._loads: dict[str | bytes, asyncio.Task[Any]] = {}
@@ -56,7 +59,8 @@ class Catalog:
         """Return what is current for an org; raise `OrgNotFound` or `RootNotFound`."""
         if org in self._views:
             return self._views[org]
-        load = self._load(org, lambda connection: read_view(connection, org), partial(self._keep_view, org))
+        before = self._last.get(org)
+        load = self._load(org, lambda connection: read_view(connection, org, before), partial(self._keep_view, org))
         view: OrgView = await asyncio.shield(load)
         return view
 
@@ -102,7 +106,7 @@ class Catalog:
             return query(connection)
 
     def _keep_view(self, org: str, view: OrgView) -> None:
-        self._views[org] = view
+        self._views[org] = self._last[org] = view
 
     def _keep_blob(self, digest: bytes, data: bytes | None) -> None:
         if data is None:

@@ -154,5 +154,5 @@ class Pulse:
             nonce=nonce,
         )
         envelope = sign_document(PayloadType.HEARTBEAT, heartbeat.to_bytes(), list(quorum.signers))
-        judge.judge_heartbeat(envelope, view.index.text, now, nonce=nonce)
+        judge.judge_heartbeat(envelope, view.index, now, nonce=nonce)
         return SignedHeartbeat(view.seq, now, heartbeat.expires_at, envelope)

@@ -14,7 +14,7 @@ Runs on the event loop; only the writing runs on a thread.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -45,7 +45,7 @@ FLUSH_INTERVAL_S: Final = 0.2
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Report:
     """The latest of one host: what is different of what it enforces, None for what ended; or all of it (`is_all`).
 
@@ -53,20 +53,20 @@ class _Report:
     """
 
     record: HostRecord
-    changes: Mapping[str, HostRevision | None]
+    changes: dict[str, HostRevision | None]
     is_all: bool
-    refusals: Mapping[str, HostNack | None]
+    refusals: dict[str, HostNack | None]
 
-    def followed_by(self, later: _Report) -> _Report:
-        refusals = {**self.refusals, **later.refusals}
+    def follow(self, later: _Report) -> None:
+        """Take over what is said later, at the cost of that alone."""
         # The end of an old connection may be reported after the beginning of the next one.
-        record = max(self.record, later.record, key=lambda record: record.connected_at_us)
-        if later.record.connected_at_us == record.connected_at_us:
-            record = later.record
+        if later.record.connected_at_us >= self.record.connected_at_us:
+            self.record = later.record
+        self.refusals |= later.refusals
         if later.is_all:
-            return replace(later, record=record, refusals=refusals)
-        changes = {**self.changes, **later.changes}
-        return _Report(record, changes, self.is_all, refusals)
+            self.changes, self.is_all = later.changes, True
+        else:
+            self.changes |= later.changes
 
 
 class HostReports:
@@ -102,7 +102,10 @@ class HostReports:
             refusals[refused.scope] = refused
         report = _Report(record, dict(changes), is_all, refusals)
         earlier = self._pending.get(record.host)
-        self._pending[record.host] = earlier.followed_by(report) if earlier else report
+        if earlier is None:
+            self._pending[record.host] = report
+        else:
+            earlier.follow(report)
         self._arrived.set()
 
     async def run(self) -> None:
@@ -126,8 +129,9 @@ class HostReports:
                 await self._threads.database(self._write, list(batch.values()))
             except StoreUnavailable:
                 for host, report in batch.items():
-                    later = self._pending.get(host)
-                    self._pending[host] = report.followed_by(later) if later else report
+                    if later := self._pending.get(host):
+                        report.follow(later)
+                    self._pending[host] = report
                 self._arrived.set()
                 raise
 

@@ -5,6 +5,8 @@ Rules:
 - Generation, newest root and layers come from one read transaction, so that they belong together. The index names
   exactly the layers.
 - Envelopes are as this org's hosts get them (`audience.for_hosts`).
+- Where only some scopes changed since an earlier view, only they are read: the rest is shared with it. A new root may
+  change every envelope, and then everything is read.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from akpolicy.index import Index, IndexLine, build_index
+from akpolicy.persistent import PersistentMap
 from akpolicy_server.audience import for_hosts, require_org, trusted, waits_for_root
 from akpolicy_server.store.hosts import HostRevision
-from akpolicy_server.store.layers import generations_of, layers_of
+from akpolicy_server.store.layers import generations_of, layers_of, layers_since
 from akpolicy_server.store.roots import newest_root
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from akpolicy.root import Root
     from akpolicy.trust import TrustedRoot
+    from akpolicy_server.store.layers import Layer
     from akpolicy_server.store.revisions import RevisionRecord
 
 
@@ -38,26 +42,55 @@ class OrgView:
     org: str
     seq: int
     root: TrustedRoot
-    revisions: Mapping[str, RevisionRecord]
-    names: Mapping[str, HostRevision]
+    revisions: PersistentMap[RevisionRecord, None]
+    names: PersistentMap[HostRevision, None]
     index: Index
 
 
-def read_view(connection: Connection, org: str) -> OrgView:
-    """Return what is current; raise `OrgNotFound`, or `RootNotFound` for an org that waits for its first root."""
+def read_view(connection: Connection, org: str, before: OrgView | None = None) -> OrgView:
+    """Return what is current, from an earlier view if there is one.
+
+    Raises `OrgNotFound`, or `RootNotFound` for an org that waits for its first root.
+    """
     record = newest_root(connection, org)
     if record is None:
         require_org(connection, org)
         raise waits_for_root(org)
-    root = trusted(record)
+    root, seq = trusted(record), generations_of(connection, [org])[org]
+    if before is not None and before.root.digest == root.digest and before.seq <= seq:
+        return _followed(before, seq, layers_since(connection, org, before.seq))
     revisions = {
         scope: _for_hosts(layer.revision, root.document)
         for scope, layer in layers_of(connection, org).items()
         if layer.in_force
     }
-    index = build_index(IndexLine(r.scope, r.epoch, r.version, r.digest.hex()) for r in revisions.values())
-    names = {scope: HostRevision(scope, r.epoch, r.version, r.digest) for scope, r in revisions.items()}
-    return OrgView(org, generations_of(connection, [org])[org], root, revisions, names, index)
+    index = build_index(map(_line, revisions.values()))
+    names = {scope: _name(revision) for scope, revision in revisions.items()}
+    return OrgView(org, seq, root, PersistentMap.of(revisions), PersistentMap.of(names), index)
+
+
+def _followed(before: OrgView, seq: int, changed: Mapping[str, Layer]) -> OrgView:
+    """Return the view after some layers changed."""
+    revisions, names = before.revisions, before.names
+    lines: list[IndexLine] = []
+    gone: list[str] = []
+    for scope, layer in changed.items():
+        if layer.in_force:
+            revision = _for_hosts(layer.revision, before.root.document)
+            revisions, names = revisions.put(scope, revision), names.put(scope, _name(revision))
+            lines.append(_line(revision))
+        else:
+            revisions, names = revisions.without(scope), names.without(scope)
+            gone.append(scope)
+    return OrgView(before.org, seq, before.root, revisions, names, before.index.changed(lines, gone))
+
+
+def _line(revision: RevisionRecord) -> IndexLine:
+    return IndexLine(revision.scope, revision.epoch, revision.version, revision.digest.hex())
+
+
+def _name(revision: RevisionRecord) -> HostRevision:
+    return HostRevision(revision.scope, revision.epoch, revision.version, revision.digest)
 
 
 def _for_hosts(revision: RevisionRecord, root: Root) -> RevisionRecord:

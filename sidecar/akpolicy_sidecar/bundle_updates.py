@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 from akpolicy.errors import CacheError, Equivocation, FieldInvalid, RootMissing
 from akpolicy.scope import check_scope, org_of
 from akpolicy.wire import envelope_to_bytes
-from akpolicy_sidecar.freshness import confirm
 from akpolicy_sidecar.layers import ENGINE
 from akpolicy_sidecar.ledger import scope_of
 from akpolicy_sidecar.pauses import many_objects
-from akpolicy_sidecar.state import FreshnessState, ScopeState
+from akpolicy_sidecar.state import Change, FreshnessState, ScopeState
 from akpolicy_sidecar.updates import Accepted, Outcome
 
 if TYPE_CHECKING:
@@ -76,14 +75,8 @@ class BundleUpdates:
     @property
     def lacking(self) -> tuple[str, ...]:
         """The scopes of which the last heartbeat names another document than is enforced."""
-        last, digests = self._ledger.last_heartbeat, self._ledger.enforcement.digests
-        lines = last.index.lines if last is not None else {}
-        # An index has its scopes in order.
-        return tuple(
-            scope
-            for scope, line in lines.items()
-            if line.digest != digests.get(scope) and org_of(scope) in (None, self._ledger.org)
-        )
+        lacking = self._ledger.enforcement.vouching.lacking
+        return tuple(scope for scope in lacking if org_of(scope) in (None, self._ledger.org))
 
     def apply(self, envelope: SignedEnvelope, original: SignedEnvelope | None, content: ContentSource) -> Accepted:
         """Make a bundle take effect; `content` is asked once, for a believed manifest that has content.
@@ -107,13 +100,13 @@ class BundleUpdates:
             entry = self._built(bundle, schema)
             self._refit(manifest.scope, schema)
         # (5) survives a crash
-        freshness = self._freshness_with(entry)
+        freshness = enforcement.vouching.with_document(manifest.scope, entry.bundle.digest)
         self._persist(bundle, blob, freshness)
         # (6) takes effect
         self._builder.use(schema)
         enforcement.schema = schema
         enforcement.put(manifest.scope, entry)
-        enforcement.freshness = freshness
+        enforcement.vouching.deliver(freshness)
         enforcement.swap()
         # (7) and nothing older does any more
         judge.advance(bundle)
@@ -145,14 +138,6 @@ class BundleUpdates:
         expires_at = root.document.expires_at
         return self._builder.build(bundle, schema, root_expires_at=expires_at, parsed_before=False)
 
-    def _freshness_with(self, entry: Enforced) -> Freshness:
-        """Return the freshness once `entry` is enforced: the last heartbeat may have named it before it came."""
-        enforcement, last = self._ledger.enforcement, self._ledger.last_heartbeat
-        if last is None:
-            return enforcement.freshness
-        digests = {**enforcement.digests, entry.bundle.scope: entry.bundle.digest}
-        return confirm(enforcement.freshness, last.document, last.index, digests)
-
     def _persist(self, bundle: VerifiedBundle, blob: bytes | None, freshness: Freshness) -> None:
         directory = self._ledger.directory
         digest = directory.put_blob(blob) if blob is not None else None
@@ -170,7 +155,16 @@ class BundleUpdates:
             blob=digest,
             engine=ENGINE,
         )
-        scopes = {**directory.state.scopes, bundle.manifest.scope: kept}
-        self._ledger.commit(scopes=scopes, freshness=FreshnessState.of(freshness))
+        scope, vouching = bundle.manifest.scope, self._ledger.enforcement.vouching
+        is_known = freshness.confirmations.common is None or scope in freshness.by_scope
+        self._ledger.keep(
+            Change(
+                scopes={scope: kept},
+                unconfirmed=[] if is_known else [scope],
+                freshness=FreshnessState.of(freshness, vouching.unconfirmed)
+                if freshness is not vouching.freshness
+                else None,
+            )
+        )
         if digest is not None:
             self._blobs.add(digest)

@@ -2,17 +2,20 @@
 
 ::
 
-    <state dir> 0700    lock  state.json  roots/NNNNNNNN  envelopes/<sha256>  blobs/<sha256>  evidence/<sha256>
+    <state dir> 0700    lock  state.json  journal-<name>
+                        roots/NNNNNNNN  envelopes/<sha256>  blobs/<sha256>  evidence/<sha256>
 
 Rules:
 
 - Files are named by the SHA-256 of their bytes, roots by their version. Content that is not what its name says is
   `CacheCorrupt`. Signed documents are handed to the judge as they are, who says what is wrong with them; only what it
   believes must fit its name too.
-- `state.json` alone says what is enforced. It is replaced atomically and has no second copy: a choice between two would
-  be a rollback.
-- Order of writing: blob, envelope, state.json; the caller enforces after that. A crash in between leaves the old state
-  with a file too many. A state that could not be read again is never written: it would take the marks with it.
+- `state.json`, with its journal (`journal`), alone says what is enforced. It is replaced atomically and has no second
+  copy: a choice between two would be a rollback.
+- What an update writes and looks at does not grow with the number of scopes: `append` writes a line. The first change
+  of a run writes `state.json` anew (`commit`), and so does one that finds the journal full.
+- Order of writing: blob, envelope, state; the caller enforces after that. A crash in between leaves the old state with
+  a file too many. A state that could not be read again is never written: it would take the marks with it.
 - What neither the current nor the previous state names is swept, and so are temporary files. Every root is kept, and so
   is evidence: documents that contradict each other, up to `MAX_EVIDENCE` files.
 - One process uses a directory at a time (`lock`, flock(2)), and for one org.
@@ -39,21 +42,25 @@ from akpolicy.errors import (
     CacheWriteFailed,
     StateDirUnusable,
 )
-from akpolicy.limits import MAX_CONTENT_BYTES, MAX_ENVELOPE_BYTES, MAX_ROOT_ENVELOPE_BYTES, MIB
-from akpolicy_sidecar.state import State, decode_state, encode_state
+from akpolicy.limits import MAX_CONTENT_BYTES, MAX_ENVELOPE_BYTES, MAX_INDEX_SCOPES, MAX_ROOT_ENVELOPE_BYTES, MIB
+from akpolicy_sidecar.current import CurrentState
+from akpolicy_sidecar.journal import Journal, read_changes, sweep
+from akpolicy_sidecar.named_files import BLOBS, ENVELOPES, ROOTS, NamedFiles, root_name
+from akpolicy_sidecar.state import State, decode_checkpoint, encode_state
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from akpolicy_sidecar.state import Change, Checkpoint, RootState
 
 STATE_FILE: Final = "state.json"
 LOCK_FILE: Final = "lock"
 # 20,001 scopes with names of 512 characters have 34 MiB.
 MAX_STATE_BYTES: Final = 40 * MIB
 MAX_EVIDENCE: Final = 64
+# Of a state that is replaced while it is read without the lock.
+READ_ATTEMPTS: Final = 5
 
-ROOTS: Final = "roots"
-ENVELOPES: Final = "envelopes"
-BLOBS: Final = "blobs"
 EVIDENCE: Final = "evidence"
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -74,7 +81,11 @@ class StateDirectory:
         self._path = path
         self._org = org
         self._lock = lock
-        self._state = State(format=2, org=org)
+        self._current = CurrentState(State(format=2, org=org))
+        self._names = NamedFiles()
+        # That of this run, once `state.json` was written; and one that no `state.json` names for sure.
+        self._journal: Journal | None = None
+        self._next: Journal | None = None
 
     @classmethod
     def open(cls, path: Path, org: str) -> StateDirectory:
@@ -89,12 +100,21 @@ class StateDirectory:
 
     def close(self) -> None:
         """Release the lock."""
+        for journal in (self._journal, self._next):
+            if journal is not None:
+                journal.close()
+        self._journal = self._next = None
         os.close(self._lock)
 
     @property
     def state(self) -> State:
-        """The state that is on disk."""
-        return self._state
+        """The state that is on disk, whole. To make it takes as long as there are scopes, after each change."""
+        return self._current.state
+
+    @property
+    def root_state(self) -> RootState | None:
+        """What the state says of roots. Safe to read from any thread."""
+        return self._current.root
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -106,17 +126,20 @@ class StateDirectory:
         is then the empty one. Raises `StateDirUnusable` if the directory is another org's.
         """
         self._sweep_temporary()
-        state = read_state(self._path)
-        if state is None:
-            self.commit(self._state)
-            return self._state
+        checkpoint = read_checkpoint(self._path)
+        if checkpoint is None:
+            self.commit(self.state)
+            return self.state
+        state = _replayed(self._path, checkpoint)
         if state.org != self._org:
             msg = (
                 f"state directory `{self._path}` belongs to the org `{state.org}`, not to `{self._org}`; "
                 "give each org its own state_dir"
             )
             raise StateDirUnusable(msg)
-        self._state = state
+        sweep(self._path, but=checkpoint.journal)
+        self._current = CurrentState(state)
+        self._names.name(state)
         return state
 
     def root(self, version: int) -> bytes:
@@ -171,18 +194,54 @@ class StateDirectory:
         self._put(EVIDENCE, data)
 
     def commit(self, state: State) -> None:
-        """Make `state` the current one, then sweep; raise `CacheWriteFailed` with the old state still the current."""
-        data = encode_state(state)
-        _check_readable(data)
+        """Make `state` the current one, then sweep; raise `CacheWriteFailed` with the old state still the current.
+
+        That takes as long as there are scopes: `append` is for updates.
+        """
+        journal = self._next = self._next or Journal(self._path)
+        data = encode_state(state, journal.name)
+        digest = _check_readable(data)
+        # What is appended from here on to the old journal could be lost, whether or not this can be finished.
+        self._end_journal()
         write_atomic(self._path / STATE_FILE, data)
-        previous, self._state = self._state, state
-        before, after = files_of(previous), files_of(state)
-        if before != after:
-            self._sweep(before | after)
+        journal.begin(digest, len(data))
+        self._journal, self._next = journal, None
+        before = self._names.all
+        self._current = CurrentState(state)
+        self._names.name(state)
+        sweep(self._path, but=journal.name)
+        if before != self._names.all:
+            self._sweep(before | self._names.all)
+
+    def append(self, change: Change) -> None:
+        """Keep what an update changes, then sweep; raise `CacheWriteFailed` with the old state still the current."""
+        journal = self._journal
+        current = self._current
+        new = sum(current.scope(scope) is None for scope in change.scopes)
+        if journal is None or not journal.has_room() or len(current) + new > MAX_INDEX_SCOPES:
+            changed = CurrentState(current.state)
+            changed.take(change)
+            self.commit(changed.state)
+            return
+        try:
+            journal.append(change)
+        except CacheWriteFailed:
+            self._end_journal()
+            raise
+        for scope, kept in change.scopes.items():
+            for name in self._names.replace(current.scope(scope), kept):
+                remove(self._path / name)
+        current.take(change)
+
+    def _end_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        self._journal = None
 
     def _put(self, directory: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
         write_atomic(self._path / directory / digest, data)
+        self._names.written(f"{directory}/{digest}")
         return digest
 
     # --- sweeping -----------------------------------------------------------------------------------------------------
@@ -205,6 +264,19 @@ class StateDirectory:
 
 def read_state(path: Path) -> State | None:
     """Return the state of a directory, None of a new one; raise a `CacheError`."""
+    for _ in range(READ_ATTEMPTS - 1):
+        checkpoint = read_checkpoint(path)
+        try:
+            return checkpoint and _replayed(path, checkpoint)
+        except CacheStateMissing:
+            # Its sidecar may have replaced both meanwhile.
+            continue
+    checkpoint = read_checkpoint(path)
+    return checkpoint and _replayed(path, checkpoint)
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """Return what `state.json` says, None in a new directory; raise a `CacheError`."""
     try:
         data = read_private_file(path / STATE_FILE, max_bytes=MAX_STATE_BYTES)
     except CacheMissing:
@@ -213,10 +285,21 @@ def read_state(path: Path) -> State | None:
             raise CacheStateMissing(msg) from None
         return None
     try:
-        return decode_state(data)
+        return decode_checkpoint(data)
     except CacheCorrupt as error:
         msg = f"`{path / STATE_FILE}` is damaged: {error.message}"
         raise CacheCorrupt(msg) from error
+
+
+def _replayed(path: Path, checkpoint: Checkpoint) -> State:
+    """Return the state with all that its journal says has changed since; raise a `CacheError`."""
+    state, name, digest = checkpoint
+    if not name:
+        return state
+    current = CurrentState(state)
+    for change in read_changes(path, name, digest):
+        current.take(change)
+    return current.state
 
 
 def read_root(path: Path, version: int) -> bytes:
@@ -239,34 +322,18 @@ def read_blob(path: Path, digest: str) -> bytes:
     return data
 
 
-def root_name(version: int) -> str:
-    """Return the file of a root, relative to the directory."""
-    return f"{ROOTS}/{version:08d}"
-
-
-def files_of(state: State) -> set[str]:
-    """Return the files that a state names, relative to the directory."""
-    versions = range(state.root.first, state.root.version + 1) if state.root is not None else ()
-    names = {root_name(version) for version in versions}
-    for scope in state.scopes.values():
-        names |= {f"{ENVELOPES}/{digest}" for digest in (scope.envelope, scope.original) if digest}
-        if scope.blob:
-            names.add(f"{BLOBS}/{scope.blob}")
-    return names
-
-
 def documents(path: Path) -> set[str]:
     """Return the documents that lie in a directory, relative to it."""
     return {f"{name}/{entry.name}" for name in (ROOTS, ENVELOPES, BLOBS) for entry in (path / name).iterdir()}
 
 
-def _check_readable(data: bytes) -> None:
-    """Raise `CacheWriteFailed` for the bytes of a state that `read_state` would refuse."""
+def _check_readable(data: bytes) -> str:
+    """Return the digest of the bytes of a state; raise `CacheWriteFailed` for those that `read_state` would refuse."""
     if len(data) > MAX_STATE_BYTES:
         msg = f"the state could not be read again: it has {len(data)} bytes, more than {MAX_STATE_BYTES}"
         raise CacheWriteFailed(msg)
     try:
-        decode_state(data)
+        return decode_checkpoint(data).digest
     except CacheCorrupt as error:
         msg = f"the state could not be read again: {error.message}"
         raise CacheWriteFailed(msg) from error

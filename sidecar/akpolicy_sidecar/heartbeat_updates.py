@@ -22,12 +22,12 @@ from akpolicy.heartbeat import Heartbeat
 from akpolicy.limits import MAX_ANSWER_DELAY_S
 from akpolicy.strict_json import load
 from akpolicy.trusted_time import proven, time_of
-from akpolicy_sidecar.freshness import confirm
-from akpolicy_sidecar.state import FreshnessState, HeartbeatState, TimeState
+from akpolicy_sidecar.state import Change, FreshnessState, HeartbeatState, TimeState
 
 if TYPE_CHECKING:
     from akpolicy.clock import Moment
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.index import IndexChanges
     from akpolicy.trust import VerifiedHeartbeat
     from akpolicy_sidecar.ledger import Ledger
 
@@ -47,7 +47,7 @@ class HeartbeatUpdates:
         """Work on `ledger`."""
         self._ledger = ledger
 
-    def apply(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
+    def apply(self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None) -> None:
         """Judge a heartbeat, keep and believe what it says; `question` is what it must answer, if anything.
 
         Raises the `TrustError` that says why not.
@@ -57,7 +57,8 @@ class HeartbeatUpdates:
         verified = self._judged(envelope, index, question, moment)
         issued_at = verified.document.issued_at
         proof = proven(enforcement.proof, issued_at, moment, fresh=question is not None)
-        freshness = confirm(enforcement.freshness, verified.document, verified.index, enforcement.digests)
+        vouching = enforcement.vouching
+        freshness, differing = vouching.renewed(verified.document, verified.index)
         vouchers = self._ledger.vouchers | set(verified.keys)
         kept = HeartbeatState(
             epoch=verified.mark.epoch,
@@ -67,16 +68,23 @@ class HeartbeatUpdates:
             keys=sorted(vouchers),
         )
         try:
-            self._ledger.commit(heartbeat=kept, time=TimeState.of(proof), freshness=FreshnessState.of(freshness))
+            self._ledger.keep(
+                Change(
+                    heartbeat=kept,
+                    time=TimeState.of(proof),
+                    freshness=FreshnessState.of(freshness, vouching.unconfirmed),
+                )
+            )
         except CacheError as error:
             self._ledger.watch.cache_failed(error)
         self._ledger.judge.accept_heartbeat(verified)
         self._ledger.last_heartbeat, self._ledger.vouchers = verified, vouchers
-        enforcement.proof, enforcement.freshness = proof, freshness
+        enforcement.proof = proof
+        vouching.believe(verified.document, verified.index, freshness, differing)
         enforcement.swap()
 
     def _judged(
-        self, envelope: SignedEnvelope, index: bytes | None, question: Question | None, moment: Moment
+        self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None, moment: Moment
     ) -> VerifiedHeartbeat:
         self._ledger.require_newest_root()
         now, latest = self._times(question, moment)

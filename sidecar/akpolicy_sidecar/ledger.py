@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from akpolicy.trust import VerifiedHeartbeat
     from akpolicy_sidecar.cache import StateDirectory
     from akpolicy_sidecar.enforcement import Enforcement
-    from akpolicy_sidecar.state import State
+    from akpolicy_sidecar.state import Change
 
 
 class CacheWatch(Protocol):
@@ -86,18 +86,18 @@ class Ledger:
     @property
     def is_behind(self) -> bool:
         """Whether an earlier run trusted a newer root than is trusted now."""
-        kept, root = self.directory.state.root, self.judge.root
+        kept, root = self.directory.root_state, self.judge.root
         return kept is not None and (root is None or root.document.version < kept.version)
 
     @property
     def has_other_anchors(self) -> bool:
         """Whether the kept roots were followed from other anchors than those that are configured now."""
-        kept = self.directory.state.root
+        kept = self.directory.root_state
         return kept is not None and kept.anchors != self.anchors.digest
 
     def require_newest_root(self) -> None:
         """Raise `RootRollback` while this host is behind."""
-        kept, root = self.directory.state.root, self.judge.root
+        kept, root = self.directory.root_state, self.judge.root
         if kept is not None and root is not None and root.document.version < kept.version:
             msg = (
                 f"root version {root.document.version} is older than version {kept.version}, which this host trusted; "
@@ -111,12 +111,15 @@ class Ledger:
 
     # --- disk ---------------------------------------------------------------------------------------------------------
 
-    def commit(self, **changes: object) -> State:
-        """Keep the state with these fields changed; raise `CacheWriteFailed` with the old one kept."""
-        state = self.directory.state.model_copy(update=changes)
-        self.directory.commit(state)
+    def commit(self, **changes: object) -> None:
+        """Keep the state with these fields changed, whole; raise `CacheWriteFailed` with the old one kept."""
+        self.directory.commit(self.directory.state.model_copy(update=changes))
         self.watch.cache_works()
-        return state
+
+    def keep(self, change: Change) -> None:
+        """Keep what an update changes of the state; raise `CacheWriteFailed` with the old one kept."""
+        self.directory.append(change)
+        self.watch.cache_works()
 
     def keep_evidence(self, *documents: SignedEnvelope | None) -> None:
         """Keep documents that contradict each other, as far as that is possible."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from akpolicy.bundle import OfflineMode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from akpolicy.bundle import OfflineFloor
 
@@ -50,6 +50,14 @@ def effective_rule(local: OfflineRule, floors: Sequence[OfflineRule]) -> Offline
     mode = min((rule.mode for rule in bounded), key=_STRICTNESS.__getitem__)
     ages = [rule.max_age_s for rule in bounded if rule.mode is OfflineMode.CACHED_WITH_EXPIRY]
     return OfflineRule(mode, min(ages, default=math.inf))
+
+
+def least_of_each_mode(rules: Iterable[OfflineRule]) -> tuple[OfflineRule, ...]:
+    """Return at most one rule a mode that bound as much as all `rules` do together."""
+    ages: dict[OfflineMode, float] = {}
+    for rule in rules:
+        ages[rule.mode] = min(rule.max_age_s, ages.get(rule.mode, math.inf))
+    return tuple(OfflineRule(mode, age) for mode, age in sorted(ages.items()))
 
 
 def _without_default(rule: OfflineRule) -> OfflineRule:

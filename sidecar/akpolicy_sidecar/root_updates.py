@@ -125,7 +125,7 @@ class RootUpdates:
 
     def _check_kept_one(self, root: TrustedRoot) -> None:
         """Raise why a root does not lead from the one that an earlier run trusted and that cannot be loaded."""
-        kept, version = self._ledger.directory.state.root, root.document.version
+        kept, version = self._ledger.directory.root_state, root.document.version
         if kept is None or (self._ledger.judge.root is not None and version != kept.version):
             return
         if version == kept.version and root.digest != kept.digest:
@@ -152,7 +152,7 @@ class RootUpdates:
     def _write(self, root: TrustedRoot) -> None:
         """Write the root, and what the state says of roots."""
         directory, version = self._ledger.directory, root.document.version
-        kept = directory.state.root
+        kept = directory.root_state
         state = RootState(first=version, version=version, digest=root.digest, anchors=self._ledger.anchors.digest)
         if kept is not None:
             newest = state if version >= kept.version else kept
@@ -203,7 +203,7 @@ class RootUpdates:
             self._let_go[scope] = error
 
     def _forget_heartbeats(self) -> None:
-        self._ledger.enforcement.freshness = NOTHING_CONFIRMED
+        self._ledger.enforcement.vouching.begin(NOTHING_CONFIRMED, ())
         self._ledger.last_heartbeat, self._ledger.vouchers = None, frozenset()
         try:
             self._ledger.commit(freshness=FreshnessState())

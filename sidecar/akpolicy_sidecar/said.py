@@ -6,21 +6,23 @@ Rules:
   much as fits, and each answer what is different by then: other revisions, new ones, and scopes that ended.
 - What did not fit goes with later answers. A scope that the server was not told of is sent by it once more, and is then
   nothing new.
+- An answer costs what is different since the last one.
 """
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.limits import KIB
 from akpolicy.scope import MAX_SCOPE_CHARS
 from akpolicy.v1 import bundle_pb2
+from akpolicy_sidecar.enforcement import NO_REVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from akpolicy.decision import BundleVersion
+    from akpolicy_sidecar.enforcement import Revisions
 
 # The server takes messages of 1 MiB.
 MAX_SAID_BYTES: Final = 384 * KIB
@@ -35,28 +37,30 @@ class Said:
 
     def __init__(self) -> None:
         self._known: dict[str, BundleVersion] = {}
-        # What there was to say when everything was said: as long as that is the same, nothing is new.
-        self._all: tuple[BundleVersion, ...] | None = None
+        # What was enforced when that was looked at last, and the scopes of which there is still something to say.
+        self._seen: Revisions = NO_REVISIONS
+        self._unsaid: set[str] = set()
 
-    def begin(self, enforced: tuple[BundleVersion, ...]) -> list[bundle_pb2.Revision]:
+    def begin(self, enforced: Revisions) -> list[bundle_pb2.Revision]:
         """Return what the first message says."""
-        said = list(_fitting(enforced, 2 * MAX_SAID_BYTES))
+        said = list(_fitting((bundle for _, bundle in sorted(enforced.items())), 2 * MAX_SAID_BYTES))
         self._known = {bundle.scope: bundle for bundle in said}
-        self._all = enforced if len(said) == len(enforced) else None
+        self._seen, self._unsaid = enforced, enforced.keys() - self._known.keys()
         return [_revision(bundle) for bundle in said]
 
-    def news(self, enforced: tuple[BundleVersion, ...]) -> tuple[list[bundle_pb2.Revision], list[str]]:
+    def news(self, enforced: Revisions) -> tuple[list[bundle_pb2.Revision], list[str]]:
         """Return the revisions that were not said yet, and the scopes that were said and ended."""
-        if enforced is self._all:
-            return [], []
+        self._unsaid.update(enforced.differences(self._seen))
+        self._seen = enforced
         known = self._known
-        changed = [bundle for bundle in enforced if known.get(bundle.scope) != bundle]
-        gone = sorted(known.keys() - {bundle.scope for bundle in enforced})
-        said, ended = list(_fitting(changed, MAX_SAID_BYTES)), list(islice(gone, MAX_ENDED))
+        now = {scope: enforced.get(scope) for scope in sorted(self._unsaid)}
+        changed = [bundle for scope, bundle in now.items() if bundle is not None and known.get(scope) != bundle]
+        gone = [scope for scope, bundle in now.items() if bundle is None and scope in known]
+        said, ended = list(_fitting(changed, MAX_SAID_BYTES)), gone[:MAX_ENDED]
         known.update({bundle.scope: bundle for bundle in said})
         for scope in ended:
             del known[scope]
-        self._all = enforced if len(said) + len(ended) == len(changed) + len(gone) else None
+        self._unsaid = {*(bundle.scope for bundle in changed[len(said) :]), *gone[MAX_ENDED:]}
         return [_revision(bundle) for bundle in said], ended
 
 

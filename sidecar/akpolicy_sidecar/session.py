@@ -33,6 +33,7 @@ from akpolicy.errors import (
     StreamProtocolError,
 )
 from akpolicy.fields import NONCE_BYTES
+from akpolicy.index import IndexChanges
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.heartbeat_updates import Question
@@ -104,10 +105,11 @@ class Session:
             org=self._org,
             software_version=__version__,
             root_version=holdings.root_version,
-            enforced=self._said.begin(holdings.enforced),
+            enforced=self._said.begin(self._updater.enforced),
             held_blobs=[bytes.fromhex(digest) for digest in holdings.blobs[:MAX_HELD_BLOBS]],
             nonce=self._nonce,
             index_digest=bytes.fromhex(holdings.index_digest),
+            takes_index_changes=True,
         )
         return pb.SubscribeRequest(hello=hello)
 
@@ -249,7 +251,7 @@ class Session:
     def _heartbeat(self, update: pb.HeartbeatUpdate) -> None:
         question = None if self.proven else Question(self._nonce.hex(), self._asked_at)
         try:
-            self._updater.apply_heartbeat(envelope_from_proto(update.envelope), update.index or None, question)
+            self._updater.apply_heartbeat(envelope_from_proto(update.envelope), _index(update), question)
         except REFUSALS as error:
             self._refuse(HEARTBEAT, update.nonce, error)
             return
@@ -303,13 +305,13 @@ class Session:
 
     def _ack(self, nonce: bytes) -> None:
         with self._answering:
-            enforced, ended = self._said.news(self._updater.revisions)
+            enforced, ended = self._said.news(self._updater.enforced)
             ack = pb.Ack(nonce=nonce, enforced=enforced, ended=ended, root_version=self._updater.root_version)
             self._send(pb.SubscribeRequest(ack=ack))
 
     def _nack(self, nonce: bytes, error: AkpolicyError) -> None:
         with self._answering:
-            enforced, ended = self._said.news(self._updater.revisions)
+            enforced, ended = self._said.news(self._updater.enforced)
             nack = pb.Nack(
                 nonce=nonce,
                 code=error.code,
@@ -320,3 +322,11 @@ class Session:
                 root_version=self._updater.root_version,
             )
             self._send(pb.SubscribeRequest(nack=nack))
+
+
+def _index(update: pb.HeartbeatUpdate) -> bytes | IndexChanges | None:
+    """Return the index that comes with a heartbeat, how it differs from the last one, or None."""
+    if update.HasField("index_changes"):
+        changes = update.index_changes
+        return IndexChanges(changes.base.hex(), changes.lines, tuple(changes.gone))
+    return update.index or None

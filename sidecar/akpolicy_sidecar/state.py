@@ -2,9 +2,10 @@
 
 Rules:
 
-- The file is `{"sha256":"<digest>","state":<state>}`, and the digest is of the exact bytes of `<state>`: whatever
-  changes a byte of it by accident or by hand makes it `CacheCorrupt`. That is no signature: root on the host can write
-  a new one, and the server is told what is enforced for that reason.
+- The file is `{"sha256":"<digest>","journal":"<name>","state":<state>}`: a state, and the name of the journal
+  (`journal`) that has what changed since. The digest is of the name and the exact bytes of `<state>`: whatever changes
+  a byte of it by accident or by hand makes it `CacheCorrupt`. That is no signature: root on the host can write a new
+  one, and the server is told what is enforced for that reason. Earlier versions wrote no journal, and no name of one.
 - Marks, times and confirmations are numbers of this host's own; documents are named by digest and are judged again
   whenever they are loaded.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Final, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,10 +26,12 @@ from akpolicy.limits import MAX_INDEX_SCOPES, MIB
 from akpolicy.strict_json import Document, JsonLimits, load
 from akpolicy.trust import HeartbeatMark, Mark
 from akpolicy.trusted_time import TimeProof
-from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, Confirmation, Freshness
+from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, NOBODY, Confirmation, Confirmations, Freshness, with_members
 
-_HEAD: Final = b'{"sha256":"%b","state":'
-_HEAD_BYTES: Final = len(_HEAD % (b"0" * 64))
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_HEAD: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})",(?:"journal":"([0-9a-f]{32})",)?"state":')
 _TAIL: Final = b"}"
 _MILLISECONDS: Final = 1000
 # A scope has at most 150 bytes outside strings, and its freshness 50.
@@ -128,22 +132,37 @@ class ConfirmationState(Document):
 
 
 class FreshnessState(Document):
-    """For which scopes heartbeats vouched, and for the whole."""
+    """For which scopes heartbeats vouched, and for the whole.
+
+    `common` is the confirmation of every scope of the state that `by_scope` has no other for and that is not one of the
+    `unconfirmed`; None: only those in `by_scope` have any.
+    """
 
     by_scope: dict[ScopeText, ConfirmationState] = Field(default_factory=dict)
     whole: ConfirmationState | None = None
+    common: ConfirmationState | None = None
+    unconfirmed: list[ScopeText] = Field(default_factory=list)
 
     @classmethod
-    def of(cls, freshness: Freshness) -> FreshnessState:
-        """Return the form for the disk."""
-        by_scope = {scope: ConfirmationState.of(seen) for scope, seen in freshness.by_scope.items()}
-        return cls(by_scope=by_scope, whole=ConfirmationState.of(freshness.whole) if freshness.whole else None)
+    def of(cls, freshness: Freshness, unconfirmed: Iterable[str] = ()) -> FreshnessState:
+        """Return the form for the disk; `unconfirmed` are the scopes of the state that may have no confirmation."""
+        seen = freshness.confirmations
+        return cls(
+            by_scope={scope: ConfirmationState.of(each) for scope, each in seen.others.items()},
+            whole=ConfirmationState.of(freshness.whole) if freshness.whole else None,
+            common=ConfirmationState.of(seen.common) if seen.common else None,
+            unconfirmed=sorted(scope for scope in unconfirmed if scope not in seen) if seen.common else [],
+        )
 
-    @property
-    def freshness(self) -> Freshness:
-        """The freshness."""
-        by_scope = {scope: seen.confirmation for scope, seen in self.by_scope.items()}
-        return Freshness(by_scope, self.whole.confirmation if self.whole else None)
+    def freshness(self, scopes: Iterable[str]) -> Freshness:
+        """Return the freshness; `scopes` are those of the state."""
+        others = {scope: seen.confirmation for scope, seen in self.by_scope.items()}
+        common = self.common.confirmation if self.common else None
+        without = frozenset(self.unconfirmed)
+        members = with_members(NOBODY, others)
+        if common is not None:
+            members = with_members(members, (scope for scope in scopes if scope not in without))
+        return Freshness(Confirmations(members, common, others), self.whole.confirmation if self.whole else None)
 
 
 class State(Document):
@@ -158,19 +177,52 @@ class State(Document):
     freshness: FreshnessState = Field(default_factory=FreshnessState)
 
 
-def encode_state(state: State) -> bytes:
+class Change(Document):
+    """What is different after an update, for the journal: the scopes that it concerns, and whatever else is given.
+
+    `unconfirmed` are more of those that `freshness` has, in this change or in one before.
+    """
+
+    scopes: dict[ScopeText, ScopeState] = Field(default_factory=dict)
+    unconfirmed: list[ScopeText] = Field(default_factory=list)
+    heartbeat: HeartbeatState | None = None
+    time: TimeState | None = None
+    freshness: FreshnessState | None = None
+
+
+class Checkpoint(NamedTuple):
+    """What `state.json` says: a state, the name of the journal behind it (empty: none), and the digest of both."""
+
+    state: State
+    journal: str
+    digest: str
+
+
+def encode_state(state: State, journal: str = "") -> bytes:
     """Return the bytes of `state.json`."""
-    body = state.to_bytes()
-    return _HEAD % hashlib.sha256(body).hexdigest().encode("ascii") + body + _TAIL
+    body, name = state.to_bytes(), journal.encode("ascii")
+    named = b'"journal":"%b",' % name if name else b""
+    digest = _digest_of(name, body).encode("ascii")
+    return b'{"sha256":"%b",%b"state":%b%b' % (digest, named, body, _TAIL)
 
 
 def decode_state(data: bytes) -> State:
+    """Return the state in the bytes of `state.json`, without what its journal has; raise `CacheCorrupt`."""
+    return decode_checkpoint(data).state
+
+
+def decode_checkpoint(data: bytes) -> Checkpoint:
     """Read the bytes of `state.json`; raise `CacheCorrupt`."""
-    body = data[_HEAD_BYTES : -len(_TAIL)]
-    if data != _HEAD % hashlib.sha256(body).hexdigest().encode("ascii") + body + _TAIL:
+    head = _HEAD.match(data)
+    body = data[head.end() : -len(_TAIL)] if head is not None else b""
+    if head is None or not data.endswith(_TAIL) or head[1].decode() != _digest_of(head[2] or b"", body):
         msg = "it is not what was written: its digest does not fit"
         raise CacheCorrupt(msg)
     try:
-        return load(body, State, LIMITS)
+        return Checkpoint(load(body, State, LIMITS), (head[2] or b"").decode(), head[1].decode())
     except TrustError as error:
         raise CacheCorrupt(error.message) from error
+
+
+def _digest_of(journal: bytes, body: bytes) -> str:
+    return hashlib.sha256(journal + body).hexdigest()

@@ -71,7 +71,7 @@ def stand(snapshot: Snapshot, link: Link, moment: Moment) -> Standing:
     freshness, mode = snapshot.freshness, snapshot.rule.mode
     # (1) there is verified policy, and all of it
     missing = snapshot.missing_at(moment.elapsed)
-    if missing or not snapshot.layers or freshness.whole is None:
+    if missing or not snapshot.by_scope or freshness.whole is None:
         return _no_policy(snapshot, missing)
     # (2) it is known what time it is
     try:
@@ -113,7 +113,7 @@ def _no_policy(snapshot: Snapshot, missing: tuple[str, ...]) -> Standing:
     if missing:
         names = ", ".join(f"`{scope}`" for scope in missing)
         message = f"denied: the policy of {names} cannot be enforced any more; the server has to deliver it again"
-    elif not snapshot.layers:
+    elif not snapshot.by_scope:
         message = "denied: no verified policy is here yet"
     else:
         message = "denied: the policy server has not yet vouched for the policies of this host as a whole"

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy.decision import BundleVersion
     from akpolicy.envelope import SignedEnvelope
+    from akpolicy.index import IndexChanges
     from akpolicy.keys import AnchorSet
     from akpolicy.root import Root
     from akpolicy.trust import TrustedRoot
     from akpolicy_sidecar.bundle_updates import ContentSource
     from akpolicy_sidecar.cache import StateDirectory
-    from akpolicy_sidecar.enforcement import Enforcement
+    from akpolicy_sidecar.enforcement import Enforcement, Revisions
     from akpolicy_sidecar.heartbeat_updates import Question
     from akpolicy_sidecar.layers import LayerBuilder
     from akpolicy_sidecar.ledger import CacheWatch
@@ -76,13 +77,18 @@ class Updater:
 
     @property
     def revisions(self) -> tuple[BundleVersion, ...]:
-        """What is enforced, by scope. Safe to read from any thread."""
+        """What is enforced, in the order of the scopes. Safe to read from any thread."""
+        return tuple(bundle for _, bundle in sorted(self.enforced.items()))
+
+    @property
+    def enforced(self) -> Revisions:
+        """What is enforced, by scope. Safe to read from any thread; to read it takes no look at it."""
         return self._ledger.enforcement.revisions
 
     @property
     def root_version(self) -> int:
         """The newest root that is trusted and kept; 0 for none. Safe to read from any thread."""
-        kept = self._ledger.directory.state.root
+        kept = self._ledger.directory.root_state
         # A root that is trusted and not on disk is asked for again.
         return kept.version if kept and self._ledger.judge.root and not self._ledger.is_behind else 0
 
@@ -134,7 +140,9 @@ class Updater:
         """Make a bundle or rollback take effect, as `BundleUpdates.apply`."""
         return self._bundles.apply(envelope, original, content)
 
-    def apply_heartbeat(self, envelope: SignedEnvelope, index: bytes | None, question: Question | None) -> None:
+    def apply_heartbeat(
+        self, envelope: SignedEnvelope, index: bytes | IndexChanges | None, question: Question | None
+    ) -> None:
         """Believe a heartbeat, as `HeartbeatUpdates.apply`."""
         self._heartbeats.apply(envelope, index, question)
 
@@ -156,7 +164,7 @@ class Updater:
         heartbeat = state.heartbeat.mark if state.heartbeat else None
         ledger.judge = Judge(ledger.org, ledger.anchors, marks=marks, heartbeat=heartbeat)
         enforcement.proof = state.time.proof if state.time else None
-        enforcement.freshness = state.freshness.freshness
+        enforcement.vouching.begin(state.freshness.freshness(state.scopes), state.freshness.unconfirmed)
         ledger.vouchers = frozenset(state.heartbeat.keys if state.heartbeat else ())
         troubles += self._load_documents(state)
         enforcement.swap()
@@ -174,7 +182,8 @@ class Updater:
             troubles.append(Trouble("root", error))
             ledger.forget_root()
         if root is not None and not root.document.revoked.keys().isdisjoint(ledger.vouchers):
-            enforcement.freshness, ledger.vouchers = NOTHING_CONFIRMED, frozenset()
+            enforcement.vouching.begin(NOTHING_CONFIRMED, ())
+            ledger.vouchers = frozenset()
         proven = dict(state.scopes)
         lost: list[Trouble] = []
         for scope, kept in _schema_first(state.scopes):

@@ -51,6 +51,8 @@ def envelope(stage: Stage) -> Path:
 
 
 def state(stage: Stage) -> Path:
+    """Return `state.json`, with all that is in its journal."""
+    stage.host.directory.commit(stage.host.directory.state)
     return stage.host.place / "state.json"
 
 
@@ -213,15 +215,16 @@ def test_one_sidecar_uses_a_state_directory(stage: Stage, attack: Attack) -> Non
 def test_whoever_can_rewrite_the_state_as_this_user_can_go_back_and_the_server_is_told(stage: Stage) -> None:
     # The limit that the documentation states: root on the host. What is enforced is claimed towards the server.
     old, old_blob = stage.old[ORG]
+    path = state(stage)
     stage.host.close()
-    kept = decode_state(state(stage).read_bytes())
+    kept = decode_state(path.read_bytes())
     put = {"envelopes": envelope_to_bytes(old), "blobs": old_blob}
     names = {}
     for directory, data in put.items():
         names[directory] = hashlib.sha256(data).hexdigest()
-        path = stage.host.place / directory / names[directory]
-        path.write_bytes(data)
-        path.chmod(0o600)
+        file = stage.host.place / directory / names[directory]
+        file.write_bytes(data)
+        file.chmod(0o600)
     changes = {
         "version": 1,
         "digest": old.digest().hex(),
@@ -229,7 +232,7 @@ def test_whoever_can_rewrite_the_state_as_this_user_can_go_back_and_the_server_i
         "blob": names["blobs"],
     }
     scopes = {**kept.scopes, ORG: kept.scopes[ORG].model_copy(update=changes)}
-    state(stage).write_bytes(encode_state(kept.model_copy(update={"scopes": scopes})))
+    path.write_bytes(encode_state(kept.model_copy(update={"scopes": scopes})))
     again = HostSimulator(stage.host.place, org=stage.org, clock=stage.host.clock, office=stage.office)
     assert again.versions[ORG] == 1
     hello = again.new_session().hello().hello

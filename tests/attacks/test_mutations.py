@@ -19,7 +19,7 @@ from akpolicy.errors import AkpolicyError, CacheCorrupt, EnvelopeMalformed, Stat
 from akpolicy.index import parse_index
 from akpolicy.trust import Judge
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
-from akpolicy_sidecar.state import decode_state, encode_state
+from akpolicy_sidecar.state import decode_checkpoint, decode_state, encode_state
 from tests.attacks.stage import FORBID, ORG, Stage
 from tests.simulators.host import HostSimulator
 from tests.simulators.messages import check_text
@@ -188,7 +188,8 @@ def test_a_mutated_index_is_never_taken_for_the_one_that_is_named(bench: Bench, 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_mutated_state_is_corrupt(bench: Bench, seed: int) -> None:
     draw = random.Random(seed)
-    assert encode_state(decode_state(bench.state)) == bench.state
+    whole = decode_checkpoint(bench.state)
+    assert encode_state(whole.state, whole.journal) == bench.state
     for _ in range(CASES // len(SEEDS)):
         changed = mutated(bench.state, draw)
         if changed == bench.state:

@@ -3,7 +3,8 @@
 `RecordingOs` takes the place of `os` in a module and writes down every change that reaches the file system. `Disk`
 plays such a record up to any point and says what may be left after a power loss there:
 
-- what was written to a file counts only once the file was synced; before, any part of it may be there, or zeros;
+- what was written to a file counts only once the file was synced; before, any part of it may be there, or zeros; what
+  was synced stays when more is written behind it;
 - a name that was made, moved or removed counts only once its directory was synced; before, each change by itself may
   have reached the disk or not, whatever became of the others;
 - moving a file over another is one change: the name has the old file or the new one.
@@ -69,18 +70,22 @@ class RecordingOs:
     def write(self, descriptor: int, data: Any) -> int:
         """Write, and record it."""
         size = os.write(descriptor, data)
-        path, inode = self._open[descriptor]
+        path, inode = self._file(descriptor)
         self.events.append(Event("write", path, inode, data=bytes(data[:size])))
         return size
 
     def fsync(self, descriptor: int) -> None:
         """Record that a file or a directory is durable; nothing here needs the real disk."""
-        path, inode = self._open[descriptor]
-        if path.is_dir():
+        path, inode = self._file(descriptor)
+        if path != Path() and path.is_dir():
             if self._sync_directories:
                 self.events.append(Event("sync_directory", path))
         elif self._sync_files:
             self.events.append(Event("sync", path, inode))
+
+    def _file(self, descriptor: int) -> tuple[Path, int]:
+        """Return the path and the inode of an open file; of one that was opened before the record, the inode."""
+        return self._open.get(descriptor) or (Path(), os.fstat(descriptor).st_ino)
 
     def close(self, descriptor: int) -> None:
         """Close."""
@@ -109,6 +114,7 @@ class RecordingOs:
 class _File:
     durable: bytes = b""
     current: bytes = b""
+    was_truncated: bool = False
 
 
 @dataclass
@@ -128,12 +134,12 @@ class Disk:
         if event.step == "create":
             self.files[event.inode] = _File()
         elif event.step == "truncate":
-            self.files[event.inode].current = b""
+            self.files[event.inode] = _File(self.files[event.inode].durable, b"", was_truncated=True)
         elif event.step == "write":
             self.files[event.inode].current += event.data
         elif event.step == "sync":
             file = self.files[event.inode]
-            file.durable = file.current
+            file.durable, file.was_truncated = file.current, False
         elif event.step == "sync_directory":
             for change in self.pending.pop(event.path, []):
                 _apply(change, self.names, self.directories)
@@ -177,6 +183,8 @@ def _left_of(file: _File, draw: random.Random) -> bytes:
     """Return what may be in a file after a power loss."""
     if file.durable == file.current:
         return file.durable
+    if file.durable and not file.was_truncated:
+        return file.durable + _left_of(_File(b"", file.current[len(file.durable) :]), draw)
     written: list[Callable[[], bytes]] = [
         lambda: file.durable,
         lambda: b"",

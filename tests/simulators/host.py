@@ -18,11 +18,12 @@ from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
 from akpolicy.engine.schema import load_default_schema, parse_schema
 from akpolicy.errors import PolicySetInvalid
-from akpolicy_sidecar.cache import StateDirectory, files_of
+from akpolicy_sidecar.cache import StateDirectory
 from akpolicy_sidecar.enforcement import Enforcement
 from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.metrics import SidecarMetrics
+from akpolicy_sidecar.named_files import files_of
 from akpolicy_sidecar.offline import OfflineRule
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.session import Session

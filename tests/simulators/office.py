@@ -10,6 +10,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from akpolicy.index import parse_index
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.scope import GLOBAL
 from akpolicy.v1 import bundle_pb2
@@ -124,15 +125,23 @@ class Office:
     def heartbeat(self, **overrides: Any) -> Response:
         """Return a heartbeat about all that is current; without a `nonce` it is one of those that all hosts share.
 
-        `known_index` is the digest of the index that the host has: that one is named and not sent again.
+        `known_index` is the digest of the index that the host has: that one is named and not sent again. `changes_from`
+        is the text of the one that it has: what is different is sent.
         """
         expires_at = int(self.org.clock.now()) + self.heartbeat_lifetime_s
         fields = {"seq": self.seq, "expires_at": expires_at, **overrides}
         signed_by = fields.pop("signed_by", None)
         root = fields.pop("about_root", self.root)
-        known_index = fields.pop("known_index", b"")
+        known_index, base = fields.pop("known_index", b""), fields.pop("changes_from", None)
         current = fields.pop("about", [held.envelope for held in self.current.values()])
         envelope, index = self.org.heartbeat_envelope(root, current, signed_by=signed_by, **fields)
+        if base is not None:
+            message = heartbeat_message(envelope, b"")
+            changes = parse_index(index).changes_from(parse_index(base))
+            message.heartbeat.index_changes.CopyFrom(
+                pb.IndexChanges(base=bytes.fromhex(changes.base), lines=changes.lines, gone=changes.gone)
+            )
+            return message
         is_known = hashlib.sha256(index).digest() == known_index
         return heartbeat_message(envelope, b"" if is_known else index)
 

@@ -41,7 +41,8 @@ MUTATED: Final = (
     "akpolicy/trust/*.py",
     *(f"akpolicy/{name}.py" for name in ("bundle", "envelope", "keys", "root", "rollback", "heartbeat", "index")),
     *(f"akpolicy/{name}.py" for name in ("fields", "strict_json", "scope", "trusted_time", "durable")),
-    *(f"akpolicy_sidecar/{name}.py" for name in ("state", "cache", "ledger", "loading", "freshness", "offline")),
+    *(f"akpolicy_sidecar/{name}.py" for name in ("state", "cache", "journal", "current", "named_files", "ledger")),
+    *(f"akpolicy_sidecar/{name}.py" for name in ("loading", "freshness", "vouching", "offline")),
     *(f"akpolicy_sidecar/{name}.py" for name in ("updater", "updates", "root_updates", "bundle_updates")),
     *(f"akpolicy_sidecar/{name}.py" for name in ("heartbeat_updates", "layers", "outstanding")),
 )

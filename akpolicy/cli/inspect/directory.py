@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.cli.inspect.given import Given, in_order, with_parts
+from akpolicy.cli.inspect.journal_file import PREFIX, replay
 from akpolicy.cli.inspect.recognise import Signed, Thing, recognise
 from akpolicy.cli.inspect.report import Report, not_checked
 from akpolicy.cli.inspect.reports import report_on
-from akpolicy.cli.inspect.state_file import STATE_FILE, file_checks, read_state, state_facts
+from akpolicy.cli.inspect.state_file import STATE_FILE, file_checks, journal_of, read_state, state_facts
 from akpolicy.durable import TEMP_PREFIX
 from akpolicy.errors import UsageError
 from akpolicy.proposal import MAX_PROPOSAL_BYTES
@@ -59,7 +60,12 @@ def _state(path: Path, report: Report, now: float) -> dict[str, Any]:
     if data is None:
         raise UsageError(f"`{path}` has no {STATE_FILE}; a sidecar's state_dir has one")
     state, whole = read_state(data)
-    report.checks += [whole, *file_checks(path, state)]
+    report.checks.append(whole)
+    name, digest = journal_of(data)
+    if state and name:
+        state, replayed = replay(state, name, digest, _read(path / f"{PREFIX}{name}"))
+        report.checks.append(replayed)
+    report.checks += file_checks(path, state)
     if state:
         report.facts = state_facts(state, now)
         report.data = {"state": state}

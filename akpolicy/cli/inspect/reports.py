@@ -109,15 +109,13 @@ def index_report(thing: IndexText, title: str, *, is_named: bool) -> Report:
     index = thing.index
     report = Report(title, f"index of {counted(list(index.lines), 'scope')}")
     report.facts = [("digest", index.digest), ("size", f"{len(index.text)} bytes")]
-    lines = [
-        f"{line.scope}  version {line.version} (epoch {line.epoch})  {line.digest}" for line in index.lines.values()
-    ]
+    lines = [f"{line.scope}  version {line.version} (epoch {line.epoch})  {line.digest}" for line in index.in_order]
     report.body = ["\n".join(lines)] if lines else []
     report.data = {
         "digest": index.digest,
         "lines": [
             {"scope": line.scope, "epoch": line.epoch, "version": line.version, "digest": line.digest}
-            for line in index.lines.values()
+            for line in index.in_order
         ],
     }
     if not is_named:

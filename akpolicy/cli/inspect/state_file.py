@@ -2,8 +2,9 @@
 
 Rules:
 
-- The file is `{"sha256":"<digest>","state":<state>}`; the digest is of the exact bytes of the state. That it fits says
-  that nothing was damaged, not that nobody wrote it: there is no signature.
+- The file is `{"sha256":"<digest>","journal":"<name>","state":<state>}`; the digest is of the name and the exact bytes
+  of the state. That it fits says that nothing was damaged, not that nobody wrote it: there is no signature. What
+  changed since is in the journal (`journal_file`); files of earlier versions name none.
 - What it names must be there under that name. What lies there, and whether it is true, is for the reports of the
   documents to say.
 - Anything may stand in it: a value of another type than a sidecar writes is left out.
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from akpolicy.cli.inspect.report import failed, ok
 from akpolicy.errors import CacheCorrupt, CacheMissing, TrustError
 from akpolicy.instants import instant
-from akpolicy.strict_json import load_object
+from akpolicy.limits import MAX_INDEX_SCOPES, MIB
+from akpolicy.strict_json import JsonLimits, load_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from akpolicy.cli.inspect.report import Check
 
 STATE_FILE: Final = "state.json"
-_WHOLE: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})","state":(.*)\}', re.DOTALL)
+_WHOLE: Final = re.compile(rb'\{"sha256":"([0-9a-f]{64})",(?:"journal":"([0-9a-f]{32})",)?"state":(.*)\}', re.DOTALL)
+_LIMITS: Final = JsonLimits(4 * MIB, MAX_INDEX_SCOPES)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _SHOWN_DIGITS: Final = 12
 _MILLISECONDS: Final = 1000
@@ -39,12 +42,18 @@ _FILES: Final = {"envelope": "envelopes", "original": "envelopes", "blob": "blob
 def read_state(data: bytes) -> tuple[dict[str, Any], Check]:
     """Return what the bytes of `state.json` say (nothing, if they are not whole), and whether they are whole."""
     whole = _WHOLE.fullmatch(data)
-    if whole is None or hashlib.sha256(whole[2]).hexdigest().encode() != whole[1]:
+    if whole is None or hashlib.sha256((whole[2] or b"") + whole[3]).hexdigest().encode() != whole[1]:
         return {}, failed(CacheCorrupt(f"`{STATE_FILE}` is not what was written: its digest does not fit"))
     try:
-        return load_object(whole[2]), ok(f"`{STATE_FILE}` is whole")
+        return load_object(whole[3], _LIMITS), ok(f"`{STATE_FILE}` is whole")
     except TrustError as error:
         return {}, failed(CacheCorrupt(f"`{STATE_FILE}`: {error.message}"))
+
+
+def journal_of(data: bytes) -> tuple[str, str]:
+    """Return the name of the journal behind a whole `state.json` (empty: none) and the digest that it goes on from."""
+    whole = _WHOLE.fullmatch(data)
+    return ((whole[2] or b"").decode("ascii"), whole[1].decode("ascii")) if whole is not None else ("", "")
 
 
 def state_facts(state: dict[str, Any], now: float) -> Facts:
@@ -59,6 +68,9 @@ def state_facts(state: dict[str, Any], now: float) -> Facts:
     heartbeat = _table(state, "heartbeat")
     if heartbeat:
         facts.append(("heartbeat", f"seq {heartbeat.get('seq')}, issued {_instant(heartbeat.get('issued_at'), now)}"))
+    common = _table(_table(state, "freshness"), "common")
+    if common:
+        facts.append(("fresh", f"until {_instant(common.get('expires_at'), now)}, but for what follows"))
     for scope, seen in sorted(_table(_table(state, "freshness"), "by_scope").items()):
         if isinstance(seen, dict):
             facts.append((f"fresh {scope}", f"until {_instant(seen.get('expires_at'), now)}"))

@@ -30,7 +30,10 @@ MAX_HELD_BLOBS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """A Hello within its bounds; `index_digest` is empty if the host has no index."""
+    """A Hello within its bounds; `index_digest` is empty if the host has no index.
+
+    `takes_index_changes`: it can make an index from the last one.
+    """
 
     software_version: str
     root_version: int
@@ -38,6 +41,7 @@ class Greeting:
     held_blobs: frozenset[bytes]
     nonce: bytes
     index_digest: bytes
+    takes_index_changes: bool = False
 
 
 def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
@@ -62,6 +66,7 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
         held_blobs=frozenset(hello.held_blobs),
         nonce=hello.nonce,
         index_digest=hello.index_digest,
+        takes_index_changes=hello.takes_index_changes,
     )
 
 

@@ -6,8 +6,9 @@ Rules:
   than the host's, with its content unless the host holds that, then the heartbeat that names all of it. KeepAlive goes
   out only when nothing was left to send. Whenever something may be new, the next round begins.
 - The first heartbeat answers the nonce of Hello. Further ones go out with each change and at a third of their lives,
-  and only later ones than the last. The index text comes along unless the host has it. If a signature takes its time,
-  the stream goes on without.
+  and only later ones than the last. The index comes along unless the host has it (`sent_indexes`). If a signature takes
+  its time, the stream goes on without.
+- What a round looks at is what changed since the view of the last one, not all that there is.
 - What was sent is not sent again on this stream, whatever becomes of it: a refusal would only be repeated. After a
   refused root no further one is sent.
 - A host that answers nothing gets `MAX_UNANSWERED` updates and then no more, and no KeepAlive either (`awaited`).
@@ -18,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,11 +27,13 @@ import structlog
 
 from akpolicy.errors import InvalidField, StreamProtocolError
 from akpolicy.limits import MAX_CHUNK_BYTES
+from akpolicy.persistent import PersistentMap
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, read_refusal, read_root_version
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
+from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
 
 if TYPE_CHECKING:
@@ -78,6 +82,9 @@ class Subscription:
         self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
         self._enforced = dict(self._sent)
+        # The names in the view that was looked at last, and the scopes of which it is left to send.
+        self._looked_at: PersistentMap[HostRevision, None] = PersistentMap()
+        self._left: deque[str] = deque()
         self._sent_root = self._trusted_root = greeting.root_version
         self._takes_roots = True
         self._held: frozenset[bytes] | set[bytes] = greeting.held_blobs
@@ -86,7 +93,7 @@ class Subscription:
         self._beat_due = 0.0
         self._signing: asyncio.Task[SignedHeartbeat | None] | None = None
         self._signing_seq = 0
-        self._index_digest = greeting.index_digest
+        self._indexes = SentIndexes(greeting)
         self._connected_at_us = services.reports.now_us()
         # Whatever was wrong with this host before, it would say it again.
         self.note(self._enforced, is_all=True, accepted=(HOST_STATE,))
@@ -150,13 +157,24 @@ class Subscription:
 
     async def _send_changes(self, view: OrgView) -> bool:
         """Send every scope that changed; return whether nothing is held back."""
-        for scope, name in view.names.items():
-            if name == self._sent.get(scope):
-                continue
+        if view.names is not self._looked_at:
+            self._left = self._unsent(view.names)
+            self._looked_at = view.names
+        while self._left:
             if self._awaited.is_full:
                 return False
-            await self._send_bundle(view.revisions[scope], name)
+            scope = self._left.popleft()
+            await self._send_bundle(view.revisions[scope], view.names[scope])
         return True
+
+    def _unsent(self, names: PersistentMap[HostRevision, None]) -> deque[str]:
+        """Return the scopes whose revision was not sent, in their order."""
+        scopes = {*self._left, *names.differences(self._looked_at)}
+        return deque(
+            sorted(
+                scope for scope in scopes if (name := names.get(scope)) is not None and name != self._sent.get(scope)
+            )
+        )
 
     async def _send_bundle(self, revision: RevisionRecord, name: HostRevision) -> None:
         is_held = revision.content_digest in self._held
@@ -188,13 +206,10 @@ class Subscription:
             self._beat_due = now + min(HEARTBEAT_PAUSE_S, self._services.pulse.interval_s)
             return
         self._beat, self._beat_due = beat, now + self._services.pulse.interval_s
-        digest = bytes.fromhex(view.index.digest)
         update = distribution_pb2.HeartbeatUpdate(
-            nonce=self._awaited.add_heartbeat(),
-            envelope=envelope_to_proto(beat.envelope),
-            index=b"" if digest == self._index_digest else view.index.text,
+            nonce=self._awaited.add_heartbeat(), envelope=envelope_to_proto(beat.envelope)
         )
-        self._index_digest = digest
+        self._indexes.add_to(update, view.index)
         await self._write(distribution_pb2.SubscribeResponse(heartbeat=update))
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
@@ -261,7 +276,7 @@ class Subscription:
             self._takes_roots = False
         if sent.scope == HOST_STATE:
             # It may have been the index that it could not take.
-            self._index_digest = b""
+            self._indexes.forget()
         self._services.metrics.count_nack(nack.code)
         log.warning(
             "host refuses an update" if nack.nonce else "host reports a problem",

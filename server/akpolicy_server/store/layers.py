@@ -24,6 +24,10 @@ IS_REVISION: Final = and_(
     layers.c.epoch == revisions.c.epoch,
     layers.c.version == revisions.c.version,
 )
+# The one that the transaction which changes a layer ends with.
+_NEXT_GENERATION: Final = (
+    select(func.coalesce(func.max(generations.c.seq), 0) + 1).where(generations.c.org == layers.c.org).scalar_subquery()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ class Layer:
 def layers_of(connection: Connection, org: str) -> dict[str, Layer]:
     """Return an org's layers by scope, in the order of their names."""
     query = _with_revisions(layers.c.org == org).order_by(layers.c.scope)
+    return {row.scope: Layer(revision_of(row), row.in_force) for row in connection.execute(query)}
+
+
+def layers_since(connection: Connection, org: str, seq: int) -> dict[str, Layer]:
+    """Return those of an org's layers that were changed after its generation `seq`, by scope."""
+    query = _with_revisions(and_(layers.c.org == org, layers.c.since > seq)).order_by(layers.c.scope)
     return {row.scope: Layer(revision_of(row), row.in_force) for row in connection.execute(query)}
 
 
@@ -116,15 +126,21 @@ def set_layers(connection: Connection, orgs: Collection[str], revision: Revision
     for some in batches(orgs):
         here = and_(layers.c.org.in_(some), layers.c.scope == revision.scope)
         present = set(connection.scalars(select(layers.c.org).where(here)))
-        connection.execute(update(layers).where(here).values(**values))
-        new = [{"org": org, "scope": revision.scope, **values} for org in some if org not in present]
+        connection.execute(update(layers).where(here).values(since=_NEXT_GENERATION, **values))
+        seqs = generations_of(connection, some)
+        new = [
+            {"org": org, "scope": revision.scope, "since": seqs.get(org, 0) + 1, **values}
+            for org in some
+            if org not in present
+        ]
         if new:
             connection.execute(insert(layers), new)
 
 
 def drop_layer(connection: Connection, org: str, scope: str) -> None:
     """Note that an org's hosts drop a scope; what they had is kept, because they take nothing older."""
-    connection.execute(update(layers).where(layers.c.org == org, layers.c.scope == scope).values(in_force=False))
+    here = and_(layers.c.org == org, layers.c.scope == scope)
+    connection.execute(update(layers).where(here).values(in_force=False, since=_NEXT_GENERATION))
 
 
 def begin_generation(connection: Connection, org: str) -> None:

@@ -163,6 +163,9 @@ layers = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("in_force", Boolean, nullable=False),
+    # The org's generation with which this row was changed last.
+    Column("since", BigInteger, nullable=False, server_default="0"),
+    Index(None, "org", "since"),
     ForeignKeyConstraint(["scope", "epoch", "version"], ["revisions.scope", "revisions.epoch", "revisions.version"]),
 )
 

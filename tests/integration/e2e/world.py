@@ -17,6 +17,8 @@ from akpolicy.client.publishing import PublishingClient
 from akpolicy.client.publishing_types import CreatedApiKey, PublishTerms, RevisionInfo
 from akpolicy.engine.files import PolicyFile
 from akpolicy.errors import ClientError
+from akpolicy_sidecar.cache import read_state
+from akpolicy_sidecar.state import ConfirmationState
 from tests.integration.e2e import programs
 from tests.integration.e2e.programs import DEADLINE_S, Program
 from tests.simulators.waiting import wait_until
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
 
+    from akpolicy_sidecar.state import State
     from tests.simulators.certificates import Identity
 
 ORG: Final = "acme"
@@ -196,17 +199,18 @@ class World:
         return self.directory / host / "state"
 
     def state(self, host: str = HOST) -> dict[str, Any]:
-        """Return what a sidecar's `state.json` says of its scopes."""
-        scopes: dict[str, Any] = self._state(host)["scopes"]
-        return scopes
+        """Return what a sidecar's state on disk says of its scopes."""
+        return {scope: kept.model_dump() for scope, kept in self._state(host).scopes.items()}
 
     def freshness(self, host: str = HOST) -> dict[str, Any]:
-        """Return the heartbeat that vouched last for each scope, as a sidecar's `state.json` says."""
-        confirmations: dict[str, Any] = self._state(host)["freshness"]["by_scope"]
-        return confirmations
+        """Return the heartbeat that vouched last for each scope, as a sidecar's state on disk says."""
+        state = self._state(host)
+        seen = state.freshness.freshness(state.scopes).by_scope
+        return {scope: ConfirmationState.of(each).model_dump() for scope, each in seen.items()}
 
-    def _state(self, host: str) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((self.state_dir(host) / "state.json").read_bytes())["state"]
+    def _state(self, host: str) -> State:
+        state = read_state(self.state_dir(host))
+        assert state is not None
         return state
 
     def audited(self, host: str = HOST) -> list[dict[str, Any]]:

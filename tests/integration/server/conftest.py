@@ -32,7 +32,7 @@ from akpolicy_server.settings import ServerSettings
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from akpolicy.signing import PrivateKeySigner
@@ -265,15 +265,6 @@ class LiveServer(Connection):
     def on_loop(self, call: Callable[[], object]) -> None:
         """Call something on the server's loop."""
         self._loop.call_soon_threadsafe(call)
-
-    def spawn(self, work: Coroutine[Any, Any, None], done: Callable[[], object]) -> None:
-        """Run a coroutine on the server's loop, then call `done`."""
-
-        async def run() -> None:
-            await work
-            done()
-
-        asyncio.run_coroutine_threadsafe(run(), self._loop)
 
     @property
     def admin(self) -> Operator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -165,10 +165,8 @@ def test_a_host_whose_server_was_killed_ends_as_gone(server: LiveServer, client:
         connection.execute(update(hosts).values(last_seen_at_us=long_ago))
     assert client.fleet_status("acme").hosts_gone == 1
     # Until whoever has its stream says that it is there.
-    renewed = threading.Event()
-    server.spawn(server.serving.presence.renew(), renewed.set)
-    assert renewed.wait(DEADLINE_S)
-    assert client.fleet_status("acme").hosts_connected == 1
+    server.on_loop(lambda: asyncio.ensure_future(server.serving.presence.renew()))
+    status_when(client, lambda s: s.hosts_connected == 1)
     stream.call.cancel()
 
 
@@ -207,7 +205,8 @@ def test_hosts_come_in_pages(server: LiveServer, client: PublishingClient) -> No
     streams = [server.host(f"host-{number}").hello() for number in range(5)]
     status_when(client, lambda s: s.hosts_connected == len(streams))
     stub, metadata = server.admin.stub, server.admin.metadata
-    found, token = [], ""
+    found: list[list[str]] = []
+    token = ""
     while not found or token:
         request = fleet_pb2.ListHostsRequest(org="acme", page_size=2, page_token=token)
         page = stub.ListHosts(request, metadata=metadata, timeout=DEADLINE_S)

@@ -93,11 +93,42 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_state_that_was_edited_is_not_whole(desk: Desk, host: HostSimulator, edit: str) -> None:
+    # With all that its journal has.
+    host.directory.commit(host.directory.state)
     file = host.place / "state.json"
     file.write_bytes(EDITS[edit](file.read_bytes()))
     result = desk.inspect(host.place)
     assert result.code == 1
     assert "CacheCorrupt" in codes(result)
+
+
+JOURNAL_EDITS: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "a lower version": ("CacheCorrupt", lambda data: data.replace(b'"version":1', b'"version":0', 1)),
+    "without its first line": ("CacheCorrupt", lambda data: data.split(b"\n", 1)[1]),
+    "a line more": ("CacheCorrupt", lambda data: data + b"{}\n"),
+    "gone": ("CacheStateMissing", lambda _: None),
+}
+
+
+@pytest.mark.parametrize("edit", JOURNAL_EDITS)
+def test_a_journal_that_was_edited_is_not_whole(desk: Desk, host: HostSimulator, edit: str) -> None:
+    [file] = host.place.glob("journal-*")
+    code, change = JOURNAL_EDITS[edit]
+    edited = change(file.read_bytes())
+    if edited is None:
+        file.unlink()
+    else:
+        file.write_bytes(edited)
+    result = desk.inspect(host.place)
+    assert (result.code, code in codes(result)) == (1, True)
+
+
+def test_the_end_of_a_journal_that_was_being_written_is_left_out(desk: Desk, host: HostSimulator) -> None:
+    [file] = host.place.glob("journal-*")
+    file.write_bytes(file.read_bytes() + b"0" * 70)
+    result = desk.inspect(host.place)
+    assert result.code == 0
+    assert any(line.startswith(f"`{file.name}` is whole (") for line in said(result, "ok"))
 
 
 def test_a_file_that_the_state_names_and_that_is_gone_is_missing(desk: Desk, host: HostSimulator) -> None:

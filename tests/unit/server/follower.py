@@ -40,6 +40,7 @@ class Follower:
         self.judge = Judge(org, AnchorSet(tuple(trusted), threshold))
         self.enforced: dict[str, VerifiedBundle] = {}
         self._revisions: dict[str, RevisionRecord] = {}
+        self._view: OrgView | None = None
 
     def follow(self) -> OrgView:
         """Take everything that is current; end up with exactly what the index names."""
@@ -47,6 +48,9 @@ class Follower:
         self.judge.begin_walk()
         with self._core.database.read() as connection:
             view = read_view(connection, self._org)
+            # Read from the one before, it is the same.
+            assert read_view(connection, self._org, self._view) == view
+            self._view = view
             known = self.judge.root.document.version if self.judge.root else 0
             for root in roots_after(connection, self._org, known):
                 self.judge.accept_root(self.judge.judge_root(root.envelope, now))

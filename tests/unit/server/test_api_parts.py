@@ -25,6 +25,7 @@ from akpolicy_server.listener import MAX_RECEIVED_BYTES
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.store.hosts import HostRevision
 from akpolicy_server.threads import Threads
+from akpolicy_sidecar.enforcement import NO_REVISIONS
 from akpolicy_sidecar.said import MAX_ENDED, Said
 from akpolicy_sidecar.session import MAX_DETAIL_CHARS
 
@@ -163,7 +164,9 @@ def test_the_largest_hello_answer_and_chunk_are_within_what_the_server_receives(
     org = "o" * 63
     team = MAX_SCOPE_CHARS - len(f"org/{org}/team/")
     scopes = [f"org/{org}/team/{number:0{team}}" for number in range(4000)]
-    bundles = tuple(BundleVersion(scope, MAX_JSON_INT, MAX_JSON_INT, "d" * 64) for scope in scopes)
+    bundles = NO_REVISIONS
+    for scope in scopes:
+        bundles = bundles.put(scope, BundleVersion(scope, MAX_JSON_INT, MAX_JSON_INT, "d" * 64))
     said = Said()
     hello = _hello(
         org=org,
@@ -175,7 +178,7 @@ def test_the_largest_hello_answer_and_chunk_are_within_what_the_server_receives(
     )
     assert 1000 < len(read_greeting(hello, org).enforced) < len(scopes)
     assert distribution_pb2.SubscribeRequest(hello=hello).ByteSize() < MAX_RECEIVED_BYTES
-    enforced, _ = said.news(bundles[1:])
+    enforced, _ = said.news(bundles.without(scopes[0]))
     assert len(enforced) > 500
     nack = distribution_pb2.Nack(
         code="x" * 64,

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from akpolicy.errors import StoreUnavailable
+from akpolicy.index import build_index
 from akpolicy_server.access import Role
 from akpolicy_server.catalog import Catalog
 from akpolicy_server.fanout import End, Fanout
+from akpolicy_server.store import layers
 from akpolicy_server.store.batches import VALUES_A_STATEMENT
 from akpolicy_server.store.hosts import HostKey
+from akpolicy_server.store.revisions import revision_of
 from akpolicy_server.sweep import Sweep
 from akpolicy_server.threads import Threads
 from tests.unit.server.conftest import order, policy
@@ -21,6 +24,7 @@ from tests.unit.server.conftest import order, policy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from akpolicy_server.store.revisions import RevisionRecord
     from tests.unit.server.conftest import Core
 
 
@@ -46,6 +50,40 @@ def test_many_streams_cost_one_read(core: Core) -> None:
 
     asyncio.run(scenario())
     assert len(reads) == 2
+
+
+def test_a_publish_reads_what_it_changed_however_many_scopes_there_are(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scopes = [f"org/acme/team/t{number}" for number in range(30)]
+    for scope in scopes:
+        core.publisher.publish(core.admin, order(scope, policy("p", effect="forbid")))
+    rows: list[int] = []
+
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            first = await catalog.view("acme")
+            core.publisher.publish(core.admin, order(scopes[7], policy("q", effect="forbid")))
+            catalog.forget("acme")
+            monkeypatch.setattr(layers, "revision_of", _counted(rows))
+            second = await catalog.view("acme")
+        assert list(second.names.differences(first.names)) == [scopes[7]]
+        assert second.revisions[scopes[3]] is first.revisions[scopes[3]]
+        assert second.index == build_index(second.index.lines.values())
+
+    asyncio.run(scenario())
+    assert len(rows) == 1
+
+
+def _counted(rows: list[int]) -> Callable[[Any], RevisionRecord]:
+    """Return what reads a revision, and notes each."""
+
+    def read(row: Any) -> RevisionRecord:
+        rows.append(row.serial)
+        return revision_of(row)
+
+    return read
 
 
 def test_a_read_that_began_before_a_publish_is_not_kept(core: Core) -> None:

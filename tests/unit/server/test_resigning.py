@@ -225,7 +225,7 @@ def test_an_org_that_leaves_the_platforms_keys_keeps_nobody_from_a_new_global(co
     left = view_of(core).seq
     core.publisher.publish(core.admin, order(GLOBAL, policy("second")))
     assert globex.follow().seq == seq + 1
-    assert (acme.follow().seq, acme.follow().revisions) == (left, {})
+    assert (acme.follow().seq, dict(acme.follow().revisions)) == (left, {})
     # And comes back.
     platform = current_root(core, "globex").bundle_role(GLOBAL)
     assert platform is not None

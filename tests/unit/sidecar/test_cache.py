@@ -29,12 +29,12 @@ from akpolicy_sidecar.cache import (
     MAX_STATE_BYTES,
     StateDirectory,
     documents,
-    files_of,
     read_blob,
     read_envelope,
     read_root,
     read_state,
 )
+from akpolicy_sidecar.named_files import files_of
 from akpolicy_sidecar.state import (
     LIMITS,
     ConfirmationState,

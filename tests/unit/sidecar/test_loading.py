@@ -14,7 +14,7 @@ from akpolicy.errors import AkpolicyError, StateDirUnusable
 from akpolicy.signing import PrivateKeySigner
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.freshness import NOTHING_CONFIRMED
-from akpolicy_sidecar.state import decode_state, encode_state
+from akpolicy_sidecar.state import encode_state
 from akpolicy_sidecar.updates import Outcome
 from tests.simulators.org import DAY, HEARTBEAT_LIFETIME_S, OrgSimulator, role
 from tests.simulators.tampering import flip_bit, with_more_signatures, with_signature
@@ -215,10 +215,9 @@ def test_another_orgs_directory_is_refused_and_left_as_it_is(enforcing: HostSimu
 
 
 def test_an_edited_confirmation_does_not_pass(enforcing: HostSimulator) -> None:
-    path = enforcing.place / "state.json"
-    state = decode_state(path.read_bytes())
-    younger = encode_state(state).replace(b'"expires_at":1', b'"expires_at":2')
-    write(path, younger)
+    younger = encode_state(enforcing.directory.state).replace(b'"expires_at":1', b'"expires_at":2')
+    assert younger != encode_state(enforcing.directory.state)
+    write(enforcing.place / "state.json", younger)
 
     assert enforcing.restart().not_loaded == [("state", "CacheCorrupt")]
 

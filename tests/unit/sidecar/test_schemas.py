@@ -170,7 +170,7 @@ def test_a_schema_that_cannot_be_kept_does_not_count(own: HostSimulator, monkeyp
         raise CacheWriteFailed("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(own.directory, "commit", full)
+        patch.setattr(own.directory, "append", full)
         with pytest.raises(CacheWriteFailed):
             own.take(bundle)
     assert schema_of(own) == OWN

@@ -176,11 +176,11 @@ def test_freshness_survives(by_scope: dict[str, Confirmation], whole: Confirmati
 
     kept = decode_state(encode_state(State(format=2, org="acme", freshness=FreshnessState.of(freshness))))
 
-    assert kept.freshness.freshness == freshness
+    assert kept.freshness.freshness(()) == freshness
 
 
 def test_a_state_without_heartbeats_confirms_nothing() -> None:
-    assert State(format=2, org="acme").freshness.freshness == NOTHING_CONFIRMED
+    assert State(format=2, org="acme").freshness.freshness(()) == NOTHING_CONFIRMED
 
 
 @given(signed_at=st.floats(0, 4e9), elapsed=st.floats(0, 4e8), ahead=st.floats(0, 4e8), later=st.floats(0, 4e8))

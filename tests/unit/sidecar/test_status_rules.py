@@ -42,7 +42,8 @@ LAYERS = st.lists(
         expires_at=st.sampled_from([START + 30, START + 7200, IN_A_MONTH]),
     ),
     min_size=1,
-    max_size=3,
+    max_size=2,
+    unique_by=lambda layer: layer.scope,
 )
 CONFIRMATIONS = st.builds(
     lambda issued_at, life: Confirmation(START - issued_at, START - issued_at + life),

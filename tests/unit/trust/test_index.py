@@ -81,7 +81,7 @@ def test_an_org_without_policy_has_an_empty_index() -> None:
 def test_scopes_are_ordered_by_their_bytes() -> None:
     scopes = ["global", "org/B", "org/a", "org/a/team/t", "org/a-b"]
 
-    ordered = list(build_index([IndexLine(scope, 1, 1, DIGEST) for scope in scopes]).lines)
+    ordered = [line.scope for line in build_index([IndexLine(scope, 1, 1, DIGEST) for scope in scopes]).in_order]
 
     assert ordered == sorted(scopes) == ["global", "org/B", "org/a", "org/a-b", "org/a/team/t"]
 
@@ -166,3 +166,23 @@ def test_what_a_message_quotes_is_short_and_printable(line: str) -> None:
 
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 400
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.integers(1, 3)),
+    st.dictionaries(st.integers(0, 30), st.none() | st.integers(1, 3)),
+)
+def test_an_index_that_is_made_from_another_is_the_one_that_is_built(
+    before: dict[int, int], changes: dict[int, int | None]
+) -> None:
+    def line(number: int, version: int) -> IndexLine:
+        # Some names begin with others.
+        return IndexLine("org/acme/team/" + "a" * (number // 3) + "b" * (number % 3 + 1), 1, version, DIGEST)
+
+    changed = build_index(line(*item) for item in before.items()).changed(
+        [line(number, version) for number, version in changes.items() if version is not None],
+        [line(number, 1).scope for number, version in changes.items() if version is None],
+    )
+
+    after = {number: version for number, version in {**before, **changes}.items() if version is not None}
+    assert changed == build_index(line(*item) for item in after.items())
