@@ -37,7 +37,7 @@ from akpolicy.strict_json import Document, load_object, shown, validate, validat
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
 POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 # How many policies are read at once.
-ENTRIES_A_STEP: Final = 500
+ENTRIES_A_STEP: Final = 100
 DEFAULT_OFFLINE_MAX_AGE_S: Final = 86_400
 DEFAULT_LIFETIME_S: Final = 30 * 86_400
 

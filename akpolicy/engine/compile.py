@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from akpolicy.engine.check import inspect
-from akpolicy.engine.heads import NO_ANNOTATIONS, read_heads
+from akpolicy.engine.heads import NO_ANNOTATIONS, no_pause, read_heads
 from akpolicy.engine.index import ScopeIndex
 from akpolicy.engine.tokens import head, pieces
 from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicySetInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
@@ -57,18 +57,24 @@ class CompiledLayer:
 
 
 def compile_layer(
-    scope: str, policies: Sequence[PolicyText], schema: CedarSchema, *, checked: bool = False
+    scope: str,
+    policies: Sequence[PolicyText],
+    schema: CedarSchema,
+    *,
+    checked: bool = False,
+    pause: Callable[[], None] = no_pause,
 ) -> CompiledLayer:
     """Check the policies of `scope`, for example `org/acme`, and file them.
 
     `checked` says that another process has just found nothing wrong with them (`akpolicy.fence`): checking them again
-    would take as long again, and find nothing that decides otherwise.
+    would take as long again, and find nothing that decides otherwise. `pause` is called every so often while they are
+    filed, for other threads to go on.
 
     Raises:
         PolicySetInvalid: with every problem that `check_policies` finds.
 
     """
-    problems, heads = ((), read_heads(policies)) if checked else inspect(policies, schema)
+    problems, heads = ((), read_heads(policies, pause)) if checked else inspect(policies, schema)
     if problems:
         raise PolicySetInvalid(problems)
     refs = tuple(

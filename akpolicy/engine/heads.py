@@ -7,13 +7,15 @@ Rules:
 - Cedar parses the heads (`cedarpy.pst`); nothing here interprets a scope. A head that Cedar does not read as one static
   policy is refused: an index built from a guess could skip a `forbid`.
 - The interpreter is held while Cedar's tree becomes Python objects (about 45 us a head), so heads are read in small
-  batches: a decision on another thread does not wait for long. Equal heads are read once.
+  batches, and `pause` is called after each: a decision on another thread does not wait for long. Equal heads are read
+  once.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import cedarpy
@@ -24,7 +26,7 @@ from akpolicy.engine.verdict import Effect
 from akpolicy.errors import PolicySetInvalid, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cedarpy import pst
 
@@ -50,7 +52,11 @@ class PolicyHead:
     annotations: Mapping[str, str]
 
 
-def read_heads(policies: Sequence[PolicyText]) -> list[PolicyHead]:
+def no_pause() -> None:
+    """Go on at once."""
+
+
+def read_heads(policies: Sequence[PolicyText], pause: Callable[[], None] = no_pause) -> list[PolicyHead]:
     """Return the head of each policy. Each must have passed `check_policies`.
 
     Raises:
@@ -58,11 +64,15 @@ def read_heads(policies: Sequence[PolicyText]) -> list[PolicyHead]:
 
     """
     texts = [_head_text(policy) for policy in policies]
-    wanted = list(dict.fromkeys(texts))
+    # Step by step, as everything here: one call over ten thousands would stop every other thread meanwhile.
+    wanted: dict[str, None] = {}
+    for text in texts:
+        wanted[text] = None
     read: dict[str, PolicyHead] = {}
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
+    unread = iter(wanted)
+    while batch := list(islice(unread, BATCH)):
         read.update(zip(batch, _read(batch, policies[0]), strict=True))
+        pause()
     return [read[text] for text in texts]
 
 

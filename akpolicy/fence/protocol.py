@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from akpolicy import errors
@@ -39,6 +40,7 @@ EXIT_OUT_OF_MEMORY: Final = 71
 _HEADER: Final = struct.Struct("=cQ")
 HEADER_BYTES: Final = _HEADER.size
 _COUNT: Final = struct.Struct("=I")
+_LENGTH: Final = "I"
 _COLUMNS: Final = 4
 _FIELDS: Final = 5
 _MAX_LINE_DIGITS: Final = 10
@@ -51,10 +53,15 @@ _CODES: Final = frozenset(
 
 def encode_frame(kind: bytes, strings: Sequence[str]) -> bytes:
     """Return a frame."""
-    parts = [string.encode("utf-8", "surrogatepass") for string in strings]
-    lengths = struct.pack(f"={len(parts)}I", *map(len, parts))
-    size = _COUNT.size + len(lengths) + sum(map(len, parts))
-    return b"".join((_HEADER.pack(kind, size), _COUNT.pack(len(parts)), lengths, *parts))
+    # String by string: one call over ten thousands would stop every other thread meanwhile.
+    lengths, body = array(_LENGTH), bytearray()
+    for string in strings:
+        part = string.encode("utf-8", "surrogatepass")
+        lengths.append(len(part))
+        body += part
+    packed = lengths.tobytes()
+    size = _COUNT.size + len(packed) + len(body)
+    return b"".join((_HEADER.pack(kind, size), _COUNT.pack(len(lengths)), packed, body))
 
 
 def decode_header(data: bytes) -> tuple[bytes, int]:

@@ -19,7 +19,7 @@ from akpolicy.scope import check_scope, org_of
 from akpolicy.wire import envelope_to_bytes
 from akpolicy_sidecar.layers import ENGINE
 from akpolicy_sidecar.ledger import scope_of
-from akpolicy_sidecar.pauses import many_objects
+from akpolicy_sidecar.pauses import let_go, many_objects
 from akpolicy_sidecar.state import Change, FreshnessState, ScopeState
 from akpolicy_sidecar.updates import Accepted, Outcome
 
@@ -110,6 +110,9 @@ class BundleUpdates:
         enforcement.swap()
         # (7) and nothing older does any more
         judge.advance(bundle)
+        if bundle.content is not None:
+            # Nobody else has it; what is enforced has texts of its own.
+            let_go(bundle.content.content.policies)
         return Accepted(Outcome.APPLIED, manifest.scope, manifest.version)
 
     def _judged(self, envelope: SignedEnvelope, original: SignedEnvelope | None) -> VerifiedManifest:

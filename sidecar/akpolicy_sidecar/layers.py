@@ -26,6 +26,7 @@ from akpolicy.engine.source import PolicyText
 from akpolicy.errors import EngineUnavailable, PolicyError, SchemaConflict, SchemaUnsupported
 from akpolicy.scope import GLOBAL, is_member_scope
 from akpolicy.trust import refuse_ungranted
+from akpolicy_sidecar.pauses import give_way, let_go
 from akpolicy_sidecar.snapshot import layer_of
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ class LayerBuilder:
         texts = [PolicyText(entry.id, entry.text, scope) for entry in content.content.policies]
         if not parsed_before:
             self._fence.prove(texts, schema)
-        return compile_layer(scope, texts, schema, checked=not parsed_before)
+        compiled = compile_layer(scope, texts, schema, checked=not parsed_before, pause=give_way)
+        let_go(texts)
+        return compiled
 
 
 def _permits(compiled: CompiledLayer) -> list[str]:
