@@ -18,6 +18,7 @@ from typing import Final
 DECISION_BUCKETS: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0)
 RPC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PUBLISH_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+PROPAGATION_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,27 @@ SERVER_NACKS: Final = MetricName(
     "akpolicy_server_nacks_total",
     "Updates that sidecars refused, by error code; codes that this server does not know count as `other`.",
     ("code",),
+)
+SERVER_PROPAGATION: Final = MetricName(
+    "akpolicy_server_propagation_seconds",
+    "Time from a publish until a connected host said that it enforces it. Hosts that connected later do not count.",
+    buckets=PROPAGATION_BUCKETS,
+)
+SERVER_HOSTS: Final = MetricName(
+    "akpolicy_server_hosts",
+    "Hosts of all orgs that this server's database knows, by state: `connected` or `gone`.",
+    ("state",),
+)
+SERVER_HOSTS_BY_MODE: Final = MetricName(
+    "akpolicy_server_hosts_by_mode",
+    "Connected hosts of all orgs, by how they get their policy: `stream` or `poll`.",
+    ("mode",),
+)
+SERVER_HOSTS_BY_LAG: Final = MetricName(
+    "akpolicy_server_hosts_by_lag",
+    "Hosts with a stream to this server, by how long they have been without something that they were sent: `none`, "
+    "`under_1m`, `under_1h`, `over_1h`.",
+    ("lag",),
 )
 SERVER_RPCS: Final = MetricName(
     "akpolicy_server_rpc_total",

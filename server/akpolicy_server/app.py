@@ -51,7 +51,7 @@ from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import OnlineKeys, ensure_platform_keys
 from akpolicy_server.orgs import Orgs
-from akpolicy_server.presence import Presence
+from akpolicy_server.presence import Presence, seen_since_us
 from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
 from akpolicy_server.pulse import Pulse
@@ -64,6 +64,7 @@ from akpolicy_server.roots import Roots
 from akpolicy_server.schemas import Schemas
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
+from akpolicy_server.store.fleet import hosts_by_mode
 from akpolicy_server.store.migrate import upgrade
 from akpolicy_server.store.orgs import is_set_up
 from akpolicy_server.store.overview import count_orgs, earliest_expiry
@@ -152,7 +153,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
-        presence = Presence(database, threads, fanout, clock)
+        presence = Presence(database, threads, fanout, clock, metrics)
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
@@ -269,7 +270,9 @@ def _exposed(database: Database, metrics: ServerMetrics, clock: Clock) -> Callab
             with database.read() as connection:
                 metrics.orgs.set(count_orgs(connection))
                 metrics.earliest_bundle_expiry.set(earliest_expiry(connection))
+                by_mode, gone = hosts_by_mode(connection, seen_since_us(clock))
                 root, key = expiries.earliest(connection, clock.now())
+            metrics.count_hosts(by_mode, gone)
             metrics.earliest_root_expiry.set(root)
             metrics.earliest_key_expiry.set(key)
         except StoreUnavailable as error:

@@ -40,8 +40,14 @@ class Subscriber:
     def __init__(self, host: HostKey, key_id: str) -> None:
         self.host = host
         self.key_id = key_id
+        # What the host was sent and does not enforce yet: since when, in the loop's time.
+        self.lacking: dict[str, float] = {}
         self._news = asyncio.Event()
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+
+    def lag_s(self, now: float) -> float:
+        """Return for how long the host has been without something that it was sent, in seconds; 0 for nothing."""
+        return max(0.0, now - min(self.lacking.values())) if self.lacking else 0.0
 
     def wake(self) -> None:
         """Say that there may be something new."""
@@ -115,6 +121,11 @@ class Fanout:
     def hosts(self) -> list[HostKey]:
         """The hosts that have streams."""
         return list(self._by_host)
+
+    def lags_s(self) -> list[float]:
+        """Return of each stream for how long its host has been without something that it was sent, in seconds."""
+        now = self._loop.time()
+        return [subscriber.lag_s(now) for subscribers in self._by_org.values() for subscriber in subscribers]
 
     @property
     def key_ids(self) -> list[str]:

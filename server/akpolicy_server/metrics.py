@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import TYPE_CHECKING, Final
 
 from akpolicy import __version__
 from akpolicy import metrics_names as names
 from akpolicy.errors import AkpolicyError
 from akpolicy.metrics_registry import MetricsRegistry
+from akpolicy_server.store.hosts import UpdateMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 PUBLISH_OUTCOMES: Final = ("published", "refused", "failed")
 RENEWAL_OUTCOMES: Final = ("renewed", "refused")
+# By name, the seconds below which a lag is called so.
+OVER: Final = "over_1h"
+LAGS: Final[dict[str, float]] = {"none": sys.float_info.min, "under_1m": 60.0, "under_1h": 3600.0, OVER: math.inf}
 
 
 class ServerMetrics(MetricsRegistry):
@@ -31,6 +37,10 @@ class ServerMetrics(MetricsRegistry):
         self.updates_sent = self.counter(names.SERVER_UPDATES_SENT)
         self.acks = self.counter(names.SERVER_ACKS)
         self.nacks = self.counter(names.SERVER_NACKS)
+        self.propagation = self.histogram(names.SERVER_PROPAGATION)
+        self.hosts = self.gauge(names.SERVER_HOSTS)
+        self.hosts_by_mode = self.gauge(names.SERVER_HOSTS_BY_MODE)
+        self.hosts_by_lag = self.gauge(names.SERVER_HOSTS_BY_LAG)
         self.rpcs = self.counter(names.SERVER_RPCS)
         self.rpc_duration = self.histogram(names.SERVER_RPC_DURATION)
         self.authentication_failures = self.counter(names.SERVER_AUTHENTICATION_FAILURES)
@@ -48,6 +58,22 @@ class ServerMetrics(MetricsRegistry):
             self.publishes.labels(outcome=outcome)
         for outcome in RENEWAL_OUTCOMES:
             self.renewals.labels(outcome=outcome)
+        self.count_lags(())
+
+    def count_hosts(self, by_mode: Mapping[UpdateMode, int], gone: int) -> None:
+        """Set how many hosts are connected, by how they get their policy, and how many are gone."""
+        for mode in UpdateMode:
+            self.hosts_by_mode.labels(mode=mode.value).set(by_mode.get(mode, 0))
+        self.hosts.labels(state="connected").set(sum(by_mode.values()))
+        self.hosts.labels(state="gone").set(gone)
+
+    def count_lags(self, lags_s: Iterable[float]) -> None:
+        """Set how many hosts lack something for how long; 0 for a host that lacks nothing."""
+        counts = dict.fromkeys(LAGS, 0)
+        for lag_s in lags_s:
+            counts[next((name for name, below_s in LAGS.items() if lag_s < below_s), OVER)] += 1
+        for name, count in counts.items():
+            self.hosts_by_lag.labels(lag=name).set(count)
 
     def count_nack(self, code: str) -> None:
         """Count a refusal. The code comes from a sidecar, so that only codes from the error tree become labels."""

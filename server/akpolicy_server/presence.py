@@ -21,10 +21,12 @@ from akpolicy_server.times import MICROSECONDS, now_us
 if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy_server.fanout import Fanout
+    from akpolicy_server.metrics import ServerMetrics
     from akpolicy_server.store.engine import Database
     from akpolicy_server.threads import Threads
 
 SEEN_INTERVAL_S: Final = 30
+COUNT_INTERVAL_S: Final = 5
 GONE_AFTER_S: Final = 3 * SEEN_INTERVAL_S
 
 log = structlog.get_logger(__name__)
@@ -38,7 +40,10 @@ def seen_since_us(clock: Clock) -> int:
 class Presence:
     """Notes who is there."""
 
-    def __init__(self, database: Database, threads: Threads, fanout: Fanout, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, threads: Threads, fanout: Fanout, clock: Clock, metrics: ServerMetrics
+    ) -> None:
+        self._metrics = metrics
         self._database = database
         self._threads = threads
         self._fanout = fanout
@@ -47,11 +52,17 @@ class Presence:
     async def run(self) -> None:
         """Note everybody, again and again, until cancelled."""
         while True:
-            await asyncio.sleep(SEEN_INTERVAL_S)
+            for _ in range(0, SEEN_INTERVAL_S, COUNT_INTERVAL_S):
+                self.count()
+                await asyncio.sleep(COUNT_INTERVAL_S)
             try:
                 await self.renew()
             except StoreUnavailable as error:
                 log.warning("who is connected is not renewed", reason=error.message)
+
+    def count(self) -> None:
+        """Say in metrics how many hosts lack something for how long."""
+        self._metrics.count_lags(self._fanout.lags_s())
 
     async def renew(self) -> None:
         """Note everybody who is connected; raise `StoreUnavailable`."""

@@ -37,12 +37,16 @@ HOST_STATE: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An update that was sent; `content` is the digest of a bundle's content, None for a root or a heartbeat."""
+    """An update that was sent; `content` is the digest of a bundle's content, None for a root or a heartbeat.
+
+    `published_at_us` is 0 where it does not matter.
+    """
 
     scope: str
     epoch: int = 0
     version: int = 0
     content: bytes | None = None
+    published_at_us: int = 0
 
 
 class Awaited:
@@ -63,7 +67,9 @@ class Awaited:
 
     def add_bundle(self, revision: RevisionRecord) -> bytes:
         """Return the nonce of a bundle that goes out."""
-        return self._add(Sent(revision.scope, revision.epoch, revision.version, revision.content_digest))
+        return self._add(
+            Sent(revision.scope, revision.epoch, revision.version, revision.content_digest, revision.published_at_us)
+        )
 
     def add_heartbeat(self) -> bytes:
         """Return the nonce of a heartbeat that goes out."""

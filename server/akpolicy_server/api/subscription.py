@@ -30,11 +30,12 @@ from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.persistent import PersistentMap
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
-from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, read_refusal, read_root_version
+from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, Sent, read_refusal, read_root_version
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
 from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
+from akpolicy_server.times import MICROSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -180,6 +181,7 @@ class Subscription:
         is_held = revision.content_digest in self._held
         blob = b"" if is_held else await self._services.catalog.blob(revision.content_digest)
         self._sent[revision.scope] = name
+        self._subscriber.lacking.setdefault(revision.scope, asyncio.get_running_loop().time())
         update = distribution_pb2.BundleUpdate(
             nonce=self._awaited.add_bundle(revision),
             revision=revision_message(revision),
@@ -263,9 +265,19 @@ class Subscription:
         changes = self._take_state(ack)
         if sent.content is not None:
             self._acknowledged[sent.scope] = sent.content
+            self._took_effect(sent)
         self._services.metrics.acks.inc()
         self.note(changes, accepted=(sent.scope, HOST_STATE))
         self._make_room(was_full)
+
+    def _took_effect(self, sent: Sent) -> None:
+        """Note how long it took, if the host was there when it was published, and that it lacks this no more."""
+        newest = self._sent.get(sent.scope)
+        if newest is not None and (newest.epoch, newest.version) == (sent.epoch, sent.version):
+            self._subscriber.lacking.pop(sent.scope, None)
+        if sent.published_at_us >= self._connected_at_us:
+            took_us = self._services.reports.now_us() - sent.published_at_us
+            self._services.metrics.propagation.observe(max(0, took_us) / MICROSECONDS)
 
     def _hear_nack(self, nack: distribution_pb2.Nack) -> None:
         was_full = self._awaited.is_full

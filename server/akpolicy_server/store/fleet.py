@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, case, func, or_, select
 
-from akpolicy_server.store.hosts import HostNack, HostRecord, HostRevision, host_of
+from akpolicy_server.store.hosts import HostNack, HostRecord, HostRevision, UpdateMode, host_of
 from akpolicy_server.store.layers import IS_REVISION
 from akpolicy_server.store.tables import host_nacks, host_revisions, hosts, layers, revisions
 
@@ -58,6 +58,15 @@ def presence(connection: Connection, org: str, seen_since_us: int) -> tuple[dict
     rows = connection.execute(here.order_by(hosts.c.software_version))
     connected = {row.software_version: int(row.connected) for row in rows}
     everybody = connection.scalar(select(func.count()).select_from(hosts).where(hosts.c.org == org)) or 0
+    return connected, everybody - sum(connected.values())
+
+
+def hosts_by_mode(connection: Connection, seen_since_us: int) -> tuple[dict[UpdateMode, int], int]:
+    """Return how many hosts of all orgs are connected, by how they get their policy, and how many are gone."""
+    query = select(hosts.c.update_mode, func.count().label("connected")).where(_is_connected(seen_since_us))
+    rows = connection.execute(query.group_by(hosts.c.update_mode))
+    connected = {UpdateMode(row.update_mode): int(row.connected) for row in rows}
+    everybody = connection.scalar(select(func.count()).select_from(hosts)) or 0
     return connected, everybody - sum(connected.values())
 
 

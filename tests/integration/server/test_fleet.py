@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import grpc
 import pytest
 from sqlalchemy import update
 
+from akpolicy import metrics_names as names
 from akpolicy.errors import ServerRefused
 from akpolicy.v1 import distribution_pb2 as dist
 from akpolicy.v1 import fleet_pb2
+from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.presence import GONE_AFTER_S
 from akpolicy_server.store.tables import hosts
 from tests.integration.server.conftest import DEADLINE_S, policy
@@ -243,3 +246,56 @@ def test_other_orgs_and_hosts_see_nothing(server: LiveServer, role: str) -> None
         for ask in (lambda: stranger.fleet_status("acme"), lambda: list(stranger.hosts("acme"))):
             with pytest.raises(ServerRefused, match="PERMISSION_DENIED"):
                 ask()
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_from_publish_to_enforced_is_measured_for_hosts_that_were_there(server: LiveServer) -> None:
+    metrics = server.serving.metrics
+
+    def exposed(suffix: str) -> float:
+        found = re.search(
+            rf"^akpolicy_server_propagation_seconds_{suffix} (\S+)$", metrics.expose()[1].decode(), re.MULTILINE
+        )
+        assert found
+        return float(found[1])
+
+    server.admin.publish(OWN, policy("before"))
+    stream = enforcing(server, "a")
+    wait_until(lambda: metrics.value(names.SERVER_ACKS) == 1, what="an ack")
+    assert exposed("count") == 0
+    server.admin.publish(OWN, policy("after"))
+    stream.ack(stream.next_update())
+    wait_until(lambda: exposed("count") == 1, what="an observation")
+    assert 0 < exposed("sum") < DEADLINE_S
+    stream.call.cancel()
+
+
+def lags(metrics: ServerMetrics) -> list[float]:
+    return [metrics.value(names.SERVER_HOSTS_BY_LAG, lag=lag) for lag in ("none", "under_1m", "under_1h", "over_1h")]
+
+
+def test_hosts_are_counted_by_how_long_they_lack_something(server: LiveServer) -> None:
+    def counts() -> list[float]:
+        server.on_loop(server.serving.presence.count)
+        return lags(server.serving.metrics)
+
+    server.admin.publish(OWN, policy("one"))
+    ready = enforcing(server, "a")
+    lacking = server.host("b").hello()
+    lacking.updates()
+    wait_until(lambda: counts() == [1, 1, 0, 0], what="counts")
+    # A newer revision takes effect: the one whose place it took is not lacked.
+    server.admin.publish(OWN, policy("two"))
+    for stream in (ready, lacking):
+        stream.ack(stream.next_update())
+    wait_until(lambda: counts() == [2, 0, 0, 0], what="counts")
+    for stream in (ready, lacking):
+        stream.call.cancel()
+
+
+def test_lags_are_told_apart() -> None:
+    metrics = ServerMetrics()
+    metrics.count_lags([0.0, 0.001, 59.9, 60.0, 3599.0, 3600.0, 1e9])
+    assert lags(metrics) == [1, 2, 2, 2]
