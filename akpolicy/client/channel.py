@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Option = tuple[str, "str | int"]
 
+# Trailing metadata of a call that the server ends: after how many milliseconds the caller is to come back.
+RETRY_AFTER_METADATA: Final = "akpolicy-retry-after-ms"
 KEEPALIVE_TIME_MS: Final = 330_000
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # A server or sidecar that comes back must be found at once; many hosts are spread by the library's own jitter.

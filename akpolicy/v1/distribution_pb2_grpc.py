@@ -60,7 +60,8 @@ class DistributionServiceServicer:
 
         Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
         PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
-        bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back later).
+        bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
+        as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

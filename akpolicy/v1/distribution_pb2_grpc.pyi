@@ -49,7 +49,8 @@ class DistributionServiceStub:
 
     Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
     PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
-    bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back later).
+    bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
+    as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
     """
 
 @_typing.type_check_only
@@ -71,7 +72,8 @@ class DistributionServiceAsyncStub(DistributionServiceStub):
 
     Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
     PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
-    bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back later).
+    bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
+    as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
     """
 
 class DistributionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,7 +98,8 @@ class DistributionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with UNAUTHENTICATED (no key, wrong or revoked key; an open stream ends with it when its key is revoked),
         PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
-        bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back later).
+        bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
+        as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
         """
 
 def add_DistributionServiceServicer_to_server(servicer: DistributionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,8 @@ Rules:
 - A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
   wins, and a slow stream keeps one bit here and delays nobody.
 - A host may have so many streams at once and no more.
-- A stream ends when its API key is revoked, or when the server stops.
+- A stream ends when its API key is revoked, or when the server stops. Then each host is told when to come back, so
+  that they do not all come at once.
 
 Everything runs on the event loop, except `announce` and `end_key`, which any thread may call.
 """
@@ -16,7 +17,8 @@ import asyncio
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import TooManyStreams
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.store.hosts import HostKey
+
+# How the return of hosts is spread when the server stops.
+RETURNS_A_SECOND: Final = 200
+MIN_SPREAD_S: Final = 1.0
+MAX_SPREAD_S: Final = 60.0
 
 
 class End(Enum):
@@ -87,6 +94,8 @@ class Fanout:
         self._by_host: defaultdict[HostKey, set[Subscriber]] = defaultdict(set)
         self._by_key: defaultdict[str, set[Subscriber]] = defaultdict(set)
         self._stopping = False
+        self._streams_at_stop = 0
+        self._random = SystemRandom()
 
     @contextmanager
     def joined(self, host: HostKey, key_id: str) -> Iterator[Subscriber]:
@@ -140,9 +149,18 @@ class Fanout:
         """End the streams of a revoked API key; from any thread."""
         self._loop.call_soon_threadsafe(self._end_key, key_id)
 
+    def return_after_s(self) -> float:
+        """Return when a host whose stream ends because the server stops is to come back, in seconds.
+
+        Spread at random, so that not more than about `RETURNS_A_SECOND` come back at once.
+        """
+        spread_s = min(MAX_SPREAD_S, max(MIN_SPREAD_S, self._streams_at_stop / RETURNS_A_SECOND))
+        return self._random.uniform(0.0, spread_s)
+
     def stop(self) -> None:
         """End every stream, and each that joins from now on."""
         self._stopping = True
+        self._streams_at_stop = len(self)
         for subscribers in self._by_org.values():
             for subscriber in subscribers:
                 subscriber.finish(End.STOPPING)

@@ -4,6 +4,7 @@ Rules:
 
 - It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
   restarted server at once; a connection that had a heartbeat begins again with the shortest wait.
+- A server that ends the stream can say when to come back; that is waited for, up to `MAX_ASKED_S`.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
@@ -28,7 +29,7 @@ import grpc
 import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
-from akpolicy.client.channel import bearer, open_channel
+from akpolicy.client.channel import RETRY_AFTER_METADATA, bearer, open_channel
 from akpolicy.clock import Moment
 from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
@@ -37,7 +38,10 @@ from akpolicy_sidecar.link import SILENT_INTERVALS
 from akpolicy_sidecar.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from tenacity import RetryCallState
+    from tenacity.wait import wait_base
 
     from akpolicy.client.channel import ServerEndpoint
     from akpolicy.clock import Clock
@@ -49,9 +53,13 @@ if TYPE_CHECKING:
 # Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
 FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
+# However long the server asks to be left alone.
+MAX_ASKED_S: Final = 300.0
 STOP_DEADLINE_S: Final = 5.0
 MAX_UNSENT: Final = 64
 MAX_DETAIL_CHARS: Final = 300
+MILLISECONDS: Final = 1000
+_MAX_DIGITS: Final = 12
 
 _CANCELLED = grpc.StatusCode.CANCELLED.name
 
@@ -90,6 +98,13 @@ class Watcher:
         # The connection of the moment; replaced by the watcher's thread, looked at by others.
         self._session: Session | None = None
         self._call: Any = None
+        # How long the server asked to be left alone when it ended the last connection, in seconds.
+        self._asked_s = 0.0
+
+    @property
+    def asked_s(self) -> float:
+        """How long the server asked to be left alone when it ended the last connection, in seconds."""
+        return self._asked_s
 
     def start(self) -> None:
         """Begin to connect."""
@@ -152,7 +167,7 @@ class Watcher:
         jitter = SystemRandom()
         while not self._stop.is_set():
             retrying = Retrying(
-                wait=wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S),
+                wait=self._pause(wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S)),
                 retry=retry_if_result(lambda proven: not proven),
                 stop=stop_when_event_set(self._stop),
                 sleep=sleep_using_event(self._wake),
@@ -161,6 +176,11 @@ class Watcher:
             # Returns when a connection that had a heartbeat is lost.
             retrying(self._connect_once)
             self._stop.wait(jitter.uniform(0, FIRST_BACKOFF_S))
+            self._wake.wait(self._asked_s)
+
+    def _pause(self, usual: wait_base) -> Callable[[RetryCallState], float]:
+        """Return how to wait between attempts: as usual, and at least as long as the server asked for."""
+        return lambda state: max(usual(state), self._asked_s)
 
     def _connect_once(self) -> bool:
         """Hold one connection until it ends; return whether it had a heartbeat."""
@@ -174,11 +194,13 @@ class Watcher:
             send=partial(_enqueue, outgoing),
         )
         self._wake.clear()
+        self._asked_s = 0.0
         status, detail = "OK", "the server ended the stream"
         try:
             self._converse(session, outgoing)
         except grpc.RpcError as error:
             status, detail = _status_of(error)
+            self._asked_s = _asked_s_of(error)
         except AkpolicyError as error:
             status, detail = error.code, error.message
         except Exception as error:
@@ -221,3 +243,11 @@ def _messages(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> Iterat
 
 def _status_of(error: Any) -> tuple[str, str]:  # noqa: ANN401 - the errors of a call are calls too, which no type says
     return error.code().name, (error.details() or "")[:MAX_DETAIL_CHARS]
+
+
+def _asked_s_of(error: Any) -> float:  # noqa: ANN401 - as above
+    """Return how long the server asks to be left alone, in seconds; 0 if it does not, or not in a number."""
+    for entry in error.trailing_metadata() or ():
+        if entry.key == RETRY_AFTER_METADATA and entry.value.isascii() and entry.value.isdigit():
+            return min(MAX_ASKED_S, int(entry.value[:_MAX_DIGITS]) / MILLISECONDS)
+    return 0.0

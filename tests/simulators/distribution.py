@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from akpolicy.client.channel import RETRY_AFTER_METADATA
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc
 from tests.simulators.office import NONCE_BYTES, keep_alive
 
@@ -53,6 +54,7 @@ class ServerState:
     open_streams: set[int] = field(default_factory=set)
     streams_begun: int = 0
     dropped_up_to: int = 0
+    retry_after: str | None = None
 
 
 class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
@@ -85,6 +87,8 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
         threading.Thread(target=stream.listen, args=(request_iterator,), daemon=True).start()
         yield from stream.responses()
         self._abort_if_refusing(context)
+        if self._state.retry_after is not None:
+            context.set_trailing_metadata(((RETRY_AFTER_METADATA, self._state.retry_after),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
 
     def _abort_if_refusing(self, context: grpc.ServicerContext) -> None:

@@ -184,9 +184,10 @@ class PolicyServerSimulator:
         """Take new streams again; `api_key` is what hosts must send from now on, None takes any."""
         self._set(refusal=None, api_key=api_key)
 
-    def drop_streams(self) -> None:
-        """End every open stream with UNAVAILABLE."""
+    def drop_streams(self, retry_after: str | None = None) -> None:
+        """End every open stream with UNAVAILABLE; `retry_after`: milliseconds after which hosts are to come back."""
         with self._state.changed:
+            self._state.retry_after = retry_after
             self._state.dropped_up_to = self._state.streams_begun
             self._state.changed.notify_all()
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from grpc import StatusCode
 
+from akpolicy.client.channel import RETRY_AFTER_METADATA
 from akpolicy.client.server_errors import CODE_METADATA
 from akpolicy.errors import AkpolicyError, PolicyError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_STATUS_BYTES: Final = 500
 INCIDENT_BYTES: Final = 4
+MILLISECONDS: Final = 1000
 
 # How a call ends before its caller is known. Anybody can make such calls: they are counted, and must not fill the log.
 _STRANGERS_ENDS: Final = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.CANCELLED})
@@ -48,12 +50,23 @@ log = structlog.get_logger(__name__)
 
 
 class Ended(Exception):
-    """A call that the server ends with a status, without anybody's mistake."""
+    """A call that the server ends with a status, without anybody's mistake.
 
-    def __init__(self, status: StatusCode, message: str) -> None:
+    `retry_after_s`: after how many seconds the caller is to come back.
+    """
+
+    def __init__(self, status: StatusCode, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the caller is told beside the status."""
+        if self.retry_after_s is None:
+            return ()
+        return ((RETRY_AFTER_METADATA, str(int(self.retry_after_s * MILLISECONDS))),)
 
 
 class Call:
@@ -116,7 +129,7 @@ class Calls:
         except Ended as end:
             status = end.status
             call.note(reason=end.message)
-            await context.abort(status, end.message)
+            await context.abort(status, end.message, end.metadata)
         except AkpolicyError as error:
             expected = status_of(error)
             if expected is None:

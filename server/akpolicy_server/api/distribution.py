@@ -68,9 +68,8 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
         """Serve the stream until the host closes it or something is wrong."""
         subscription = Subscription(self._services, subscriber, greeting, context.write)
         self._services.metrics.subscribers.inc()
-        tasks = [
-            asyncio.create_task(work) for work in (_end(subscriber), _hear(subscription, requests), subscription.talk())
-        ]
+        parts = (_end(self._fanout, subscriber), _hear(subscription, requests), subscription.talk())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -100,6 +99,7 @@ async def _hear(subscription: Subscription, requests: Requests) -> None:
         subscription.hear(message)
 
 
-async def _end(subscriber: Subscriber) -> None:
-    status, message = _ENDINGS[await subscriber.ended()]
-    raise Ended(status, message)
+async def _end(fanout: Fanout, subscriber: Subscriber) -> None:
+    why = await subscriber.ended()
+    status, message = _ENDINGS[why]
+    raise Ended(status, message, retry_after_s=fanout.return_after_s() if why is End.STOPPING else None)

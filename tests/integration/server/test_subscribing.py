@@ -13,6 +13,7 @@ import pytest
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as dist
+from akpolicy_server.fanout import MIN_SPREAD_S
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.hosts import HostKey, HostNack, enforced_by, find_host, refused_by
 from akpolicy_server.store.tables import api_keys
@@ -358,3 +359,5 @@ def test_when_the_server_stops_streams_are_told_to_come_back(tmp_path: Path) -> 
         code, message = stream.ending()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "come back" in message
+    asked = dict(stream.call.trailing_metadata())["akpolicy-retry-after-ms"]
+    assert 0 <= int(asked) <= MIN_SPREAD_S * 1000

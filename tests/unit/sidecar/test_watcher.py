@@ -141,6 +141,36 @@ def test_stop_ends_the_wait(host: Host, server: PolicyServerSimulator, no_retry:
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
 
 
+def test_a_host_comes_back_when_the_server_asks_it_to(host: Host, server: PolicyServerSimulator) -> None:
+    with host.watching(server) as watcher:
+        wait_until(host.is_live)
+        server.drop_streams(retry_after="100000000000000000000")
+        wait_until(lambda: host.trouble == "UNAVAILABLE")
+        wait_until(lambda: watcher.asked_s == module.MAX_ASKED_S)
+        # However long it is asked to wait: a new key is tried at once.
+        server.accept(api_key="second")
+        host.write_key("second")
+
+        def is_live() -> bool:
+            watcher.check_credentials()
+            return host.is_live()
+
+        wait_until(is_live)
+        assert watcher.asked_s == 0
+
+
+@pytest.mark.parametrize("retry_after", ["0", "-1", "soon", "1.5", ""])
+def test_what_is_no_time_to_come_back_is_not_waited_for(
+    host: Host, server: PolicyServerSimulator, retry_after: str
+) -> None:
+    with host.watching(server) as watcher:
+        wait_until(host.is_live)
+        server.drop_streams(retry_after)
+        server.wait_for(lambda s: len(s.hellos) == 2)
+        wait_until(host.is_live)
+        assert watcher.asked_s == 0
+
+
 def test_a_new_key_replaces_an_open_stream_and_contact_is_not_lost(host: Host, server: PolicyServerSimulator) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
