@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 MUTATION_ARGS ?=
-MUTATION_SEED ?= $(shell git rev-parse HEAD 2>/dev/null || echo 1)
+MUTATION_SEED ?= $(shell git rev-parse HEAD:akpolicy HEAD:sidecar 2>/dev/null | tr -d '\n')
 
 # How many tests run at once; `auto` is one a core.
 WORKERS ?= auto
@@ -49,7 +49,8 @@ bench-scopes: $(VENV)/.test ## Measure a first contact and a change among thousa
 mutation: $(VENV)/.dev ## Change trust and cache code in every small way and see the tests notice (MUTATION_ARGS)
 	$(BIN)/python -m tools.mutation run $(MUTATION_ARGS)
 
-# Another commit draws another sample.
+# Another state of the code draws another sample; a test that was missing, or an entry in the list, does not: so what a
+# sample shows can be mended.
 mutation-sample: $(VENV)/.dev ## The same with 200 of the changes
 	$(BIN)/python -m tools.mutation run --sample 200 --seed "$(MUTATION_SEED)" $(MUTATION_ARGS)
 
