@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from akpolicy.heartbeat import Heartbeat, IndexReference, RootReference
 from akpolicy.index import Index, IndexLine, build_index
-from akpolicy_sidecar.freshness import MAX_NOT_ENFORCED, NOTHING_CONFIRMED, Confirmation, Freshness, confirm
+from akpolicy_sidecar.freshness import (
+    MAX_NOT_ENFORCED,
+    NOTHING_CONFIRMED,
+    Confirmation,
+    Confirmations,
+    Freshness,
+    confirm,
+)
 
 START = 1_800_000_000
 LIFE = 300
@@ -225,3 +233,8 @@ def test_the_freshness_of_some_scopes_is_theirs_alone() -> None:
 
     assert both.of({GLOBAL}) == Freshness({GLOBAL: late}, early)
     assert (both.of({GLOBAL}).stalest, both.of({"org/acme"}).stalest) == (GLOBAL, "org/acme")
+
+
+def test_a_scope_without_a_confirmation_is_named() -> None:
+    with pytest.raises(KeyError, match="org/none"):
+        Confirmations()["org/none"]

@@ -357,3 +357,17 @@ def test_a_bundle_of_a_scope_that_no_index_names_is_not_fresh(host: HostSimulato
     standing = host.standing()
 
     assert (standing.fresh, standing.stalest) == (False, "org/acme")
+
+
+def test_a_restart_vouches_for_nothing_that_no_heartbeat_named(new_host: HostSimulator) -> None:
+    host = new_host
+    host.office.publish(PERMIT)
+    hello = host.new_session().hello().hello
+    host.hear(*[message for message in host.office.greeting(hello) if not message.HasField("heartbeat")])
+    host.take(Held(*host.org.bundle_envelope("org/acme", PERMIT)))
+    take(host)
+
+    again = host.restart()
+
+    for freshness in (host.snapshots.current.freshness, again.snapshots.current.freshness):
+        assert ("global" in freshness.by_scope, "org/acme" in freshness.by_scope) == (True, False)
