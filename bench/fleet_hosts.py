@@ -30,8 +30,10 @@ from akpolicy.v1 import distribution_pb2_grpc
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.watcher import FIRST_BACKOFF_S, MAX_BACKOFF_S
 
+Stream = Any  # grpc.aio types what a stream's stub returns as a call without messages
 # How many connections come about at once in the beginning.
 OPENING = 50
+_JITTER = random.SystemRandom()
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 
 
@@ -79,12 +81,12 @@ class Hosts:
             finally:
                 await channel.close()
             attempt += 1
-            pause_s = random.uniform(0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)))
+            pause_s = _JITTER.uniform(0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)))
             await asyncio.sleep(max(asked_s, pause_s))
 
-    async def _open(self, channel: grpc.aio.Channel, host: Host) -> tuple[Any, pb.SubscribeResponse]:
+    async def _open(self, channel: grpc.aio.Channel, host: Host) -> tuple[Stream, pb.SubscribeResponse]:
         stub = distribution_pb2_grpc.DistributionServiceStub(channel)
-        call: Any = stub.Subscribe(metadata=bearer(host.secret))
+        call: Stream = stub.Subscribe(metadata=bearer(host.secret))
         hello = pb.Hello(org="acme", software_version="0.1.0", root_version=1, nonce=os.urandom(16))
         await call.write(pb.SubscribeRequest(hello=hello))
         first = await call.read()
@@ -94,8 +96,8 @@ class Hosts:
         host.connected.append(time.monotonic())
         return call, first
 
-    async def _listen(self, call: Any, host: Host, first: pb.SubscribeResponse) -> None:
-        message = first
+    async def _listen(self, call: Stream, host: Host, first: pb.SubscribeResponse) -> None:
+        message: Any = first
         while message is not grpc.aio.EOF:
             host.received_bytes += message.ByteSize()
             kind = message.WhichOneof("message")
