@@ -41,7 +41,7 @@ ScopesOption = Annotated[
 @app.command(
     epilog=examples(
         "akpolicy fleet status --org acme",
-        "akpolicy fleet status --org acme --version 7 && echo 'no host is older than 7'",
+        "akpolicy fleet status --org acme --version 7",
         "akpolicy fleet status --wait org=acme version=7 --timeout 2m",
         "akpolicy fleet status --org acme --scope org/acme/team/red --output json | jq '.scopes[0].hosts_behind'",
     )

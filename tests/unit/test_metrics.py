@@ -60,7 +60,21 @@ def test_every_name_belongs_to_a_program() -> None:
 
 def test_no_label_is_one_that_a_caller_fills() -> None:
     labels = {label for metric in ALL_NAMES for label in metric.labels}
-    known = {"code", "effect", "method", "mode", "outcome", "reason", "scope", "source", "status", "use", "version"}
+    known = {
+        "code",
+        "effect",
+        "lag",
+        "method",
+        "mode",
+        "outcome",
+        "reason",
+        "scope",
+        "source",
+        "state",
+        "status",
+        "use",
+    }
+    known |= {"version"}
     assert labels <= known
 
 
