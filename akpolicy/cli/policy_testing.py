@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akpolicy.cli.files import read_policy_files
+from akpolicy.cli.files import STDIN, read_policy_files
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, counted, print_json, print_note, print_text
 from akpolicy.cli.questions import from_lines
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from akpolicy.engine.request import AuthorizationRequest
-    from akpolicy.simulation.difference import Difference
     from akpolicy.simulation.layers import Layers
     from akpolicy.simulation.runner import FileResult
 
@@ -94,20 +92,25 @@ def diff(
 ) -> None:
     """Replay requests against two sets of policies and print what would change, by policy.
 
-    Exit code 0 if nothing would be decided otherwise, 1 if something would.
+    Exit code 0 if nothing would be decided otherwise, 1 if something would or if no request could be compared.
     """
+    from akpolicy.cli.difference_text import difference_json, difference_note, difference_text
     from akpolicy.simulation.difference import compare
 
+    if [before, after, requests].count(STDIN) > 1:
+        raise UsageError("standard input can be read for one thing only; name files for the others")
     asked = [(question.line, question.request) for question in from_lines(requests, {})]
     if not asked:
         raise UsageError(f"`{requests}` has no request; give at least one, one JSON object a line")
-    name = org or asked[0][1].principal.org_id
-    found = compare(_layers(before, name), _layers(after, name), _of_org(asked, name))
+    name = asked[0][1].principal.org_id if org is None else org
+    found = compare(_layers(before, name), _layers(after, name), asked)
     if output == "json":
-        print_json(_difference_json(found))
-    else:
-        print_text(_difference_text(found))
-    if found.changed:
+        print_json(difference_json(found))
+    elif found.compared:
+        print_text(difference_text(found))
+    if note := difference_note(found, name):
+        print_note(note)
+    if found.changed or not found.compared:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -189,55 +192,3 @@ def _layers(path: Path, org: str) -> Layers:
         raise UsageError(f"`{org}` is no name of an org; give `--org NAME`")
     schema = load_default_schema()
     return Layers.compiled(org, {org_scope(org): read_policies(read_policy_files([path]), schema)}, schema)
-
-
-def _of_org(asked: Iterable[tuple[int, AuthorizationRequest]], org: str) -> Iterator[tuple[int, AuthorizationRequest]]:
-    """Yield the requests that the hosts of the org would judge."""
-    for line, request in asked:
-        if request.principal.org_id == org:
-            yield line, request
-
-
-def _difference_text(found: Difference) -> str:
-    lines = []
-    for name, changes in sorted(found.policies.items()):
-        counts = ", ".join(f"{count} {old} -> {new}" for (old, new), count in sorted(changes.counts.items()))
-        lines.append(f"{name}: {counts}")
-        for change in changes.examples:
-            request = change.request
-            where = f"line {change.line}: " if change.line else ""
-            asked = f"{request.principal.id} {request.action} {request.resource.id}"
-            lines.append(f"  {where}{asked}: {change.before} -> {change.after}")
-    others = f", {found.by_other_policies} by other policies" if found.by_other_policies else ""
-    lines.append(f"{found.changed} of {counted([None] * found.replayed, 'request')} would change{others}")
-    return "\n".join(lines)
-
-
-def _difference_json(found: Difference) -> dict[str, object]:
-    return {
-        "replayed": found.replayed,
-        "changed": found.changed,
-        "by_other_policies": found.by_other_policies,
-        "policies": [
-            {
-                "policy": name,
-                "counts": [
-                    {"before": old, "after": new, "requests": count}
-                    for (old, new), count in sorted(changes.counts.items())
-                ],
-                "examples": [
-                    {
-                        "line": change.line,
-                        "principal": change.request.principal.id,
-                        "action": change.request.action,
-                        "resource": change.request.resource.id,
-                        "before": change.before,
-                        "after": change.after,
-                        "message": change.message,
-                    }
-                    for change in changes.examples
-                ],
-            }
-            for name, changes in sorted(found.policies.items())
-        ],
-    }

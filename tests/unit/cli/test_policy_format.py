@@ -130,7 +130,7 @@ def test_many_policies_come_out_as_one_after_the_other_would(cli: Run, tmp_path:
 
 
 def test_text_that_settles_only_after_some_rounds_is_written_settled(cli: Run, tmp_path: Path) -> None:
-    text = policy('("\u2028" // wide\n && [])')
+    text = policy('("a"\n// beside\n&& [])')
     path = tmp_path / "p.cedar"
     path.write_text(text, encoding="utf-8")
     once = formatted(text, "p", line_width=100, indent=2)

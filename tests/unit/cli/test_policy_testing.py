@@ -118,18 +118,21 @@ def test_what_would_change_is_grouped_by_policy(cli: Run, cases: Path, requests:
 
     assert result.code == 1
     assert result.out.splitlines() == [
-        "org/acme/no-run: 1 allow -> deny",
+        "org/acme/no-run: 1 allow -> deny (added)",
         "  line 1: alice Run b: allow -> deny",
-        "org/acme/other: 1 allow -> deny",
+        "org/acme/other: 1 allow -> deny (removed)",
         "  line 3: alice Create b: allow -> deny",
-        "org/acme/ssh: 1 deny -> allow",
+        "org/acme/run: 1 allow -> deny (removed)",
+        "  line 1: alice Run b: allow -> deny",
+        "org/acme/ssh: 1 deny -> allow (added)",
         "  line 2: alice SSH b: deny -> allow",
         "3 of 4 requests would change",
     ]
     answer = json.loads(
         cli("policy", "diff", tmp_path / "p.cedar", candidate, "--requests", requests, "--output", "json").out
     )
-    assert (answer["replayed"], answer["changed"]) == (4, 3)
+    assert (answer["replayed"], answer["changed"], answer["refused"], answer["foreign"]) == (4, 3, 1, 0)
+    assert answer["policies"][0]["change"] == "added"
 
 
 def test_policies_that_decide_alike_end_with_0_and_other_reasons_are_counted(
@@ -148,6 +151,53 @@ def test_a_diff_without_requests_makes_no_sense(cli: Run, cases: Path, tmp_path:
     policies = tmp_path / "p.cedar"
 
     assert cli("policy", "diff", policies, policies, "--requests", tmp_path / "none").code == 2
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_log_of_another_org_is_no_proof_that_nothing_changes(
+    cli: Run, cases: Path, requests: Path, tmp_path: Path, output: str
+) -> None:
+    policies = tmp_path / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests, "--org", "beta", "--output", output)
+
+    assert result.code == 1
+    assert "error: nothing could be compared: none of the 4 requests is of the org `beta`" in result.err
+    assert result.out == "" if output == "text" else json.loads(result.out)["foreign"] == 4
+
+
+def test_a_log_without_one_valid_request_is_no_proof_either(cli: Run, cases: Path, requests: Path) -> None:
+    requests.write_text("\n" + requests.read_text(encoding="utf-8").splitlines()[3], encoding="utf-8")
+    policies = cases.parent / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests)
+
+    assert (result.code, result.out) == (1, "")
+    assert "nothing could be compared: all requests are refused; the first, on line 2: " in result.err
+
+
+def test_what_was_left_out_is_said(cli: Run, cases: Path, requests: Path) -> None:
+    text = requests.read_text(encoding="utf-8")
+    requests.write_text(text + "\n" + text.splitlines()[0].replace("acme", "beta"), encoding="utf-8")
+    policies = cases.parent / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests)
+
+    assert (result.code, result.out) == (0, "0 of 4 requests would change\n")
+    assert result.err == "note: 1 request of other orgs left out, 1 request refused before and after\n"
+
+
+@pytest.mark.parametrize("names", [("-", "-", "r"), ("-", "p", "-"), ("p", "-", "-")])
+def test_standard_input_is_read_for_one_thing(cli: Run, names: tuple[str, str, str]) -> None:
+    result = cli("policy", "diff", *names[:2], "--requests", names[2])
+
+    assert (result.code, "standard input" in result.err) == (2, True)
+
+
+def test_an_org_without_a_name_is_refused(cli: Run, cases: Path, requests: Path) -> None:
+    policies = cases.parent / "p.cedar"
+
+    assert cli("policy", "diff", policies, policies, "--requests", requests, "--org", "").code == 2
 
 
 # --- format -----------------------------------------------------------------------------------------------------------
