@@ -11,11 +11,13 @@ from akpolicy.cli.files import STDIN, read_policy_files
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, counted, print_json, print_note, print_text
 from akpolicy.cli.questions import from_lines
+from akpolicy.cli.rewritten_files import shown_path
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from akpolicy.simulation.coverage import Coverage
     from akpolicy.simulation.layers import Layers
     from akpolicy.simulation.runner import FileResult
 
@@ -57,13 +59,14 @@ def run_tests(
     Exit code 0 if all come out as expected, 1 if not or if the coverage is too low, 2 for files that make no sense.
     """
     from akpolicy.simulation.cases import read_cases
+    from akpolicy.simulation.coverage import Coverage
     from akpolicy.simulation.junit import junit_xml
     from akpolicy.simulation.runner import run_cases
 
     results = [run_cases(read_cases(path)) for path in _case_files(files)]
     if junit is not None:
         _write(junit, junit_xml(results))
-    covered = _coverage_percent(results)
+    covered = Coverage.of(results)
     if output == "json":
         print_json(_results_json(results, covered))
     else:
@@ -71,9 +74,9 @@ def run_tests(
     failed = sum(not result.passed for file in results for result in file.results)
     if failed:
         print_note(f"error: {counted([None] * failed, 'case')} came out otherwise")
-    if covered < min_coverage:
-        print_note(f"error: {covered:.0f} % of the policies are tried, less than {min_coverage} %")
-    if failed or covered < min_coverage:
+    if not covered.reaches(min_coverage):
+        print_note(f"error: {int(covered.percent)} % of the policies are tried, less than {min_coverage} %")
+    if failed or not covered.reaches(min_coverage):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -117,43 +120,45 @@ def diff(
 # --- test -------------------------------------------------------------------------------------------------------------
 
 
-def _case_files(paths: Sequence[Path]) -> Iterator[Path]:
+def _case_files(paths: Sequence[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
     for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} and file.is_file())
-        if not found:
-            raise UsageError(f"the directory `{path}` has no *.yaml file")
-        yield from found
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} and file.is_file())
+            if not files:
+                raise UsageError(f"the directory `{path}` has no *.yaml file")
+        for file in files:
+            if file in found:
+                raise UsageError(f"`{shown_path(file)}` is named twice")
+            found[file] = None
+    return list(found)
 
 
-def _coverage_percent(results: Sequence[FileResult]) -> float:
-    policies = sum(len(file.policies) for file in results)
-    uncovered = sum(len(file.uncovered) for file in results)
-    return 100 * (policies - uncovered) / policies
-
-
-def _print_results(results: Sequence[FileResult], covered: float, *, coverage: bool) -> None:
-    for file in results:
+def _print_results(results: Sequence[FileResult], covered: Coverage, *, coverage: bool) -> None:
+    told: set[tuple[str, str]] = set()
+    for file, untried in zip(results, covered.untried, strict=True):
+        path = shown_path(file.file.path)
         for result in file.results:
             for problem in result.problems:
-                print_text(f"{file.file.path}:{result.case.line}: {result.case.name}: {problem}")
-        if coverage:
-            for policy in file.uncovered:
-                print_text(f"{file.file.path}: no case is determined by `{policy}`")
+                print_text(f"{path}:{result.case.line}: {result.case.name}: {problem}")
+        for policy in untried if coverage else ():
+            if (policy, file.texts[policy]) not in told:
+                print_text(f"{path}: no case is determined by `{policy}`")
+            told.add((policy, file.texts[policy]))
     total = sum(len(file.results) for file in results)
     passed = sum(result.passed for file in results for result in file.results)
-    print_text(f"{passed} of {counted([None] * total, 'case')} passed, {covered:.0f} % of the policies tried")
+    tried = f"{int(covered.percent)} % of the policies tried"
+    print_text(f"{passed} of {counted([None] * total, 'case')} passed, {tried}")
 
 
-def _results_json(results: Sequence[FileResult], covered: float) -> dict[str, object]:
+def _results_json(results: Sequence[FileResult], covered: Coverage) -> dict[str, object]:
     return {
         "passed": all(result.passed for file in results for result in file.results),
-        "coverage_percent": round(covered, 1),
+        "coverage_percent": covered.percent,
         "files": [
             {
-                "file": str(file.file.path),
+                "file": shown_path(file.file.path),
                 "cases": [
                     {
                         "name": result.case.name,
@@ -165,9 +170,9 @@ def _results_json(results: Sequence[FileResult], covered: float) -> dict[str, ob
                     }
                     for result in file.results
                 ],
-                "uncovered": list(file.uncovered),
+                "uncovered": list(untried),
             }
-            for file in results
+            for file, untried in zip(results, covered.untried, strict=True)
         ],
     }
 

@@ -167,7 +167,7 @@ def _failed_forbids(layers: Layers, verdict: Verdict) -> Iterator[str]:
 
 
 def _edits(before: Layers, after: Layers) -> dict[str, str]:
-    old, new = dict(_texts(before)), dict(_texts(after))
+    old, new = dict(before.policies()), dict(after.policies())
     edits = {name: REMOVED for name in old if name not in new}
     for name, text in new.items():
         if name not in old:
@@ -175,12 +175,6 @@ def _edits(before: Layers, after: Layers) -> dict[str, str]:
         elif old[name] != text and _tokens(old[name]) != _tokens(text):
             edits[name] = CHANGED
     return edits
-
-
-def _texts(layers: Layers) -> Iterator[tuple[str, str]]:
-    for scope, layer in layers.by_scope.items():
-        for policy, text in zip(layer.policies, layer.texts, strict=True):
-            yield f"{scope}/{policy.id}", text
 
 
 def _tokens(text: str) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -92,6 +95,89 @@ def test_policies_that_cannot_be_enforced_end_with_1_and_a_file_that_makes_no_se
     cases.write_text("tests: 1", encoding="utf-8")
     assert cli("policy", "test", cases).code == 2
     assert cli("policy", "test", cases.parent / "none.yaml").code == 2
+
+
+def test_a_policy_that_one_file_tries_is_tried(cli: Run, cases: Path) -> None:
+    (cases.parent / "more.yaml").write_text(
+        CASES.replace("Run", "Create").replace("SSH", "Fly") % "refused", encoding="utf-8"
+    )
+
+    result = cli("policy", "test", cases.parent, "--coverage", "--min-coverage", 100)
+
+    assert (result.code, result.out) == (0, "4 of 4 cases passed, 100 % of the policies tried\n")
+    answer = json.loads(cli("policy", "test", cases.parent, "--output", "json").out)
+    assert answer["coverage_percent"] == 100.0
+    assert [file["uncovered"] for file in answer["files"]] == [[], []]
+
+
+def test_a_policy_that_no_file_tries_counts_and_is_named_once(cli: Run, cases: Path) -> None:
+    (cases.parent / "more.yaml").write_text(CASES % "deny", encoding="utf-8")
+
+    result = cli("policy", "test", cases.parent, "--coverage")
+
+    assert result.out.count("no case is determined by") == 1
+    assert "4 of 4 cases passed, 50 % of the policies tried" in result.out
+
+
+def test_policies_of_one_name_with_other_texts_are_others(cli: Run, cases: Path) -> None:
+    (cases.parent / "q.cedar").write_text(POLICIES.replace("Create", "Connect"), encoding="utf-8")
+    (cases.parent / "more.yaml").write_text((CASES % "deny").replace("p.cedar", "q.cedar"), encoding="utf-8")
+
+    result = cli("policy", "test", cases.parent, "--coverage")
+
+    assert result.out.count("no case is determined by") == 2
+    # `run` is the same in both.
+    assert "33 % of the policies tried" in result.out
+
+
+def test_coverage_is_not_rounded_up(cli: Run, cases: Path) -> None:
+    untried = '@id("u") forbid (principal, action, resource) when { false };\n'
+    ids = [f"p{number}" for number in range(2999)]
+    tried = "".join(f'@id("{name}") permit (principal, action, resource);\n' for name in ids)
+    (cases.parent / "p.cedar").write_text(untried + tried, encoding="utf-8")
+    cases.write_text(CASES % "allow", encoding="utf-8")
+
+    result = cli("policy", "test", cases, "--min-coverage", 100)
+
+    assert (result.code, "99 % of the policies tried" in result.out) == (1, True)
+    assert result.err == "error: 99 % of the policies are tried, less than 100 %\n"
+    assert json.loads(cli("policy", "test", cases, "--output", "json").out)["coverage_percent"] == 99.9
+
+
+def test_a_file_of_cases_that_is_named_twice_is_refused(cli: Run, cases: Path) -> None:
+    result = cli("policy", "test", cases, cases.parent)
+
+    assert (result.code, "named twice" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", [b"\xff.yaml", b"\xe9\n.yml"])
+def test_a_name_that_is_no_text_can_be_told(cases: Path, name: bytes) -> None:
+    directory = cases.parent / "cases"
+    directory.mkdir()
+    (cases.parent / "p.cedar").rename(directory / "p.cedar")
+    cases.rename(directory / os.fsdecode(name))
+    program = "from akpolicy.cli import main; main()"
+    command = [sys.executable, "-c", program, "policy", "test", str(directory), "--junit", str(cases), "--coverage"]
+    for more in ([], ["--output", "json"]):
+        done = subprocess.run([*command, *more], capture_output=True, check=False)
+
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert "\ufffd".encode() in done.stdout
+    ET.parse(cases)
+
+
+def test_results_are_printed_in_any_locale(cases: Path) -> None:
+    cases.write_text((CASES % "allow").replace("ssh", "\u5317\u4eac"), encoding="utf-8")
+    program = "from akpolicy.cli import main; main()"
+    variables = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-c", program, "policy", "test", str(cases)]
+
+    text = subprocess.run(command, capture_output=True, check=False, env=variables)
+    answer = subprocess.run([*command, "--output", "json"], capture_output=True, check=False, env=variables)
+
+    assert (text.returncode, answer.returncode) == (1, 1)
+    assert b"\\u5317\\u4eac: expected allow" in text.stdout
+    assert json.loads(answer.stdout)["files"][0]["cases"][1]["name"] == "\u5317\u4eac"
 
 
 # --- diff -------------------------------------------------------------------------------------------------------------
