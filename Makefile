@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 MUTATION_ARGS ?=
-MUTATION_SEED ?= $(shell git rev-parse HEAD:akpolicy HEAD:sidecar 2>/dev/null | tr -d '\n')
+MUTATION_SEED ?= $(shell git rev-parse HEAD:akpolicy/trust HEAD:sidecar 2>/dev/null | tr -d '\n')
 
 # How many tests run at once; `auto` is one a core.
 WORKERS ?= auto

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def main() -> None:
     """Run the command line of this process and exit with its code."""
     # gRPC's own lines on standard error would stand before the error that says what to do.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the locale has no character for becomes an escape, not a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run())
 
 

@@ -10,12 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from akpolicy.cli.rewritten_files import RewrittenFile, require_distinct, shown_path
 from akpolicy.errors import PolicyTooLarge, UsageError
 from akpolicy.limits import MAX_CONTENT_BYTES
 
@@ -34,6 +34,27 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
         PolicyTooLarge: more bytes than a scope may have.
 
     """
+    return _files(paths, _read)
+
+
+def read_rewritten_files(paths: Sequence[Path]) -> list[tuple[RewrittenFile, PolicyFile]]:
+    """Return the named files, each also as what can be replaced; raise as `read_policy_files` does.
+
+    Raises `UsageError` too for what must not be replaced (`akpolicy.cli.rewritten_files`).
+    """
+    found: list[RewrittenFile] = []
+
+    def read(path: Path, limit: int) -> bytes:
+        found.append(RewrittenFile.read(path, limit))
+        return found[-1].data
+
+    files = _files(paths, read)
+    require_distinct(found)
+    return list(zip(found, files, strict=True))
+
+
+def _files(paths: Sequence[Path], read: Callable[[Path, int], bytes]) -> list[PolicyFile]:
+    """Return what `read` returns for each file, given the number of bytes that are left and one more."""
     from akpolicy.engine.files import PolicyFile
 
     names = list(_expanded(paths))
@@ -44,14 +65,14 @@ def read_policy_files(paths: Sequence[Path]) -> list[PolicyFile]:
     seen: set[Path] = set()
     for path in names:
         if path in seen:
-            raise UsageError(f"`{path}` is named twice")
+            raise UsageError(f"`{shown_path(path)}` is named twice")
         seen.add(path)
-        data = _read(path, left + 1)
+        data = read(path, left + 1)
         left -= len(data)
-        if left < 0:
-            raise PolicyTooLarge(f"the files have more than {MAX_CONTENT_BYTES} bytes in total", source=str(path))
         # The name goes into messages; a file below a directory may have one that is no text.
-        name = "stdin" if path == STDIN else os.fsencode(path).decode("utf-8", "replace")
+        name = "stdin" if path == STDIN else shown_path(path)
+        if left < 0:
+            raise PolicyTooLarge(f"the files have more than {MAX_CONTENT_BYTES} bytes in total", source=name)
         files.append(PolicyFile(name, data))
     return files
 
@@ -63,15 +84,17 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
             continue
         found = sorted(path.rglob("*.cedar"))
         if not found:
-            raise UsageError(f"the directory `{path}` has no *.cedar file")
+            raise UsageError(f"the directory `{shown_path(path)}` has no *.cedar file")
         yield from found
 
 
 def _read(path: Path, limit: int) -> bytes:
     if path == STDIN:
+        if sys.stdin is None:  # the descriptor was closed when the program began
+            raise UsageError("standard input is closed; name a file")
         return sys.stdin.buffer.read(limit)
     try:
         with path.open("rb") as file:
             return file.read(limit)
     except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {error.strerror}") from error
+        raise UsageError(f"cannot read `{shown_path(path)}`: {error.strerror}") from error

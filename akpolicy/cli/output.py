@@ -35,7 +35,9 @@ def print_text(text: str) -> None:
 
 def print_json(value: object, *, compact: bool = False) -> None:
     """Print an answer for a program: one document, or with `compact` one line of several."""
-    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 2)
+    # Where standard output cannot hold every character, escapes of JSON can; those of Python would be none.
+    narrow = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=narrow, indent=None if compact else 2)
     # All others stand in strings, where the encoder leaves these as they are.
     typer.echo(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from akpolicy.cli.files import STDIN, read_policy_files
+from akpolicy.cli.files import STDIN, read_policy_files, read_rewritten_files
 from akpolicy.cli.options import PolicyFilesArgument, examples
-from akpolicy.cli.output import EXIT_FAILED, print_note
+from akpolicy.cli.output import EXIT_FAILED, print_note, printable
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,25 +42,26 @@ def format_policies(
     indent: Annotated[int, typer.Option(min=1, max=16, metavar="N", help="Columns of a level.")] = DEFAULT_INDENT,
 ) -> None:
     """Lay policies out as Cedar does. Comments and annotations stay, and so does what every policy means."""
-    from akpolicy.engine.layout import formatted
+    from akpolicy.cli.policy_layout import laid_out
 
     if check and write:
         raise UsageError("give either `--check` or `--write`")
-    read = read_policy_files(files)
-    if write and any(path == STDIN for path in files):
+    if write and STDIN in files:
         raise UsageError("standard input cannot be written; leave `--write` out")
-    changed = 0
-    for file in read:
-        before = _text(file)
-        after = formatted(before, file.name, line_width=line_width, indent=indent)
-        changed += before != after
-        if check or write:
-            if before != after:
-                print_note(f"{'would change' if check else 'changed'} {file.name}")
-            if write and before != after:
-                Path(file.name).write_text(after, encoding="utf-8")
-        else:
-            sys.stdout.write(after)
+    found = read_rewritten_files(files) if write else []
+    read = [file for _, file in found] if write else read_policy_files(files)
+    # All before the first is printed or written: half of a change is nobody's wish.
+    texts = [_text(file) for file in read]
+    laid = [
+        laid_out(text, file.name, line_width=line_width, indent=indent) for text, file in zip(texts, read, strict=True)
+    ]
+    changed = [position for position, text in enumerate(texts) if text != laid[position]]
+    if not check and not write:
+        _print("".join(laid))
+    for position in changed if check or write else ():
+        if write:
+            found[position][0].replace(laid[position].encode("utf-8"))
+        print_note(f"{'would change' if check else 'changed'} {read[position].name}")
     if check and changed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -71,3 +71,13 @@ def _text(file: PolicyFile) -> str:
         return file.data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"`{file.name}` is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
+def _print(text: str) -> None:
+    """Print policies as UTF-8, whatever the locale says: a file that this goes to is read as UTF-8."""
+    if sys.stdout is None:  # the descriptor was closed when the program began
+        raise UsageError("standard output is closed; give it, or `--write` or `--check`")
+    shown = printable(text) if sys.stdout.isatty() else text
+    sys.stdout.flush()
+    sys.stdout.buffer.write(shown.encode("utf-8"))
+    sys.stdout.buffer.flush()

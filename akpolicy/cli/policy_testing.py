@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from akpolicy.cli.files import read_policy_files
+from akpolicy.cli.files import STDIN, read_policy_files
 from akpolicy.cli.options import OutputOption, examples
 from akpolicy.cli.output import EXIT_FAILED, counted, print_json, print_note, print_text
 from akpolicy.cli.questions import from_lines
+from akpolicy.cli.rewritten_files import shown_path
 from akpolicy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from akpolicy.engine.request import AuthorizationRequest
-    from akpolicy.simulation.difference import Difference
+    from akpolicy.simulation.coverage import Coverage
     from akpolicy.simulation.layers import Layers
     from akpolicy.simulation.runner import FileResult
 
@@ -59,13 +59,14 @@ def run_tests(
     Exit code 0 if all come out as expected, 1 if not or if the coverage is too low, 2 for files that make no sense.
     """
     from akpolicy.simulation.cases import read_cases
+    from akpolicy.simulation.coverage import Coverage
     from akpolicy.simulation.junit import junit_xml
     from akpolicy.simulation.runner import run_cases
 
     results = [run_cases(read_cases(path)) for path in _case_files(files)]
     if junit is not None:
         _write(junit, junit_xml(results))
-    covered = _coverage_percent(results)
+    covered = Coverage.of(results)
     if output == "json":
         print_json(_results_json(results, covered))
     else:
@@ -73,9 +74,9 @@ def run_tests(
     failed = sum(not result.passed for file in results for result in file.results)
     if failed:
         print_note(f"error: {counted([None] * failed, 'case')} came out otherwise")
-    if covered < min_coverage:
-        print_note(f"error: {covered:.0f} % of the policies are tried, less than {min_coverage} %")
-    if failed or covered < min_coverage:
+    if not covered.reaches(min_coverage):
+        print_note(f"error: {int(covered.percent)} % of the policies are tried, less than {min_coverage} %")
+    if failed or not covered.reaches(min_coverage):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -94,63 +95,70 @@ def diff(
 ) -> None:
     """Replay requests against two sets of policies and print what would change, by policy.
 
-    Exit code 0 if nothing would be decided otherwise, 1 if something would.
+    Exit code 0 if nothing would be decided otherwise, 1 if something would or if no request could be compared.
     """
+    from akpolicy.cli.difference_text import difference_json, difference_note, difference_text
     from akpolicy.simulation.difference import compare
 
+    if [before, after, requests].count(STDIN) > 1:
+        raise UsageError("standard input can be read for one thing only; name files for the others")
     asked = [(question.line, question.request) for question in from_lines(requests, {})]
     if not asked:
         raise UsageError(f"`{requests}` has no request; give at least one, one JSON object a line")
-    name = org or asked[0][1].principal.org_id
-    found = compare(_layers(before, name), _layers(after, name), _of_org(asked, name))
+    name = asked[0][1].principal.org_id if org is None else org
+    found = compare(_layers(before, name), _layers(after, name), asked)
     if output == "json":
-        print_json(_difference_json(found))
-    else:
-        print_text(_difference_text(found))
-    if found.changed:
+        print_json(difference_json(found))
+    elif found.compared:
+        print_text(difference_text(found))
+    if note := difference_note(found, name):
+        print_note(note)
+    if found.changed or not found.compared:
         raise typer.Exit(EXIT_FAILED)
 
 
 # --- test -------------------------------------------------------------------------------------------------------------
 
 
-def _case_files(paths: Sequence[Path]) -> Iterator[Path]:
+def _case_files(paths: Sequence[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
     for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} and file.is_file())
-        if not found:
-            raise UsageError(f"the directory `{path}` has no *.yaml file")
-        yield from found
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix in {".yaml", ".yml"} and file.is_file())
+            if not files:
+                raise UsageError(f"the directory `{path}` has no *.yaml file")
+        for file in files:
+            if file in found:
+                raise UsageError(f"`{shown_path(file)}` is named twice")
+            found[file] = None
+    return list(found)
 
 
-def _coverage_percent(results: Sequence[FileResult]) -> float:
-    policies = sum(len(file.policies) for file in results)
-    uncovered = sum(len(file.uncovered) for file in results)
-    return 100 * (policies - uncovered) / policies
-
-
-def _print_results(results: Sequence[FileResult], covered: float, *, coverage: bool) -> None:
-    for file in results:
+def _print_results(results: Sequence[FileResult], covered: Coverage, *, coverage: bool) -> None:
+    told: set[tuple[str, str]] = set()
+    for file, untried in zip(results, covered.untried, strict=True):
+        path = shown_path(file.file.path)
         for result in file.results:
             for problem in result.problems:
-                print_text(f"{file.file.path}:{result.case.line}: {result.case.name}: {problem}")
-        if coverage:
-            for policy in file.uncovered:
-                print_text(f"{file.file.path}: no case is determined by `{policy}`")
+                print_text(f"{path}:{result.case.line}: {result.case.name}: {problem}")
+        for policy in untried if coverage else ():
+            if (policy, file.texts[policy]) not in told:
+                print_text(f"{path}: no case is determined by `{policy}`")
+            told.add((policy, file.texts[policy]))
     total = sum(len(file.results) for file in results)
     passed = sum(result.passed for file in results for result in file.results)
-    print_text(f"{passed} of {counted([None] * total, 'case')} passed, {covered:.0f} % of the policies tried")
+    tried = f"{int(covered.percent)} % of the policies tried"
+    print_text(f"{passed} of {counted([None] * total, 'case')} passed, {tried}")
 
 
-def _results_json(results: Sequence[FileResult], covered: float) -> dict[str, object]:
+def _results_json(results: Sequence[FileResult], covered: Coverage) -> dict[str, object]:
     return {
         "passed": all(result.passed for file in results for result in file.results),
-        "coverage_percent": round(covered, 1),
+        "coverage_percent": covered.percent,
         "files": [
             {
-                "file": str(file.file.path),
+                "file": shown_path(file.file.path),
                 "cases": [
                     {
                         "name": result.case.name,
@@ -162,9 +170,9 @@ def _results_json(results: Sequence[FileResult], covered: float) -> dict[str, ob
                     }
                     for result in file.results
                 ],
-                "uncovered": list(file.uncovered),
+                "uncovered": list(untried),
             }
-            for file in results
+            for file, untried in zip(results, covered.untried, strict=True)
         ],
     }
 
@@ -189,55 +197,3 @@ def _layers(path: Path, org: str) -> Layers:
         raise UsageError(f"`{org}` is no name of an org; give `--org NAME`")
     schema = load_default_schema()
     return Layers.compiled(org, {org_scope(org): read_policies(read_policy_files([path]), schema)}, schema)
-
-
-def _of_org(asked: Iterable[tuple[int, AuthorizationRequest]], org: str) -> Iterator[tuple[int, AuthorizationRequest]]:
-    """Yield the requests that the hosts of the org would judge."""
-    for line, request in asked:
-        if request.principal.org_id == org:
-            yield line, request
-
-
-def _difference_text(found: Difference) -> str:
-    lines = []
-    for name, changes in sorted(found.policies.items()):
-        counts = ", ".join(f"{count} {old} -> {new}" for (old, new), count in sorted(changes.counts.items()))
-        lines.append(f"{name}: {counts}")
-        for change in changes.examples:
-            request = change.request
-            where = f"line {change.line}: " if change.line else ""
-            asked = f"{request.principal.id} {request.action} {request.resource.id}"
-            lines.append(f"  {where}{asked}: {change.before} -> {change.after}")
-    others = f", {found.by_other_policies} by other policies" if found.by_other_policies else ""
-    lines.append(f"{found.changed} of {counted([None] * found.replayed, 'request')} would change{others}")
-    return "\n".join(lines)
-
-
-def _difference_json(found: Difference) -> dict[str, object]:
-    return {
-        "replayed": found.replayed,
-        "changed": found.changed,
-        "by_other_policies": found.by_other_policies,
-        "policies": [
-            {
-                "policy": name,
-                "counts": [
-                    {"before": old, "after": new, "requests": count}
-                    for (old, new), count in sorted(changes.counts.items())
-                ],
-                "examples": [
-                    {
-                        "line": change.line,
-                        "principal": change.request.principal.id,
-                        "action": change.request.action,
-                        "resource": change.request.resource.id,
-                        "before": change.before,
-                        "after": change.after,
-                        "message": change.message,
-                    }
-                    for change in changes.examples
-                ],
-            }
-            for name, changes in sorted(found.policies.items())
-        ],
-    }

@@ -9,7 +9,9 @@ Rules:
 - A case expects `allow`, `deny` or `refused` (the request is no request). `policies` are exactly those that determine
   the decision, `<scope>/<id>` or the id alone; `reason`, `deciding_layer` and `field` (of a refusal) are compared where
   they are given.
-- Unknown keys are mistakes, and every mistake has its file and line.
+- Unknown keys are mistakes, and every mistake has its file and line. So is an expectation that could never be looked
+  at or never come true: of a decision beside `refused`, of a refusal beside a decision, a `reason` of the other effect
+  or of a host that is out of date.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from akpolicy.engine.request import request_from_json
 from akpolicy.engine.verdict import Reason
 from akpolicy.errors import FieldInvalid, RequestInvalid, UsageError
 from akpolicy.scope import check_scope, is_org_name, org_of, org_scope
-from akpolicy.simulation.yaml_subset import Lined, load
+from akpolicy.simulation.inputs import read_input
+from akpolicy.simulation.yaml_subset import MAX_BYTES, Lined, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +39,26 @@ _CASE_KEYS: Final = frozenset(
     {"name", "request", "expect", "policies", "reason", "deciding_layer", "field", "source", "description"}
 )
 _REQUEST_KEYS: Final = frozenset({"principal", "action", "resource", "context"})
-_REASONS: Final = frozenset(reason.value for reason in Reason)
+_REASONS: Final = {
+    "allow": frozenset({Reason.PERMITTED.value}),
+    "deny": frozenset(
+        reason.value
+        for reason in (
+            Reason.FORBIDDEN,
+            Reason.NO_PERMIT,
+            Reason.EVALUATION_ERROR,
+            Reason.NO_POLICY,
+            Reason.FOREIGN_ORG,
+        )
+    ),
+    REFUSED: frozenset[str](),
+}
+# What cannot be looked at beside an expectation.
+_MEANINGLESS: Final = {
+    "allow": ("field",),
+    "deny": ("field",),
+    REFUSED: ("policies", "reason", "deciding_layer"),
+}
 _SOURCES: Final = frozenset({"runtime", "sandbox"})
 
 
@@ -74,7 +96,8 @@ class _Parser:
     def file(self, document: object) -> CaseFile:
         top = self.mapping(document, Lined(), _FILE_KEYS, "the file")
         if "defaults" in top:
-            self.defaults = self.mapping(top["defaults"], top, _REQUEST_KEYS, "`defaults`")
+            self.defaults = self.default_parts(top["defaults"], top)
+        self.text(top, "description")
         tests = top.get("tests")
         if not isinstance(tests, list) or not tests:
             raise self.wrong(top, "`tests` must be a list with at least one case")
@@ -84,6 +107,16 @@ class _Parser:
         return CaseFile(
             self.path, org, dict(self.layers(top, org)), cases, self.beside(schema, top) if schema is not None else None
         )
+
+    def default_parts(self, value: object, top: Lined) -> Lined:
+        """Return the defaults, each of them of its kind: a case might put something over a wrong one."""
+        parts = self.mapping(value, top, _REQUEST_KEYS, "`defaults`")
+        for key, part in parts.items():
+            if key == "action":
+                self.text(parts, key)
+            elif not isinstance(part, Lined):
+                raise self.wrong(parts, f"`{key}` must be a mapping")
+        return parts
 
     def org(self, top: Lined, cases: Sequence[Case]) -> str:
         """Return the org: as it is said, or the one of the layers, or that of the requests."""
@@ -135,16 +168,19 @@ class _Parser:
             raise self.wrong(case, "a case needs a `name`")
         if expect not in EXPECTATIONS:
             raise self.wrong(case, "`expect` must be `allow`, `deny` or `refused`")
-        policies = case.get("policies")
+        for key in _MEANINGLESS[str(expect)]:
+            if key in case:
+                raise self.wrong(case, f"`{key}` has no meaning beside `expect: {expect}`; leave one of them out")
+        self.text(case, "description")
         return Case(
             name,
             case.line,
             self.request(case),
-            expect,
-            None if policies is None else self.names(policies, case),
-            self.one_of(case, "reason", _REASONS, ""),
+            str(expect),
+            self.names(case["policies"], case) if "policies" in case else None,
+            self.one_of(case, "reason", _REASONS[str(expect)], ""),
             self.text(case, "deciding_layer"),
-            self.text(case, "field") or "",
+            self.refused_field(case),
             self.one_of(case, "source", _SOURCES, "runtime"),
         )
 
@@ -164,13 +200,24 @@ class _Parser:
     def names(self, value: object, case: Lined) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise self.wrong(case, "`policies` must be a list of policies")
+        for at, name in enumerate(value):
+            if name in value[:at]:
+                raise self.wrong(case, f"`{name}` is there twice in `policies`")
         return tuple(value)
 
+    def refused_field(self, case: Lined) -> str:
+        name = self.text(case, "field")
+        if name == "":
+            raise self.wrong(case, "`field` must be a text with the name of a value; leave it out for any")
+        return name or ""
+
     def one_of(self, case: Lined, key: str, known: frozenset[str], default: str) -> str:
-        value = case.get(key, default)
-        if value != default and value not in known:
-            raise self.wrong(case, f"`{key}` must be one of {', '.join(f'`{name}`' for name in sorted(known))}")
-        return str(value)
+        if key not in case:
+            return default
+        value = case[key]
+        if not isinstance(value, str) or value not in known:
+            raise self.wrong(case, f"`{key}` must be one of {', '.join(f'`{name}`' for name in sorted(known))} here")
+        return value
 
     def text(self, case: Lined, key: str) -> str | None:
         value = case.get(key)
@@ -192,8 +239,4 @@ class _Parser:
 
 def read_cases(path: Path) -> CaseFile:
     """Read a file of cases; raise `UsageError` with file and line."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {error.strerror}") from error
-    return _Parser(path).file(load(data, str(path)))
+    return _Parser(path).file(load(read_input(path, MAX_BYTES), str(path)))

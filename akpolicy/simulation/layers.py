@@ -48,8 +48,8 @@ class Layers:
         layers = tuple(layer for scope, layer in self.by_scope.items() if scope in query.scopes)
         return judge(self.stacks.get(layers, self.schema), query)
 
-    def policies(self) -> Iterator[str]:
-        """Yield every policy, as `<scope>/<policy id>`."""
+    def policies(self) -> Iterator[tuple[str, str]]:
+        """Yield every policy, as `<scope>/<policy id>`, with its text."""
         for scope, layer in self.by_scope.items():
-            for policy in layer.policies:
-                yield f"{scope}/{policy.id}"
+            for policy, text in zip(layer.policies, layer.texts, strict=True):
+                yield f"{scope}/{policy.id}", text

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from akpolicy.engine.files import PolicyFile, read_policies
 from akpolicy.engine.schema import load_default_schema, parse_schema
 from akpolicy.errors import RequestInvalid, UsageError
+from akpolicy.limits import MAX_CONTENT_BYTES, MAX_SCHEMA_BYTES
 from akpolicy.simulation.cases import REFUSED
+from akpolicy.simulation.inputs import read_input
 from akpolicy.simulation.layers import Layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from akpolicy.engine.schema import CedarSchema
@@ -38,17 +40,22 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """A file of cases that was run; `policies` are all that its layers have."""
+    """A file of cases that was run; `texts` are all policies that its layers have, by `<scope>/<policy id>`."""
 
     file: CaseFile
     results: tuple[Result, ...]
-    policies: tuple[str, ...]
+    texts: Mapping[str, str]
+
+    @property
+    def covered(self) -> frozenset[str]:
+        """The policies that determined the decision of a case."""
+        return frozenset(name for result in self.results for name in result.policies)
 
     @property
     def uncovered(self) -> tuple[str, ...]:
-        """The policies that determined no decision of any case."""
-        covered = {name for result in self.results for name in result.policies}
-        return tuple(name for name in self.policies if name not in covered)
+        """The policies that determined no decision of any case of this file."""
+        covered = self.covered
+        return tuple(name for name in self.texts if name not in covered)
 
 
 def run_cases(file: CaseFile) -> FileResult:
@@ -57,14 +64,14 @@ def run_cases(file: CaseFile) -> FileResult:
     Raises `UsageError` for a file that cannot be read, `PolicyError` for policies that cannot be enforced.
     """
     layers = load_layers(file)
-    return FileResult(file, tuple(_run(case, layers) for case in file.cases), tuple(layers.policies()))
+    return FileResult(file, tuple(_run(case, layers) for case in file.cases), dict(layers.policies()))
 
 
 def load_layers(file: CaseFile) -> Layers:
     """Compile the policies of a file of cases."""
     schema = _schema(file.schema)
     policies = {
-        scope: read_policies([PolicyFile(str(path), _read(path)) for path in paths], schema)
+        scope: read_policies([PolicyFile(str(path), read_input(path, MAX_CONTENT_BYTES)) for path in paths], schema)
         for scope, paths in file.layers.items()
     }
     return Layers.compiled(file.org, policies, schema)
@@ -97,26 +104,22 @@ def _problems(case: Case, verdict: Verdict, named: tuple[str, ...]) -> Iterator[
         yield f"expected `{case.deciding_layer}` to decide, not `{verdict.deciding_layer}`"
     if case.policies is None:
         return
-    short = {name: name.rsplit("/", 1)[-1] for name in named}
-    expected = {full for full in named if full in case.policies or short[full] in case.policies}
     for name in case.policies:
-        if name not in named and name not in short.values():
+        meant = [full for full in named if name in (full, full.rsplit("/", 1)[-1])]
+        if not meant:
             yield f"expected `{name}` to determine it, which did not"
-    for name in sorted(set(named) - expected):
-        yield f"`{name}` determined it too, which was not expected"
+        elif len(meant) > 1:
+            listed = " and ".join(f"`{full}`" for full in meant)
+            yield f"`{name}` is {listed}, which both determined it; write them out"
+    for name in sorted(named):
+        if not {name, name.rsplit("/", 1)[-1]} & set(case.policies):
+            yield f"`{name}` determined it too, which was not expected"
 
 
 def _schema(path: Path | None) -> CedarSchema:
     if path is None:
         return load_default_schema()
     try:
-        return parse_schema(_read(path).decode("utf-8"))
+        return parse_schema(read_input(path, MAX_SCHEMA_BYTES).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UsageError(f"`{path}` is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {error.strerror}") from error

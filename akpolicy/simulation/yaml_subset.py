@@ -4,11 +4,13 @@ Rules:
 
 - Whatever YAML could mean beside JSON's values is refused: tags, dates, fractions, null, keys that are no text, a key
   twice in a mapping. So `no` is a boolean and must be quoted to be a text, and the error says where.
+- Whole numbers are written as in JSON: `010` would be eight to some readers and ten to others.
 - Anchors and aliases may be used; all that they expand to counts against `MAX_NODES`.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -20,6 +22,9 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_NODES: Final = 200_000
 MAX_DEPTH: Final = 64
 
+# Far more digits than Cedar's numbers have: what is too large there is to be refused there.
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TEXT: Final = "tag:yaml.org,2002:str"
 _NUMBER: Final = "tag:yaml.org,2002:int"
 _FLAG: Final = "tag:yaml.org,2002:bool"
@@ -68,13 +73,14 @@ class _Reader:
 
     def scalar(self, node: yaml.Node) -> str | int | bool:
         text = str(node.value)
-        if node.tag == _TEXT:
+        if node.tag == _TEXT and not _SURROGATE.search(text):
             return text
         if node.tag == _FLAG:
             return text.lower() in {"true", "yes", "on"}
-        if node.tag == _NUMBER and (text.lstrip("-").isdigit() and text.isascii()):
+        if node.tag == _NUMBER and _INTEGER.fullmatch(text):
             return int(text)
-        raise self.wrong(node, f"`{text[:80]}` is no text, whole number or boolean; put a text in quotes")
+        shown = text[:80].encode("utf-8", "replace").decode("utf-8")
+        raise self.wrong(node, f"`{shown}` is no text, whole number or boolean; put a text in quotes")
 
     def wrong(self, node: yaml.Node, message: str) -> UsageError:
         return UsageError(f"{self.name}:{node.start_mark.line + 1}: {message}")
@@ -92,6 +98,8 @@ def load(data: bytes, name: str) -> Value:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark is not None else name
         raise UsageError(f"{where}: is not YAML: {getattr(error, 'problem', None) or error}") from error
+    except (ValueError, OverflowError) as error:  # an escape beyond what Unicode has
+        raise UsageError(f"{name}: is not YAML: an escape `\\U` stands for no character: {error}") from error
     if node is None:
         raise UsageError(f"`{name}` is empty")
     return _Reader(name).value(node)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -94,6 +97,89 @@ def test_policies_that_cannot_be_enforced_end_with_1_and_a_file_that_makes_no_se
     assert cli("policy", "test", cases.parent / "none.yaml").code == 2
 
 
+def test_a_policy_that_one_file_tries_is_tried(cli: Run, cases: Path) -> None:
+    (cases.parent / "more.yaml").write_text(
+        CASES.replace("Run", "Create").replace("SSH", "Fly") % "refused", encoding="utf-8"
+    )
+
+    result = cli("policy", "test", cases.parent, "--coverage", "--min-coverage", 100)
+
+    assert (result.code, result.out) == (0, "4 of 4 cases passed, 100 % of the policies tried\n")
+    answer = json.loads(cli("policy", "test", cases.parent, "--output", "json").out)
+    assert answer["coverage_percent"] == 100.0
+    assert [file["uncovered"] for file in answer["files"]] == [[], []]
+
+
+def test_a_policy_that_no_file_tries_counts_and_is_named_once(cli: Run, cases: Path) -> None:
+    (cases.parent / "more.yaml").write_text(CASES % "deny", encoding="utf-8")
+
+    result = cli("policy", "test", cases.parent, "--coverage")
+
+    assert result.out.count("no case is determined by") == 1
+    assert "4 of 4 cases passed, 50 % of the policies tried" in result.out
+
+
+def test_policies_of_one_name_with_other_texts_are_others(cli: Run, cases: Path) -> None:
+    (cases.parent / "q.cedar").write_text(POLICIES.replace("Create", "Connect"), encoding="utf-8")
+    (cases.parent / "more.yaml").write_text((CASES % "deny").replace("p.cedar", "q.cedar"), encoding="utf-8")
+
+    result = cli("policy", "test", cases.parent, "--coverage")
+
+    assert result.out.count("no case is determined by") == 2
+    # `run` is the same in both.
+    assert "33 % of the policies tried" in result.out
+
+
+def test_coverage_is_not_rounded_up(cli: Run, cases: Path) -> None:
+    untried = '@id("u") forbid (principal, action, resource) when { false };\n'
+    ids = [f"p{number}" for number in range(2999)]
+    tried = "".join(f'@id("{name}") permit (principal, action, resource);\n' for name in ids)
+    (cases.parent / "p.cedar").write_text(untried + tried, encoding="utf-8")
+    cases.write_text(CASES % "allow", encoding="utf-8")
+
+    result = cli("policy", "test", cases, "--min-coverage", 100)
+
+    assert (result.code, "99 % of the policies tried" in result.out) == (1, True)
+    assert result.err == "error: 99 % of the policies are tried, less than 100 %\n"
+    assert json.loads(cli("policy", "test", cases, "--output", "json").out)["coverage_percent"] == 99.9
+
+
+def test_a_file_of_cases_that_is_named_twice_is_refused(cli: Run, cases: Path) -> None:
+    result = cli("policy", "test", cases, cases.parent)
+
+    assert (result.code, "named twice" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", [b"\xff.yaml", b"\xe9\n.yml"])
+def test_a_name_that_is_no_text_can_be_told(cases: Path, name: bytes) -> None:
+    directory = cases.parent / "cases"
+    directory.mkdir()
+    (cases.parent / "p.cedar").rename(directory / "p.cedar")
+    cases.rename(directory / os.fsdecode(name))
+    program = "from akpolicy.cli import main; main()"
+    command = [sys.executable, "-c", program, "policy", "test", str(directory), "--junit", str(cases), "--coverage"]
+    for more in ([], ["--output", "json"]):
+        done = subprocess.run([*command, *more], capture_output=True, check=False)
+
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert "\ufffd".encode() in done.stdout
+    ET.parse(cases)
+
+
+def test_results_are_printed_in_any_locale(cases: Path) -> None:
+    cases.write_text((CASES % "allow").replace("ssh", "\u5317\u4eac"), encoding="utf-8")
+    program = "from akpolicy.cli import main; main()"
+    variables = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-c", program, "policy", "test", str(cases)]
+
+    text = subprocess.run(command, capture_output=True, check=False, env=variables)
+    answer = subprocess.run([*command, "--output", "json"], capture_output=True, check=False, env=variables)
+
+    assert (text.returncode, answer.returncode) == (1, 1)
+    assert b"\\u5317\\u4eac: expected allow" in text.stdout
+    assert json.loads(answer.stdout)["files"][0]["cases"][1]["name"] == "\u5317\u4eac"
+
+
 # --- diff -------------------------------------------------------------------------------------------------------------
 
 
@@ -118,18 +204,21 @@ def test_what_would_change_is_grouped_by_policy(cli: Run, cases: Path, requests:
 
     assert result.code == 1
     assert result.out.splitlines() == [
-        "org/acme/no-run: 1 allow -> deny",
+        "org/acme/no-run: 1 allow -> deny (added)",
         "  line 1: alice Run b: allow -> deny",
-        "org/acme/other: 1 allow -> deny",
+        "org/acme/other: 1 allow -> deny (removed)",
         "  line 3: alice Create b: allow -> deny",
-        "org/acme/ssh: 1 deny -> allow",
+        "org/acme/run: 1 allow -> deny (removed)",
+        "  line 1: alice Run b: allow -> deny",
+        "org/acme/ssh: 1 deny -> allow (added)",
         "  line 2: alice SSH b: deny -> allow",
         "3 of 4 requests would change",
     ]
     answer = json.loads(
         cli("policy", "diff", tmp_path / "p.cedar", candidate, "--requests", requests, "--output", "json").out
     )
-    assert (answer["replayed"], answer["changed"]) == (4, 3)
+    assert (answer["replayed"], answer["changed"], answer["refused"], answer["foreign"]) == (4, 3, 1, 0)
+    assert answer["policies"][0]["change"] == "added"
 
 
 def test_policies_that_decide_alike_end_with_0_and_other_reasons_are_counted(
@@ -148,6 +237,53 @@ def test_a_diff_without_requests_makes_no_sense(cli: Run, cases: Path, tmp_path:
     policies = tmp_path / "p.cedar"
 
     assert cli("policy", "diff", policies, policies, "--requests", tmp_path / "none").code == 2
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_log_of_another_org_is_no_proof_that_nothing_changes(
+    cli: Run, cases: Path, requests: Path, tmp_path: Path, output: str
+) -> None:
+    policies = tmp_path / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests, "--org", "beta", "--output", output)
+
+    assert result.code == 1
+    assert "error: nothing could be compared: none of the 4 requests is of the org `beta`" in result.err
+    assert result.out == "" if output == "text" else json.loads(result.out)["foreign"] == 4
+
+
+def test_a_log_without_one_valid_request_is_no_proof_either(cli: Run, cases: Path, requests: Path) -> None:
+    requests.write_text("\n" + requests.read_text(encoding="utf-8").splitlines()[3], encoding="utf-8")
+    policies = cases.parent / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests)
+
+    assert (result.code, result.out) == (1, "")
+    assert "nothing could be compared: all requests are refused; the first, on line 2: " in result.err
+
+
+def test_what_was_left_out_is_said(cli: Run, cases: Path, requests: Path) -> None:
+    text = requests.read_text(encoding="utf-8")
+    requests.write_text(text + "\n" + text.splitlines()[0].replace("acme", "beta"), encoding="utf-8")
+    policies = cases.parent / "p.cedar"
+
+    result = cli("policy", "diff", policies, policies, "--requests", requests)
+
+    assert (result.code, result.out) == (0, "0 of 4 requests would change\n")
+    assert result.err == "note: 1 request of other orgs left out, 1 request refused before and after\n"
+
+
+@pytest.mark.parametrize("names", [("-", "-", "r"), ("-", "p", "-"), ("p", "-", "-")])
+def test_standard_input_is_read_for_one_thing(cli: Run, names: tuple[str, str, str]) -> None:
+    result = cli("policy", "diff", *names[:2], "--requests", names[2])
+
+    assert (result.code, "standard input" in result.err) == (2, True)
+
+
+def test_an_org_without_a_name_is_refused(cli: Run, cases: Path, requests: Path) -> None:
+    policies = cases.parent / "p.cedar"
+
+    assert cli("policy", "diff", policies, policies, "--requests", requests, "--org", "").code == 2
 
 
 # --- format -----------------------------------------------------------------------------------------------------------

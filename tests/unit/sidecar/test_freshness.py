@@ -238,3 +238,11 @@ def test_the_freshness_of_some_scopes_is_theirs_alone() -> None:
 def test_a_scope_without_a_confirmation_is_named() -> None:
     with pytest.raises(KeyError, match="org/none"):
         Confirmations()["org/none"]
+
+
+def test_a_confirmation_that_no_scope_has_any_more_counts_for_nothing() -> None:
+    members = Confirmations.of({"global": Confirmation(9, 10)}).members
+    found = Confirmations(members, Confirmation(1, 2), {"global": Confirmation(9, 10)})
+
+    assert found.distinct == [Confirmation(9, 10)]
+    assert Freshness(found, None).confirmed_at == 9

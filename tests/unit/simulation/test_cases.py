@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from akpolicy.errors import UsageError
+from akpolicy.errors import PolicyTooLarge, UsageError
 from akpolicy.simulation.cases import read_cases
 from akpolicy.simulation.runner import FileResult, run_cases
 from akpolicy.simulation.yaml_subset import MAX_BYTES, load
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 POLICIES = """
 @id("dev") permit (principal, action == AgentKernel::Action::"Run", resource) when { principal.roles.contains("dev") };
@@ -91,7 +88,37 @@ def test_what_comes_out_otherwise_is_said(directory: Path, case: str, words: lis
         (HEAD + "  - {name: n, expect: deny, reason: because}", 7, "`reason` must be one of"),
         (HEAD + "  - {name: n, expect: deny, request: {principal: {roles: dev}}}", 7, "roles"),
         (HEAD + "  - {name: n, expect: deny, request: {user: x}}", 7, "unknown key `user`"),
+        (
+            HEAD + "  - {name: n, expect: refused, policies: [dev]}",
+            7,
+            "`policies` has no meaning beside `expect: refused`",
+        ),
+        (HEAD + "  - {name: n, expect: refused, policies: []}", 7, "`policies` has no meaning"),
+        (HEAD + "  - {name: n, expect: refused, reason: no_permit}", 7, "`reason` has no meaning"),
+        (HEAD + "  - {name: n, expect: refused, deciding_layer: org/acme}", 7, "`deciding_layer` has no meaning"),
+        (HEAD + "  - {name: n, expect: deny, field: action}", 7, "`field` has no meaning beside `expect: deny`"),
+        (HEAD + "  - {name: n, expect: allow, field: action}", 7, "`field` has no meaning beside `expect: allow`"),
+        (HEAD + "  - {name: n, expect: refused, field: ''}", 7, "`field` must be a text"),
+        (HEAD + "  - {name: n, expect: deny, reason: ''}", 7, "`reason` must be one of"),
+        (HEAD + "  - {name: n, expect: deny, reason: [forbidden]}", 7, "`reason` must be one of"),
+        (HEAD + "  - {name: n, expect: deny, reason: permitted}", 7, "`reason` must be one of"),
+        (HEAD + "  - {name: n, expect: allow, reason: forbidden}", 7, "`reason` must be one of `permitted`"),
+        (HEAD + "  - {name: n, expect: deny, reason: policy_stale}", 7, "`reason` must be one of"),
+        (HEAD + "  - {name: n, expect: deny, source: {a: b}}", 7, "`source` must be one of"),
+        (HEAD + "  - {name: n, expect: deny, policies: [dev, dev]}", 7, "`dev` is there twice"),
+        (HEAD + "  - {name: n, expect: deny, description: [x]}", 7, "`description` must be a text"),
+        (HEAD.replace("{id: alice, org_id: acme}", "alice") + "  - {name: n, expect: deny}", 3, "`principal` must be"),
+        (HEAD.replace("Run", "[Run]") + "  - {name: n, expect: deny}", 3, "`action` must be a text"),
+        ("description: 1\n" + HEAD + "  - {name: n, expect: deny}", 1, "`description` must be a text"),
+        (HEAD + "  - {name: n, expect: deny, request: {resource: {max_memory_mb: 010}}}", 7, "`010` is no"),
+        (HEAD + f"  - {{name: {'1' * 5000}, expect: deny}}", 7, "is no text, whole number"),
+        (HEAD + '  - {name: "\\ud800", expect: deny}', 7, "is no text"),
+        (HEAD + '  - {name: n, "\\udfff": x}', 7, "is no text"),
         (HEAD + "  - {name: n, name: m, expect: deny}", 7, "`name` is there twice"),
+        (HEAD + "  - {name: n, 'name': m, expect: deny}", 7, "`name` is there twice"),
+        (HEAD + "  - {name: n, expect: deny, request: {principal: {id: a, id: b}}}", 7, "`id` is there twice"),
+        (HEAD + "  - {name: n, expect: deny, <<: {expect: allow}}", 7, "`<<` is no text"),
+        ("layers: {org/acme: a, org/acme: b}\ntests: [{name: n, expect: refused}]", 1, "`org/acme` is there twice"),
         (HEAD + "  - {name: 1.5, expect: deny}", 7, "`1.5` is no text"),
         (HEAD + "  - {name: 2026-01-01, expect: deny}", 7, "put a text in quotes"),
         (HEAD + "  - {name: n, expect: ~}", 7, "is no text"),
@@ -116,7 +143,22 @@ def test_a_mistake_in_a_file_has_its_line(directory: Path, text: str, line: int,
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"a: " + b"x" * MAX_BYTES, b"# nothing"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"a: " + b"x" * MAX_BYTES,
+        b"# nothing",
+        b'"\\U00110000"',
+        b'"\\UFFFFFFFF"',
+        b"a\x00b",
+        b"[" * 100_000,
+        b"- " * 50_000,
+        b"a\n---\nb",
+        b"*nowhere",
+    ],
+)
 def test_what_is_no_file_of_cases_is_refused(data: bytes) -> None:
     with pytest.raises(UsageError):
         load(data, "x.yaml")
@@ -133,3 +175,28 @@ def test_aliases_count_as_what_they_stand_for() -> None:
 def test_a_value_within_itself_is_refused() -> None:
     with pytest.raises(UsageError, match="nested"):
         load(b"&a [*a]", "x.yaml")
+
+
+@pytest.mark.parametrize("name", ['"a\\0b"', "/dev/zero", "nowhere", "."])
+@pytest.mark.parametrize("key", ["policies", "schema"])
+def test_a_file_that_cannot_be_read_is_an_error(directory: Path, key: str, name: str) -> None:
+    head = HEAD.replace("p.cedar", name) if key == "policies" else f"schema: {name}\n{HEAD}"
+
+    with pytest.raises((UsageError, PolicyTooLarge)):
+        run(directory, head + "  - {name: n, expect: deny}")
+
+
+def test_a_file_of_cases_without_an_end_is_not_read_to_it() -> None:
+    with pytest.raises(UsageError, match="more than"):
+        read_cases(Path("/dev/zero"))
+
+
+def test_an_id_that_two_policies_have_is_no_exact_expectation(directory: Path) -> None:
+    layers = "layers: {global: p.cedar, org/acme: p.cedar}\n" + HEAD.removeprefix("policies: p.cedar\n")
+    (directory / "p.cedar").write_text('@id("no") forbid (principal, action, resource);', encoding="utf-8")
+
+    [short] = run(directory, layers + "  - {name: n, expect: deny, policies: ['no']}").results
+    [whole] = run(directory, layers + "  - {name: n, expect: deny, policies: [global/no, org/acme/no]}").results
+
+    assert short.problems == ("`no` is `global/no` and `org/acme/no`, which both determined it; write them out",)
+    assert whole.problems == ()
