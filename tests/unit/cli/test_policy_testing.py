@@ -286,6 +286,12 @@ def test_an_org_without_a_name_is_refused(cli: Run, cases: Path, requests: Path)
     assert cli("policy", "diff", policies, policies, "--requests", requests, "--org", "").code == 2
 
 
+@pytest.mark.parametrize("names", [("", "p"), ("p", "")])
+def test_an_empty_name_is_no_directory(cli: Run, cases: Path, requests: Path, names: tuple[str, str]) -> None:
+    assert cli("policy", "test", "").code == 2
+    assert "is empty" in cli("policy", "diff", *names, "--requests", requests).err
+
+
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
