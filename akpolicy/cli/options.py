@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 from akpolicy.cli.output import OutputFormat
+from akpolicy.errors import UsageError
+
+
+def named_path(text: str) -> Path:
+    """Return a file or directory as it was named; an empty name, as of an unset variable, is not the directory here."""
+    if not text:
+        raise UsageError("the name of a file is empty; `.` means the directory here")
+    return Path(text)
+
 
 ServerOption = Annotated[
     str | None,
@@ -65,7 +74,11 @@ KeysOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 PolicyFilesArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),
+    typer.Argument(
+        parser=named_path,
+        metavar="FILES",
+        help="Cedar files; a directory means its *.cedar files; - is standard input.",
+    ),
 ]
 
 

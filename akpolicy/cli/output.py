@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 import typer
 
@@ -30,7 +30,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\
 
 def print_text(text: str) -> None:
     """Print an answer for a person."""
-    typer.echo(printable(text) if sys.stdout.isatty() else text)
+    typer.echo(printable(text) if is_terminal(sys.stdout) else text)
 
 
 def print_json(value: object, *, compact: bool = False) -> None:
@@ -44,7 +44,12 @@ def print_json(value: object, *, compact: bool = False) -> None:
 
 def print_note(text: str) -> None:
     """Say something that is not the answer."""
-    typer.echo(printable(text) if sys.stderr.isatty() else text, err=True)
+    typer.echo(printable(text) if is_terminal(sys.stderr) else text, err=True)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person watches; there is no stream if its descriptor was closed when the program began."""
+    return stream is not None and stream.isatty()
 
 
 def print_error(error: AkpolicyError) -> None:

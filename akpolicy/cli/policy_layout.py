@@ -133,7 +133,8 @@ def _require_same(before: str, after: str, source: str) -> None:
 def _outline(text: str, piece: Piece) -> tuple[str | None, list[str]]:
     """Return the id as it is written and the comments, which are the author's alone: Cedar knows nothing of them."""
     body = text[piece.start : piece.end]
-    comments = [token.text.rstrip() for token in tokenize(body) if token.kind is Kind.COMMENT]
+    tokens = tokenize(body) if "//" in body else ()
+    comments = [token.text.rstrip() for token in tokens if token.kind is Kind.COMMENT]
     return head(body, piece.first - piece.start).id, comments
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from akpolicy.cli.files import STDIN, read_policy_files
-from akpolicy.cli.options import OutputOption, examples
+from akpolicy.cli.options import OutputOption, examples, named_path
 from akpolicy.cli.output import EXIT_FAILED, counted, print_json, print_note, print_text
 from akpolicy.cli.questions import from_lines
 from akpolicy.cli.rewritten_files import shown_path
@@ -45,7 +45,9 @@ def run_tests(
     *,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES", help="Files of cases; a directory means its *.yaml and *.yml files."),
+        typer.Argument(
+            parser=named_path, metavar="FILES", help="Files of cases; a directory means its *.yaml and *.yml files."
+        ),
     ],
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the results as JUnit XML.")] = None,
     coverage: Annotated[bool, typer.Option("--coverage", help="Tell which policies no case has tried.")] = False,
@@ -82,8 +84,10 @@ def run_tests(
 
 def diff(
     *,
-    before: Annotated[Path, typer.Argument(metavar="A", help="Policies as they are: a file, or a directory.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Policies as they would be.")],
+    before: Annotated[
+        Path, typer.Argument(parser=named_path, metavar="A", help="Policies as they are: a file, or a directory.")
+    ],
+    after: Annotated[Path, typer.Argument(parser=named_path, metavar="B", help="Policies as they would be.")],
     requests: Annotated[
         Path, typer.Option(metavar="FILE", help="Requests as for `authorize`, one a line; - is standard input.")
     ],

@@ -21,6 +21,7 @@ from akpolicy.cli.options import (
     MessageOption,
     OutputOption,
     examples,
+    named_path,
 )
 from akpolicy.cli.output import OutputFormat, print_json, print_note, print_text, print_warnings, uploading
 from akpolicy.cli.schema_options import SchemaTerms
@@ -126,7 +127,11 @@ def add_to(app: typer.Typer) -> None:
 def publish(  # noqa: PLR0913 - one parameter an option
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILES", help="Cedar files; a directory means its *.cedar files; - is standard input."),
+        typer.Argument(
+            parser=named_path,
+            metavar="FILES",
+            help="Cedar files; a directory means its *.cedar files; - is standard input.",
+        ),
     ] = None,
     *,
     target: ScopeChoice,

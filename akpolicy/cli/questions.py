@@ -113,6 +113,8 @@ def from_lines(file: Path, options: Mapping[str, str | None]) -> Iterator[Questi
     if given := [name for name, value in options.items() if value]:
         raise UsageError(f"give either `--request` or `{given[0]}`")
     if file == STDIN:
+        if sys.stdin is None:  # the descriptor was closed when the program began
+            raise UsageError("standard input is closed; name a file")
         yield from _read(sys.stdin.buffer, "stdin")
         return
     try:

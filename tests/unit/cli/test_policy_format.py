@@ -268,5 +268,14 @@ def test_one_file_by_two_names_is_refused(cli: Run, file: Path, tmp_path: Path) 
     assert file.read_text(encoding="utf-8") == UGLY
 
 
+def test_an_empty_name_is_not_everything_here(cli: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+
+    result = cli("policy", "format", "", "--write")
+
+    assert (result.code, "is empty" in result.err) == (2, True)
+    assert file.read_text(encoding="utf-8") == UGLY
+
+
 def test_standard_input_cannot_be_written(cli: Run) -> None:
     assert cli("policy", "format", "-", "--write").code == 2

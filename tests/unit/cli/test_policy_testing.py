@@ -286,6 +286,35 @@ def test_an_org_without_a_name_is_refused(cli: Run, cases: Path, requests: Path)
     assert cli("policy", "diff", policies, policies, "--requests", requests, "--org", "").code == 2
 
 
+@pytest.mark.parametrize("names", [("", "p"), ("p", "")])
+def test_an_empty_name_is_no_directory(cli: Run, cases: Path, requests: Path, names: tuple[str, str]) -> None:
+    assert cli("policy", "test", "").code == 2
+    assert "is empty" in cli("policy", "diff", *names, "--requests", requests).err
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("closed", "code"), [(0, 2), (1, 1), (2, 1)])
+@pytest.mark.parametrize("command", ["test", "diff"])
+def test_a_closed_descriptor_is_no_crash(
+    cases: Path, requests: Path, tmp_path: Path, command: str, closed: int, code: int
+) -> None:
+    cases.write_text(CASES % "allow", encoding="utf-8")
+    other = tmp_path / "other.cedar"
+    other.write_text('@id("ssh") permit (principal, action == AgentKernel::Action::"SSH", resource);', encoding="utf-8")
+    log = "-" if closed == 0 else str(requests)
+    arguments = [str(cases)] if command == "test" else [str(tmp_path / "p.cedar"), str(other), "--requests", log]
+    closing = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    program = [sys.executable, "-c", "from akpolicy.cli import main; main()", "policy", command, *arguments]
+
+    done = subprocess.run([sys.executable, "-c", closing, str(closed), *program], capture_output=True, check=False)
+
+    # Only `diff` reads standard input here.
+    assert done.returncode == (code if command == "diff" else 1)
+    assert b"Traceback" not in done.stdout + done.stderr
+
+
 # --- format -----------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,17 @@ def test_policies_are_published_and_shown_again_as_they_were(cli: Run, server: P
     assert shown.out.startswith("// org/acme version 1, digest ")
 
 
+@pytest.mark.parametrize("arguments", [("publish", "", "--org", "acme"), ("validate", "")])
+def test_an_empty_name_is_not_everything_here(
+    cli: Run, server: PublishingSimulator, good: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(good.parent)
+
+    result = cli("policy", *arguments)
+
+    assert (result.code, "is empty" in result.err, server.revisions) == (2, True, [])
+
+
 def test_every_condition_reaches_the_server(cli: Run, server: PublishingSimulator, good: Path) -> None:
     result = cli(
         *("policy", "publish", good, "--scope", "global", "-m", "why", "--expected-version", 0),

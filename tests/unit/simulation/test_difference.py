@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from akpolicy.engine.files import PolicyFile, read_policies
 from akpolicy.engine.request import AuthorizationRequest, Principal, Resource
@@ -93,3 +95,41 @@ def test_requests_of_other_orgs_and_those_that_are_none_are_counted_apart() -> N
 
     assert (difference.replayed, difference.changed, difference.foreign) == (3, 1, 2)
     assert (difference.refused, difference.compared, difference.first_refusal[0]) == (2, 1, 4)
+
+
+_VARIANTS: Final = [
+    "permit (principal, action, resource);",
+    'permit (principal, action == AgentKernel::Action::"SSH", resource);',
+    "permit (principal, action, resource) when { 9223372036854775807 + 1 == 0 };",
+    "forbid (principal, action, resource);",
+    'forbid (principal, action == AgentKernel::Action::"SSH", resource);',
+    "forbid (principal, action, resource) when { 9223372036854775807 + 1 == 0 };",
+]
+_SCOPES: Final = ["global", "org/acme", "org/acme/team/red"]
+# What each of three ids is in a layer, or that it is missing; `rest` is always there, because no layer is empty.
+_LAYER: Final = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from(_VARIANTS))
+
+
+def _stack(chosen: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {
+        scope: "".join(f'@id("{name}") {text}\n' for name, text in {**policies, "rest": _VARIANTS[1]}.items())
+        for scope, policies in chosen.items()
+    }
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(_SCOPES, _LAYER)), st.fixed_dictionaries(dict.fromkeys(_SCOPES, _LAYER)))
+def test_every_change_has_edited_policies_that_are_responsible(
+    before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]
+) -> None:
+    edited = {
+        f"{scope}/{name}"
+        for scope in _SCOPES
+        for name in {*before[scope], *after[scope]}
+        if before[scope].get(name) != after[scope].get(name)
+    }
+
+    difference = found(_stack(before), _stack(after))
+
+    assert set(difference.policies) <= edited
+    assert bool(difference.policies) == bool(difference.changed)
+    assert all(changes.edit for changes in difference.policies.values())
