@@ -45,4 +45,6 @@ MAX_VERSION_JUMP: Final = 2**20
 # gRPC. The 4 MiB default is kept; what is larger goes in chunks.
 MAX_MESSAGE_BYTES: Final = 4 * MIB
 MAX_CHUNK_BYTES: Final = 256 * KIB
+# Of messages that go to a host together. A batch is one message in what they cost to send.
+MAX_BATCH_BYTES: Final = 256 * KIB
 MAX_BATCH: Final = 1000

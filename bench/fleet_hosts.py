@@ -28,7 +28,8 @@ from akpolicy.client.channel import RETRY_AFTER_METADATA, bearer
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
 from akpolicy.wire import envelope_from_proto
-from akpolicy_sidecar.watcher import FIRST_BACKOFF_S, MAX_BACKOFF_S
+from akpolicy_sidecar.inbox import unpacked
+from akpolicy_sidecar.watcher import FIRST_BACKOFF_S, MAX_BACKOFF_S, least_pause_s
 
 Stream = Any  # grpc.aio types what a stream's stub returns as a call without messages
 # How many connections come about at once in the beginning.
@@ -48,6 +49,7 @@ class Host:
     connected: list[float] = field(default_factory=list)
     attempts: list[float] = field(default_factory=list)
     received_bytes: int = 0
+    spread_s: float = 0.0
 
 
 class Hosts:
@@ -66,7 +68,7 @@ class Hosts:
         """Hold a stream, and come back whenever it ends."""
         attempt = 0
         while True:
-            asked_s = 0.0
+            asked_s = None
             host.attempts.append(time.monotonic())
             try:
                 async with self._opening if not host.connected else _nothing():
@@ -82,12 +84,12 @@ class Hosts:
                 await channel.close()
             attempt += 1
             pause_s = _JITTER.uniform(0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)))
-            await asyncio.sleep(max(asked_s, pause_s))
+            await asyncio.sleep(max(pause_s, least_pause_s(asked_s, host.spread_s, _JITTER)))
 
     async def _open(self, channel: grpc.aio.Channel, host: Host) -> tuple[Stream, pb.SubscribeResponse]:
         stub = distribution_pb2_grpc.DistributionServiceStub(channel)
         call: Stream = stub.Subscribe(metadata=bearer(host.secret))
-        hello = pb.Hello(org="acme", software_version="0.1.0", root_version=1, nonce=os.urandom(16))
+        hello = pb.Hello(org="acme", software_version="0.1.0", root_version=1, nonce=os.urandom(16), takes_batches=True)
         await call.write(pb.SubscribeRequest(hello=hello))
         first = await call.read()
         if first is grpc.aio.EOF:
@@ -100,32 +102,42 @@ class Hosts:
         message: Any = first
         while message is not grpc.aio.EOF:
             host.received_bytes += message.ByteSize()
-            kind = message.WhichOneof("message")
-            if kind == "bundle":
-                host.version = max(host.version, message.bundle.revision.version)
-                ack = pb.Ack(nonce=message.bundle.nonce, enforced=[message.bundle.revision], root_version=1)
-                await call.write(pb.SubscribeRequest(ack=ack))
-            elif kind == "heartbeat":
-                self._verify(message.heartbeat)
-                host.reached.setdefault(host.version, time.monotonic())
+            for part in unpacked(iter((message,))):
+                await self._take(call, host, part)
             message = await call.read()
+
+    async def _take(self, call: Stream, host: Host, message: pb.SubscribeResponse) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "bundle":
+            host.version = max(host.version, message.bundle.revision.version)
+            if self._key is None:
+                # From a bare server, which sends nothing else and takes no answers.
+                host.reached.setdefault(host.version, time.monotonic())
+                return
+            ack = pb.Ack(nonce=message.bundle.nonce, enforced=[message.bundle.revision], root_version=1)
+            await call.write(pb.SubscribeRequest(ack=ack))
+        elif kind == "heartbeat":
+            self._verify(message.heartbeat)
+            host.reached.setdefault(host.version, time.monotonic())
+        elif kind == "keep_alive":
+            host.spread_s = message.keep_alive.spread_ms / 1000
 
     def _verify(self, update: pb.HeartbeatUpdate) -> None:
         envelope = envelope_from_proto(update.envelope)
         if self._key is not None:
             self._key.verify(envelope.signatures[0].signature, envelope.pae())
 
-    def report(self) -> dict[str, Any]:
-        """Return everything so far."""
-        return {
-            "reached": {
-                str(version): [host.reached[version] for host in self.hosts if version in host.reached]
-                for version in {version for host in self.hosts for version in host.reached}
-            },
-            "connected": [host.connected for host in self.hosts],
-            "attempts": [host.attempts for host in self.hosts],
-            "received_bytes": [host.received_bytes for host in self.hosts],
-        }
+    def answer(self, question: str) -> list[float]:
+        """Return the moments, or bytes, that a line asks for; it names what, and the version or since when."""
+        what, _, value = question.partition(" ")
+        if what == "reached":
+            version = int(value)
+            return [host.reached[version] for host in self.hosts if version in host.reached]
+        if what == "connected":
+            return [h.connected[-1] for h in self.hosts if h.connected and h.connected[-1] > float(value)]
+        if what == "attempts":
+            return [moment for host in self.hosts for moment in host.attempts if moment > float(value)]
+        return [host.received_bytes for host in self.hosts]
 
 
 class _nothing:  # noqa: N801 - stands in for a lock
@@ -140,8 +152,8 @@ async def _main() -> None:
     hosts = Hosts(json.loads(sys.stdin.readline()))
     tasks = [asyncio.create_task(hosts.keep(host)) for host in hosts.hosts]
     loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(json.dumps(hosts.report()), flush=True)
+    while question := await loop.run_in_executor(None, sys.stdin.readline):
+        print(json.dumps(hosts.answer(question.strip())), flush=True)
     for task in tasks:
         task.cancel()
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from akpolicy.v1 import bundle_pb2 as akpolicy_dot_v1_dot_bundle__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61kpolicy/v1/distribution.proto\x12\x0b\x61kpolicy.v1\x1a\x18\x61kpolicy/v1/bundle.proto\"\x86\x01\n\x10SubscribeRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.akpolicy.v1.HelloH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.akpolicy.v1.AckH\x00\x12!\n\x04nack\x18\x03 \x01(\x0b\x32\x11.akpolicy.v1.NackH\x00\x42\t\n\x07message\"\xc3\x01\n\x05Hello\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\x12\'\n\x08\x65nforced\x18\x04 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x12\n\nheld_blobs\x18\x05 \x03(\x0c\x12\r\n\x05nonce\x18\x06 \x01(\x0c\x12\x14\n\x0cindex_digest\x18\x07 \x01(\x0c\x12\x1b\n\x13takes_index_changes\x18\x08 \x01(\x08\"b\n\x03\x41\x63k\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08\x65nforced\x18\x02 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\x12\r\n\x05\x65nded\x18\x04 \x03(\t\"\x94\x01\n\x04Nack\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tpolicy_id\x18\x04 \x01(\t\x12\'\n\x08\x65nforced\x18\x05 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x14\n\x0croot_version\x18\x06 \x01(\x04\x12\r\n\x05\x65nded\x18\x07 \x03(\t\"\xfe\x01\n\x11SubscribeResponse\x12\'\n\x04root\x18\x01 \x01(\x0b\x32\x17.akpolicy.v1.RootUpdateH\x00\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x19.akpolicy.v1.BundleUpdateH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.akpolicy.v1.BlobChunkH\x00\x12,\n\nkeep_alive\x18\x04 \x01(\x0b\x32\x16.akpolicy.v1.KeepAliveH\x00\x12\x31\n\theartbeat\x18\x05 \x01(\x0b\x32\x1c.akpolicy.v1.HeartbeatUpdateH\x00\x42\t\n\x07message\"U\n\nRootUpdate\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"\xae\x01\n\x0c\x42undleUpdate\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Revision\x12\'\n\x08\x65nvelope\x18\x03 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\x14\n\x0c\x63ontent_size\x18\x04 \x01(\x04\x12\'\n\x08original\x18\x05 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\"9\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x8a\x01\n\x0fHeartbeatUpdate\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\r\n\x05index\x18\x03 \x01(\x0c\x12\x30\n\rindex_changes\x18\x04 \x01(\x0b\x32\x19.akpolicy.v1.IndexChanges\"9\n\x0cIndexChanges\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05lines\x18\x02 \x01(\x0c\x12\x0c\n\x04gone\x18\x03 \x03(\t\" \n\tKeepAlive\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r2e\n\x13\x44istributionService\x12N\n\tSubscribe\x12\x1d.akpolicy.v1.SubscribeRequest\x1a\x1e.akpolicy.v1.SubscribeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61kpolicy/v1/distribution.proto\x12\x0b\x61kpolicy.v1\x1a\x18\x61kpolicy/v1/bundle.proto\"\x86\x01\n\x10SubscribeRequest\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.akpolicy.v1.HelloH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.akpolicy.v1.AckH\x00\x12!\n\x04nack\x18\x03 \x01(\x0b\x32\x11.akpolicy.v1.NackH\x00\x42\t\n\x07message\"\xda\x01\n\x05Hello\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x18\n\x10software_version\x18\x02 \x01(\t\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\x12\'\n\x08\x65nforced\x18\x04 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x12\n\nheld_blobs\x18\x05 \x03(\x0c\x12\r\n\x05nonce\x18\x06 \x01(\x0c\x12\x14\n\x0cindex_digest\x18\x07 \x01(\x0c\x12\x1b\n\x13takes_index_changes\x18\x08 \x01(\x08\x12\x15\n\rtakes_batches\x18\t \x01(\x08\"b\n\x03\x41\x63k\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08\x65nforced\x18\x02 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x14\n\x0croot_version\x18\x03 \x01(\x04\x12\r\n\x05\x65nded\x18\x04 \x03(\t\"\x94\x01\n\x04Nack\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tpolicy_id\x18\x04 \x01(\t\x12\'\n\x08\x65nforced\x18\x05 \x03(\x0b\x32\x15.akpolicy.v1.Revision\x12\x14\n\x0croot_version\x18\x06 \x01(\x04\x12\r\n\x05\x65nded\x18\x07 \x03(\t\"\xa3\x02\n\x11SubscribeResponse\x12\'\n\x04root\x18\x01 \x01(\x0b\x32\x17.akpolicy.v1.RootUpdateH\x00\x12+\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x19.akpolicy.v1.BundleUpdateH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.akpolicy.v1.BlobChunkH\x00\x12,\n\nkeep_alive\x18\x04 \x01(\x0b\x32\x16.akpolicy.v1.KeepAliveH\x00\x12\x31\n\theartbeat\x18\x05 \x01(\x0b\x32\x1c.akpolicy.v1.HeartbeatUpdateH\x00\x12#\n\x05\x62\x61tch\x18\x06 \x01(\x0b\x32\x12.akpolicy.v1.BatchH\x00\x42\t\n\x07message\"9\n\x05\x42\x61tch\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.akpolicy.v1.SubscribeResponse\"U\n\nRootUpdate\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"\xae\x01\n\x0c\x42undleUpdate\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08revision\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Revision\x12\'\n\x08\x65nvelope\x18\x03 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\x14\n\x0c\x63ontent_size\x18\x04 \x01(\x04\x12\'\n\x08original\x18\x05 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\"9\n\tBlobChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x8a\x01\n\x0fHeartbeatUpdate\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\'\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x15.akpolicy.v1.Envelope\x12\r\n\x05index\x18\x03 \x01(\x0c\x12\x30\n\rindex_changes\x18\x04 \x01(\x0b\x32\x19.akpolicy.v1.IndexChanges\"9\n\x0cIndexChanges\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x0c\x12\r\n\x05lines\x18\x02 \x01(\x0c\x12\x0c\n\x04gone\x18\x03 \x03(\t\"3\n\tKeepAlive\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\x12\x11\n\tspread_ms\x18\x02 \x01(\r2e\n\x13\x44istributionService\x12N\n\tSubscribe\x12\x1d.akpolicy.v1.SubscribeRequest\x1a\x1e.akpolicy.v1.SubscribeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBEREQUEST']._serialized_start=74
   _globals['_SUBSCRIBEREQUEST']._serialized_end=208
   _globals['_HELLO']._serialized_start=211
-  _globals['_HELLO']._serialized_end=406
-  _globals['_ACK']._serialized_start=408
-  _globals['_ACK']._serialized_end=506
-  _globals['_NACK']._serialized_start=509
-  _globals['_NACK']._serialized_end=657
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=660
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=914
-  _globals['_ROOTUPDATE']._serialized_start=916
-  _globals['_ROOTUPDATE']._serialized_end=1001
-  _globals['_BUNDLEUPDATE']._serialized_start=1004
-  _globals['_BUNDLEUPDATE']._serialized_end=1178
-  _globals['_BLOBCHUNK']._serialized_start=1180
-  _globals['_BLOBCHUNK']._serialized_end=1237
-  _globals['_HEARTBEATUPDATE']._serialized_start=1240
-  _globals['_HEARTBEATUPDATE']._serialized_end=1378
-  _globals['_INDEXCHANGES']._serialized_start=1380
-  _globals['_INDEXCHANGES']._serialized_end=1437
-  _globals['_KEEPALIVE']._serialized_start=1439
-  _globals['_KEEPALIVE']._serialized_end=1471
-  _globals['_DISTRIBUTIONSERVICE']._serialized_start=1473
-  _globals['_DISTRIBUTIONSERVICE']._serialized_end=1574
+  _globals['_HELLO']._serialized_end=429
+  _globals['_ACK']._serialized_start=431
+  _globals['_ACK']._serialized_end=529
+  _globals['_NACK']._serialized_start=532
+  _globals['_NACK']._serialized_end=680
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=683
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=974
+  _globals['_BATCH']._serialized_start=976
+  _globals['_BATCH']._serialized_end=1033
+  _globals['_ROOTUPDATE']._serialized_start=1035
+  _globals['_ROOTUPDATE']._serialized_end=1120
+  _globals['_BUNDLEUPDATE']._serialized_start=1123
+  _globals['_BUNDLEUPDATE']._serialized_end=1297
+  _globals['_BLOBCHUNK']._serialized_start=1299
+  _globals['_BLOBCHUNK']._serialized_end=1356
+  _globals['_HEARTBEATUPDATE']._serialized_start=1359
+  _globals['_HEARTBEATUPDATE']._serialized_end=1497
+  _globals['_INDEXCHANGES']._serialized_start=1499
+  _globals['_INDEXCHANGES']._serialized_end=1556
+  _globals['_KEEPALIVE']._serialized_start=1558
+  _globals['_KEEPALIVE']._serialized_end=1609
+  _globals['_DISTRIBUTIONSERVICE']._serialized_start=1611
+  _globals['_DISTRIBUTIONSERVICE']._serialized_end=1712
 # @@protoc_insertion_point(module_scope)

@@ -73,6 +73,7 @@ class Hello(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     INDEX_DIGEST_FIELD_NUMBER: _builtins.int
     TAKES_INDEX_CHANGES_FIELD_NUMBER: _builtins.int
+    TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     org: _builtins.str
     """The org; must be the key's."""
     software_version: _builtins.str
@@ -85,6 +86,8 @@ class Hello(_message.Message):
     """SHA-256 of the index text that the host has, 32 bytes; empty for none."""
     takes_index_changes: _builtins.bool
     """Whether the host takes `HeartbeatUpdate.index_changes`."""
+    takes_batches: _builtins.bool
+    """Whether the host takes `SubscribeResponse.batch`."""
     @_builtins.property
     def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
         """What is enforced, one entry a scope: all of it, or as much as fits into 768 KiB."""
@@ -104,10 +107,11 @@ class Hello(_message.Message):
         nonce: _builtins.bytes = ...,
         index_digest: _builtins.bytes = ...,
         takes_index_changes: _builtins.bool = ...,
+        takes_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "index_digest", b"index_digest", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version", "takes_index_changes", b"takes_index_changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforced", b"enforced", "held_blobs", b"held_blobs", "index_digest", b"index_digest", "nonce", b"nonce", "org", b"org", "root_version", b"root_version", "software_version", b"software_version", "takes_batches", b"takes_batches", "takes_index_changes", b"takes_index_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,6 +216,7 @@ class SubscribeResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def root(self) -> Global___RootUpdate:
         """A root that the host lacks."""
@@ -232,6 +237,10 @@ class SubscribeResponse(_message.Message):
     def heartbeat(self) -> Global___HeartbeatUpdate:
         """What is current, signed."""
 
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """Several of these at once."""
+
     def __init__(
         self,
         *,
@@ -240,16 +249,43 @@ class SubscribeResponse(_message.Message):
         chunk: Global___BlobChunk | None = ...,
         keep_alive: Global___KeepAlive | None = ...,
         heartbeat: Global___HeartbeatUpdate | None = ...,
+        batch: Global___Batch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "bundle", b"bundle", "chunk", b"chunk", "heartbeat", b"heartbeat", "keep_alive", b"keep_alive", "message", b"message", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["root", "bundle", "chunk", "keep_alive", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["root", "bundle", "chunk", "keep_alive", "heartbeat", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___SubscribeResponse: _TypeAlias = SubscribeResponse  # noqa: Y015
+
+@_typing.final
+class Batch(_message.Message):
+    """Messages that go out together, because each message on the wire costs both ends more than what it says. It means what
+    its parts mean one after the other.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscribeResponse]:
+        """In order, and none of them a Batch; at most 256 KiB together."""
+
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[Global___SubscribeResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class RootUpdate(_message.Message):
@@ -434,16 +470,22 @@ class KeepAlive(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    SPREAD_MS_FIELD_NUMBER: _builtins.int
     interval_ms: _builtins.int
     """When the next one comes at the latest, in milliseconds; a stream that is silent for three times as long is dead."""
+    spread_ms: _builtins.int
+    """Over how many milliseconds hosts are to spread their return, should the server be gone without a word: each comes
+    back after a random part of it. 0: at once.
+    """
     def __init__(
         self,
         *,
         interval_ms: _builtins.int = ...,
+        spread_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms", "spread_ms", b"spread_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,7 +162,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         domain = replace(domain, is_stopping=lambda: fanout.is_stopping)
         publishing = PublishingServicer(calls, threads, metrics, domain)
-        services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds)
+        services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds, fanout.spread_s)
         background = await stack.enter_async_context(
             _background(reports, sweep.run(), reports.run(), renewal.run(), presence.run())
         )

@@ -6,7 +6,7 @@ Rules:
   wins, and a slow stream keeps one bit here and delays nobody.
 - A host may have so many streams at once and no more.
 - A stream ends when its API key is revoked, or when the server stops. Then each host is told when to come back, so
-  that they do not all come at once.
+  that they do not all come at once. In case the server is gone without a word they know before how far to spread.
 
 Everything runs on the event loop, except `announce` and `end_key`, which any thread may call.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.store.hosts import HostKey
 
-# How the return of hosts is spread when the server stops.
-RETURNS_A_SECOND: Final = 200
+# How the return of hosts is spread when the server stops, or is gone. At this pace, and at 2,000 hosts, fewer than a
+# tenth come in any second, those who have to try twice among them, and all within half a minute.
+RETURNS_A_SECOND: Final = 125
 MIN_SPREAD_S: Final = 1.0
 MAX_SPREAD_S: Final = 60.0
 
@@ -49,7 +50,8 @@ class Subscriber:
         self.key_id = key_id
         # What the host was sent and does not enforce yet: since when, in the loop's time.
         self.lacking: dict[str, float] = {}
-        self._news = asyncio.Event()
+        self._has_news = False
+        self._waiter: asyncio.Future[None] | None = None
         self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     def lag_s(self, now: float) -> float:
@@ -58,19 +60,28 @@ class Subscriber:
 
     def wake(self) -> None:
         """Say that there may be something new."""
-        self._news.set()
+        self._has_news = True
+        if self._waiter is not None:
+            _release(self._waiter)
 
     def take_news(self) -> bool:
         """Return whether there may be something new since the last call."""
-        had_news = self._news.is_set()
-        self._news.clear()
+        had_news, self._has_news = self._has_news, False
         return had_news
 
     async def wait_for_news(self, timeout_s: float) -> None:
         """Wait until there may be something new, at most `timeout_s` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+        if self._has_news:
+            return
+        # Thousands of streams wait here: no event, task or context for each, but a future and a timer.
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(timeout_s, _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
 
     def finish(self, end: End) -> None:
         """Let `ended` return."""
@@ -94,6 +105,7 @@ class Fanout:
         self._by_host: defaultdict[HostKey, set[Subscriber]] = defaultdict(set)
         self._by_key: defaultdict[str, set[Subscriber]] = defaultdict(set)
         self._stopping = False
+        self._streams = 0
         self._streams_at_stop = 0
         self._random = SystemRandom()
 
@@ -106,6 +118,7 @@ class Fanout:
                 "does another machine use the same API key?"
             )
         subscriber = Subscriber(host, key_id)
+        self._streams += 1
         for index, key in self._indexes(subscriber):
             index[key].add(subscriber)
         if self._stopping:
@@ -113,13 +126,14 @@ class Fanout:
         try:
             yield subscriber
         finally:
+            self._streams -= 1
             for index, key in self._indexes(subscriber):
                 index[key].discard(subscriber)
                 if not index[key]:
                     del index[key]
 
     def __len__(self) -> int:
-        return sum(len(subscribers) for subscribers in self._by_org.values())
+        return self._streams
 
     @property
     def is_stopping(self) -> bool:
@@ -154,8 +168,11 @@ class Fanout:
 
         Spread at random, so that not more than about `RETURNS_A_SECOND` come back at once.
         """
-        spread_s = min(MAX_SPREAD_S, max(MIN_SPREAD_S, self._streams_at_stop / RETURNS_A_SECOND))
-        return self._random.uniform(0.0, spread_s)
+        return self._random.uniform(0.0, _spread_s(self._streams_at_stop))
+
+    def spread_s(self) -> float:
+        """Return over how many seconds the hosts of now are to spread their return, should the server be gone."""
+        return _spread_s(self._streams)
 
     def stop(self) -> None:
         """End every stream, and each that joins from now on."""
@@ -179,3 +196,12 @@ class Fanout:
     def _end_key(self, key_id: str) -> None:
         for subscriber in self._by_key.get(key_id, ()):
             subscriber.finish(End.KEY_REVOKED)
+
+
+def _spread_s(streams: int) -> float:
+    return min(MAX_SPREAD_S, max(MIN_SPREAD_S, streams / RETURNS_A_SECOND))
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -85,20 +85,23 @@ class Pulse:
         """How long a stream waits between heartbeats, in seconds."""
         return self._lifetime_s * RENEWED_AFTER
 
-    async def fresh(self, view: OrgView, nonce: bytes) -> SignedHeartbeat | None:
-        """Return a heartbeat that answers a nonce; None if none can be signed now."""
-        return await self._sign(view, nonce.hex())
+    def fresh(self, view: OrgView, nonce: bytes) -> asyncio.Future[SignedHeartbeat | None]:
+        """Begin to sign a heartbeat that answers a nonce; None comes if none can be signed now."""
+        return asyncio.create_task(self._sign(view, nonce.hex()))
 
-    async def shared(self, view: OrgView) -> SignedHeartbeat | None:
-        """Return the heartbeat for all streams that have this view; None if there is none now."""
+    def shared(self, view: OrgView) -> asyncio.Future[SignedHeartbeat | None]:
+        """Return the heartbeat for all streams that have this view, done if it is at hand; None if there is none now.
+
+        It may be cancelled: others that wait for the same one are not concerned.
+        """
         last = self._shared.get(view.org)
         if last is not None and (last.seq > view.seq or (last.seq == view.seq and not self._is_due(last))):
-            return last if last.seq == view.seq else None
+            return _done(last if last.seq == view.seq else None)
         key = (view.org, view.seq)
         if key not in self._signing:
             self._signing[key] = asyncio.create_task(self._renew(view))
             self._signing[key].add_done_callback(lambda _: self._signing.pop(key))
-        return await asyncio.shield(self._signing[key])
+        return asyncio.shield(self._signing[key])
 
     def _is_due(self, last: SignedHeartbeat) -> bool:
         now = self._clock.now()
@@ -156,3 +159,9 @@ class Pulse:
         envelope = sign_document(PayloadType.HEARTBEAT, heartbeat.to_bytes(), list(quorum.signers))
         judge.judge_heartbeat(envelope, view.index, now, nonce=nonce)
         return SignedHeartbeat(view.seq, now, heartbeat.expires_at, envelope)
+
+
+def _done(beat: SignedHeartbeat | None) -> asyncio.Future[SignedHeartbeat | None]:
+    future: asyncio.Future[SignedHeartbeat | None] = asyncio.get_running_loop().create_future()
+    future.set_result(beat)
+    return future

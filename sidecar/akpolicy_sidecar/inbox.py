@@ -1,4 +1,4 @@
-"""The messages of a stream as they come, and content in pieces among them."""
+"""The messages of a stream as they come, alone or in batches, and content in pieces among them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,19 @@ class Inbox:
     def put_back(self, message: pb.SubscribeResponse) -> None:
         """Have `message` come next again."""
         self._returned.append(message)
+
+
+def unpacked(responses: Iterator[pb.SubscribeResponse]) -> Iterator[pb.SubscribeResponse]:
+    """Yield messages, and those of a batch one by one; raise `StreamProtocolError` for a batch within a batch."""
+    for response in responses:
+        if response.WhichOneof("message") != "batch":
+            yield response
+            continue
+        for message in response.batch.messages:
+            if message.WhichOneof("message") == "batch":
+                msg = "a batch within a batch"
+                raise StreamProtocolError(msg)
+            yield message
 
 
 def receive_content(inbox: Inbox, reference: ContentReference, announced: int, clock: Clock) -> bytes:

@@ -37,7 +37,7 @@ from akpolicy.index import IndexChanges
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy_sidecar.heartbeat_updates import Question
-from akpolicy_sidecar.inbox import Inbox, receive_content
+from akpolicy_sidecar.inbox import Inbox, receive_content, unpacked
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
 from akpolicy_sidecar.outstanding import Outstanding
 from akpolicy_sidecar.said import MAX_HELD_BLOBS, Said
@@ -94,6 +94,8 @@ class Session:
         self._answering = threading.Lock()
         self.waiting_since: Moment | None = Moment.read(clock)
         self.interval_s = FIRST_INTERVAL_S
+        # Over how many seconds the server wants its hosts to spread their return, should it be gone.
+        self.spread_s = 0.0
         # Whether a heartbeat has answered the nonce.
         self.proven = False
 
@@ -110,6 +112,7 @@ class Session:
             nonce=self._nonce,
             index_digest=bytes.fromhex(holdings.index_digest),
             takes_index_changes=True,
+            takes_batches=True,
         )
         return pb.SubscribeRequest(hello=hello)
 
@@ -118,7 +121,7 @@ class Session:
 
         Raises `StreamProtocolError` if only a new connection can help.
         """
-        inbox = Inbox(responses, before=self._wait, after=self._heard)
+        inbox = Inbox(unpacked(responses), before=self._wait, after=self._heard)
         for message in inbox:
             kind = message.WhichOneof("message")
             if kind != "chunk":
@@ -273,6 +276,7 @@ class Session:
 
     def _keep_alive(self, message: pb.KeepAlive) -> None:
         self.interval_s = bounded_interval(message.interval_ms / _MILLISECONDS or MAX_KEEP_ALIVE_S)
+        self.spread_s = message.spread_ms / _MILLISECONDS
         if self.proven:
             self._links.announced(self.interval_s)
         self._tell_dropped(self._updater.settle())

@@ -4,7 +4,9 @@ Rules:
 
 - It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
   restarted server at once; a connection that had a heartbeat begins again with the shortest wait.
-- A server that ends the stream can say when to come back; that is waited for, up to `MAX_ASKED_S`.
+- A fleet may be larger than that spreads: the server says before over how many seconds its hosts are to spread their
+  return should it be gone, and no wait is drawn from less, up to `MAX_SPREAD_S`. A server that ends the stream can say
+  when to come back instead; that is waited for, up to `MAX_ASKED_S`.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
@@ -39,6 +41,7 @@ from akpolicy_sidecar.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from random import Random
 
     from tenacity import RetryCallState
     from tenacity.wait import wait_base
@@ -53,8 +56,9 @@ if TYPE_CHECKING:
 # Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
 FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
-# However long the server asks to be left alone.
+# However long the server asks to be left alone, and however far it wants its hosts spread.
 MAX_ASKED_S: Final = 300.0
+MAX_SPREAD_S: Final = 60.0
 STOP_DEADLINE_S: Final = 5.0
 MAX_UNSENT: Final = 64
 MAX_DETAIL_CHARS: Final = 300
@@ -98,12 +102,15 @@ class Watcher:
         # The connection of the moment; replaced by the watcher's thread, looked at by others.
         self._session: Session | None = None
         self._call: Any = None
-        # How long the server asked to be left alone when it ended the last connection, in seconds.
-        self._asked_s = 0.0
+        self._jitter = SystemRandom()
+        # How long the server asked to be left alone when it ended the last connection, in seconds; None: not at all.
+        self._asked_s: float | None = None
+        # Over how many seconds it wants its hosts spread, as it said last.
+        self._spread_s = 0.0
 
     @property
-    def asked_s(self) -> float:
-        """How long the server asked to be left alone when it ended the last connection, in seconds."""
+    def asked_s(self) -> float | None:
+        """How long the server asked to be left alone when it ended the last connection, in seconds, or None."""
         return self._asked_s
 
     def start(self) -> None:
@@ -164,7 +171,6 @@ class Watcher:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        jitter = SystemRandom()
         while not self._stop.is_set():
             retrying = Retrying(
                 wait=self._pause(wait_random_exponential(multiplier=FIRST_BACKOFF_S, max=MAX_BACKOFF_S)),
@@ -175,12 +181,15 @@ class Watcher:
             )
             # Returns when a connection that had a heartbeat is lost.
             retrying(self._connect_once)
-            self._stop.wait(jitter.uniform(0, FIRST_BACKOFF_S))
-            self._wake.wait(self._asked_s)
+            self._stop.wait(self._jitter.uniform(0, FIRST_BACKOFF_S))
+            self._wake.wait(self._least_pause_s())
 
     def _pause(self, usual: wait_base) -> Callable[[RetryCallState], float]:
-        """Return how to wait between attempts: as usual, and at least as long as the server asked for."""
-        return lambda state: max(usual(state), self._asked_s)
+        """Return how to wait between attempts: as usual, and at least as long as the server wants."""
+        return lambda state: max(usual(state), self._least_pause_s())
+
+    def _least_pause_s(self) -> float:
+        return least_pause_s(self._asked_s, self._spread_s, self._jitter)
 
     def _connect_once(self) -> bool:
         """Hold one connection until it ends; return whether it had a heartbeat."""
@@ -194,7 +203,7 @@ class Watcher:
             send=partial(_enqueue, outgoing),
         )
         self._wake.clear()
-        self._asked_s = 0.0
+        self._asked_s = None
         status, detail = "OK", "the server ended the stream"
         try:
             self._converse(session, outgoing)
@@ -208,6 +217,7 @@ class Watcher:
             status, detail = "INTERNAL", repr(error)[:MAX_DETAIL_CHARS]
         finally:
             outgoing.put(None)
+            self._spread_s = session.spread_s if session.proven else self._spread_s
             self._call = self._session = None
             renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
             if not renewing:
@@ -245,9 +255,17 @@ def _status_of(error: Any) -> tuple[str, str]:  # noqa: ANN401 - the errors of a
     return error.code().name, (error.details() or "")[:MAX_DETAIL_CHARS]
 
 
-def _asked_s_of(error: Any) -> float:  # noqa: ANN401 - as above
-    """Return how long the server asks to be left alone, in seconds; 0 if it does not, or not in a number."""
+def least_pause_s(asked_s: float | None, spread_s: float, jitter: Random) -> float:
+    """Return how long to wait at the least before a host comes back, in seconds.
+
+    It is what the server asked for, or else a part of what it wants its hosts spread over.
+    """
+    return jitter.uniform(0.0, min(MAX_SPREAD_S, spread_s)) if asked_s is None else asked_s
+
+
+def _asked_s_of(error: Any) -> float | None:  # noqa: ANN401 - as above
+    """Return how long the server asks to be left alone, in seconds; None if it does not, or not in a number."""
     for entry in error.trailing_metadata() or ():
         if entry.key == RETRY_AFTER_METADATA and entry.value.isascii() and entry.value.isdigit():
             return min(MAX_ASKED_S, int(entry.value[:_MAX_DIGITS]) / MILLISECONDS)
-    return 0.0
+    return None

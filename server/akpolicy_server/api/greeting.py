@@ -32,7 +32,7 @@ MAX_HELD_BLOBS: Final = 1024
 class Greeting:
     """A Hello within its bounds; `index_digest` is empty if the host has no index.
 
-    `takes_index_changes`: it can make an index from the last one.
+    `takes_index_changes`: it can make an index from the last one. `takes_batches`: several messages may come as one.
     """
 
     software_version: str
@@ -42,6 +42,7 @@ class Greeting:
     nonce: bytes
     index_digest: bytes
     takes_index_changes: bool = False
+    takes_batches: bool = False
 
 
 def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
@@ -67,6 +68,7 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
         nonce=hello.nonce,
         index_digest=hello.index_digest,
         takes_index_changes=hello.takes_index_changes,
+        takes_batches=hello.takes_batches,
     )
 
 

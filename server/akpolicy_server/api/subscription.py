@@ -8,6 +8,7 @@ Rules:
 - The first heartbeat answers the nonce of Hello. Further ones go out with each change and at a third of their lives,
   and only later ones than the last. The index comes along unless the host has it (`sent_indexes`). If a signature takes
   its time, the stream goes on without.
+- What belongs to a round goes out as few messages (`outbox`).
 - What a round looks at is what changed since the view of the last one, not all that there is.
 - What was sent is not sent again on this stream, whatever becomes of it: a refusal would only be repeated. After a
   refused root no further one is sent.
@@ -33,13 +34,15 @@ from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, Sent, read_refusal, read_root_version
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
+from akpolicy_server.api.outbox import Outbox
 from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
 from akpolicy_server.times import MICROSECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
+    from akpolicy_server.api.outbox import Write
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.fanout import Subscriber
     from akpolicy_server.metrics import ServerMetrics
@@ -49,26 +52,29 @@ if TYPE_CHECKING:
     from akpolicy_server.store.revisions import RevisionRecord
     from akpolicy_server.views import OrgView
 
-    Write = Callable[[distribution_pb2.SubscribeResponse], Awaitable[None]]
-
 MILLISECONDS: Final = 1000
 # Heartbeats have whole seconds: sooner than that there is no later one.
 HEARTBEAT_PAUSE_S: Final = 1.0
-# How long a KeepAlive waits for a signature.
+# How long a KeepAlive waits for a signature, and how long the bundles do that could go out together with it.
 SIGNING_PATIENCE_S: Final = 1.0
+BATCH_PATIENCE_S: Final = 0.05
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every subscription of a server shares. `keep_alive_s` is in seconds."""
+    """What every subscription of a server shares. `keep_alive_s` is in seconds.
+
+    `spread_s` returns over how many seconds hosts are to spread their return if this server is gone.
+    """
 
     catalog: Catalog
     pulse: Pulse
     reports: HostReports
     metrics: ServerMetrics
     keep_alive_s: float
+    spread_s: Callable[[], float]
 
 
 class Subscription:
@@ -79,7 +85,7 @@ class Subscription:
         self._subscriber = subscriber
         self._org = subscriber.host.org
         self._greeting = greeting
-        self._write = write
+        self._outbox = Outbox(write, takes_batches=greeting.takes_batches)
         self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
         self._enforced = dict(self._sent)
@@ -92,7 +98,7 @@ class Subscription:
         self._acknowledged: dict[str, bytes] = {}
         self._beat: SignedHeartbeat | None = None
         self._beat_due = 0.0
-        self._signing: asyncio.Task[SignedHeartbeat | None] | None = None
+        self._signing: asyncio.Future[SignedHeartbeat | None] | None = None
         self._signing_seq = 0
         self._indexes = SentIndexes(greeting)
         self._connected_at_us = services.reports.now_us()
@@ -133,10 +139,10 @@ class Subscription:
                     await self._send_heartbeat(view)
                 if self._subscriber.take_news():
                     self._subscriber.wake()
-                    continue
-                if nothing_left:
+                elif nothing_left:
                     self._held = set(self._acknowledged.values())
                     await self._send_keep_alive()
+                await self._outbox.flush()
                 await self._subscriber.wait_for_news(self._pause())
         finally:
             self._stop_signing()
@@ -153,7 +159,7 @@ class Subscription:
                 version=root.version, envelope=envelope_to_proto(root.envelope), nonce=self._awaited.add_root(root)
             )
             self._sent_root = root.version
-            await self._write(distribution_pb2.SubscribeResponse(root=update))
+            await self._outbox.add(distribution_pb2.SubscribeResponse(root=update))
         return True
 
     async def _send_changes(self, view: OrgView) -> bool:
@@ -189,11 +195,11 @@ class Subscription:
             content_size=len(blob),
             original=None if revision.original is None else envelope_to_proto(revision.original),
         )
-        await self._write(distribution_pb2.SubscribeResponse(bundle=update))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(bundle=update))
         for offset in range(0, len(blob), MAX_CHUNK_BYTES):
             data = blob[offset : offset + MAX_CHUNK_BYTES]
             chunk = distribution_pb2.BlobChunk(digest=revision.content_digest, offset=offset, data=data)
-            await self._write(distribution_pb2.SubscribeResponse(chunk=chunk))
+            await self._outbox.add(distribution_pb2.SubscribeResponse(chunk=chunk))
         self._services.metrics.updates_sent.inc()
 
     async def _send_heartbeat(self, view: OrgView) -> None:
@@ -212,7 +218,7 @@ class Subscription:
             nonce=self._awaited.add_heartbeat(), envelope=envelope_to_proto(beat.envelope)
         )
         self._indexes.add_to(update, view.index)
-        await self._write(distribution_pb2.SubscribeResponse(heartbeat=update))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(heartbeat=update))
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
         """Return the next heartbeat for a view; None if there is none, or none yet: then its end is news."""
@@ -220,17 +226,26 @@ class Subscription:
         if self._signing is None or self._signing_seq != view.seq:
             self._stop_signing()
             pulse = self._services.pulse
-            work = pulse.fresh(view, self._greeting.nonce) if self._beat is None else pulse.shared(view)
-            self._signing, self._signing_seq = asyncio.create_task(work), view.seq
+            self._signing = pulse.fresh(view, self._greeting.nonce) if self._beat is None else pulse.shared(view)
+            self._signing_seq = view.seq
             patience_s = min(self._services.keep_alive_s, SIGNING_PATIENCE_S)
         signing = self._signing
-        done, _ = await asyncio.wait([signing], timeout=patience_s)
-        if done:
-            self._signing = None
-            return signing.result()
-        if patience_s:
+        if patience_s and await self._is_late(signing, patience_s):
             signing.add_done_callback(lambda _: self._subscriber.wake())
-        return None
+        if not signing.done():
+            return None
+        self._signing = None
+        return signing.result()
+
+    async def _is_late(self, signing: asyncio.Future[SignedHeartbeat | None], patience_s: float) -> bool:
+        """Wait for a signature, and let what is to go before it not wait for long; return whether it does not come."""
+        for wait_s in (min(patience_s, BATCH_PATIENCE_S), patience_s):
+            if signing.done():
+                return False
+            await asyncio.wait([signing], timeout=wait_s)
+            if not signing.done():
+                await self._outbox.flush()
+        return not signing.done()
 
     def _stop_signing(self) -> None:
         if self._signing is not None:
@@ -238,8 +253,9 @@ class Subscription:
 
     async def _send_keep_alive(self) -> None:
         interval_ms = int(self._services.keep_alive_s * MILLISECONDS)
-        keep_alive = distribution_pb2.KeepAlive(interval_ms=interval_ms)
-        await self._write(distribution_pb2.SubscribeResponse(keep_alive=keep_alive))
+        spread_ms = int(self._services.spread_s() * MILLISECONDS)
+        keep_alive = distribution_pb2.KeepAlive(interval_ms=interval_ms, spread_ms=spread_ms)
+        await self._outbox.add(distribution_pb2.SubscribeResponse(keep_alive=keep_alive))
 
     def _pause(self) -> float:
         """Return how long to wait for news: until the next keep-alive, or the next heartbeat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -361,3 +362,22 @@ def test_when_the_server_stops_streams_are_told_to_come_back(tmp_path: Path) -> 
     assert "come back" in message
     asked = dict(stream.call.trailing_metadata())["akpolicy-retry-after-ms"]
     assert 0 <= int(asked) <= MIN_SPREAD_S * 1000
+
+
+def test_a_host_that_takes_batches_gets_a_change_as_one_message(server: LiveServer) -> None:
+    stream = server.host().hello(takes_batches=True)
+    kinds = [_kinds(stream.next())]
+    while kinds[-1][-1:] != ["keep_alive"]:
+        kinds.append(_kinds(stream.next()))
+    assert list(itertools.chain(*kinds)) == ["root", "heartbeat", "keep_alive"]
+
+    server.admin.publish("org/acme", policy("p"))
+    while (came := _kinds(stream.next())) == ["keep_alive"]:
+        pass
+    assert came == ["bundle", "chunk", "heartbeat", "keep_alive"]
+    stream.call.cancel()
+
+
+def _kinds(message: tuple[str, Any]) -> list[str]:
+    kind, content = message
+    return [part.WhichOneof("message") for part in content.messages] if kind == "batch" else [kind]

@@ -265,7 +265,7 @@ def test_a_slow_signer_keeps_nobody_else_waiting(core: Core, threads: Threads, m
     acme, globex = view_of(core), view_of(core, "globex")
 
     async def scenario() -> None:
-        waiting = asyncio.create_task(slow.fresh(acme, NONCE))
+        waiting = slow.fresh(acme, NONCE)
         assert await slow.fresh(globex, NONCE) is not None
         assert await threads.database(view_of, core) == acme
         assert not waiting.done()

@@ -33,6 +33,24 @@ if TYPE_CHECKING:
 
     Message = pb.SubscribeResponse
 
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_means_what_its_parts_mean(host: HostSimulator) -> None:
+    held = host.office.publish(LONG)
+
+    host.hear(pb.SubscribeResponse(batch=pb.Batch(messages=[*messages_of(held), host.office.heartbeat()])))
+
+    assert [r.digest for r in host.new_session().hello().hello.enforced] == [held.envelope.digest()]
+    assert host.updater.lacking == ()
+
+
+def test_a_batch_within_a_batch_ends_the_connection(host: HostSimulator) -> None:
+    inner = pb.SubscribeResponse(batch=pb.Batch(messages=[keep_alive()]))
+    with pytest.raises(StreamProtocolError, match="batch within a batch"):
+        host.hear(pb.SubscribeResponse(batch=pb.Batch(messages=[keep_alive(), inner])))
+
+
 # --- Hello ------------------------------------------------------------------------------------------------------------
 
 

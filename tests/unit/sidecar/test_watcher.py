@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from tests.simulators.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from akpolicy.v1 import distribution_pb2 as pb
 
 
 class Links(LinkHolder):
@@ -156,7 +159,7 @@ def test_a_host_comes_back_when_the_server_asks_it_to(host: Host, server: Policy
             return host.is_live()
 
         wait_until(is_live)
-        assert watcher.asked_s == 0
+        assert not watcher.asked_s
 
 
 @pytest.mark.parametrize("retry_after", ["0", "-1", "soon", "1.5", ""])
@@ -168,7 +171,7 @@ def test_what_is_no_time_to_come_back_is_not_waited_for(
         server.drop_streams(retry_after)
         server.wait_for(lambda s: len(s.hellos) == 2)
         wait_until(host.is_live)
-        assert watcher.asked_s == 0
+        assert not watcher.asked_s
 
 
 def test_a_new_key_replaces_an_open_stream_and_contact_is_not_lost(host: Host, server: PolicyServerSimulator) -> None:
@@ -308,3 +311,53 @@ def test_roots_and_rollbacks_are_followed_on_the_open_stream(host: Host, server:
         server.wait_for(lambda s: any(ack.root_version == 3 for ack in s.acks))
         assert host.is_live()
         assert server.nacks == []
+
+
+class _Longest(random.Random):
+    """Draws the longest of all waits, and remembers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.drawn.append(b)
+        return b
+
+
+def test_a_host_that_lost_the_server_comes_back_within_what_the_server_spreads(
+    host: Host, server: PolicyServerSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.tamper(lambda message: _with_spread(message, 40_000))
+    with host.watching(server) as watcher:
+        longest = _Longest()
+        monkeypatch.setattr(watcher, "_jitter", longest)
+        wait_until(host.is_live)
+        wait_until(lambda: watcher._session is not None and watcher._session.spread_s == 40)
+        server.drop_streams()
+        wait_until(lambda: 40 in longest.drawn)
+        # A new key is tried at once all the same.
+        server.accept(api_key="second")
+        host.write_key("second")
+
+        def is_live() -> bool:
+            watcher.check_credentials()
+            return host.is_live()
+
+        wait_until(is_live)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "spread_s", "longest"), [(None, 0, 0), (None, 16, 16), (None, 1e9, 60), (0.0, 16, 0), (7.0, 16, 7)]
+)
+def test_what_the_server_asks_for_is_spread_already(asked_s: float | None, spread_s: float, longest: float) -> None:
+    assert module.least_pause_s(asked_s, spread_s, _Longest()) == longest
+    drawn = [module.least_pause_s(asked_s, spread_s, random.Random(seed)) for seed in range(200)]
+    assert max(drawn) <= longest
+    assert asked_s is not None or min(drawn) <= longest / 10
+
+
+def _with_spread(message: pb.SubscribeResponse, spread_ms: int) -> list[pb.SubscribeResponse]:
+    if message.HasField("keep_alive"):
+        message.keep_alive.spread_ms = spread_ms
+    return [message]
