@@ -8,6 +8,8 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from bench.fleet_hosts import SLOW
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
@@ -49,9 +51,10 @@ class Fleet:
     """Hosts in several processes."""
 
     def __init__(self, stack: ExitStack, given: dict[str, Any], hosts: Sequence[tuple[str, str]]) -> None:
+        """Start `hosts`; those whose names begin with `SLOW` are not waited for."""
         parts = [hosts[number::PROCESSES] for number in range(PROCESSES)]
         self.workers = [stack.enter_context(Worker({**given, "hosts": part})) for part in parts]
-        self.size = len(hosts)
+        self.size = sum(not host_id.startswith(SLOW) for host_id, _ in hosts)
 
     def wait_reached(self, version: int) -> float:
         """Wait until every host has a version; return when the last one had it."""

@@ -38,6 +38,7 @@ from akpolicy_server.api.publishing import PublishingServicer
 from akpolicy_server.api.subscription import Services
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
+from akpolicy_server.cycles import settle
 from akpolicy_server.expiries import RootExpiries
 from akpolicy_server.fanout import Fanout
 from akpolicy_server.first_root import DAY_S
@@ -117,6 +118,7 @@ async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> Non
         loop.add_signal_handler(number, stop.set)
     async with serving(settings, clock) as server:
         with ready_file(ready, listen=server.listen, metrics=server.metrics_listen):
+            settle()
             log.info("listening", address=str(server.listen), metrics=str(server.metrics_listen or ""))
             await _until(stop, server.background)
             log.info("stopping")

@@ -14,23 +14,12 @@ Runs on the event loop; only the writing runs on a thread.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from akpolicy.errors import StoreUnavailable
-from akpolicy_server.store.hosts import (
-    HostKey,
-    HostNack,
-    HostRecord,
-    HostRevision,
-    clear_nack,
-    differences,
-    replace_nack,
-    upsert_host,
-    write_revisions,
-)
+from akpolicy_server.store.host_reports import HostReport, write_reports
 from akpolicy_server.times import now_us
 
 if TYPE_CHECKING:
@@ -38,35 +27,12 @@ if TYPE_CHECKING:
 
     from akpolicy.clock import Clock
     from akpolicy_server.store.engine import Database
+    from akpolicy_server.store.hosts import HostKey, HostNack, HostRecord, HostRevision
     from akpolicy_server.threads import Threads
 
 FLUSH_INTERVAL_S: Final = 0.2
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Report:
-    """The latest of one host: what is different of what it enforces, None for what ended; or all of it (`is_all`).
-
-    `refusals` None for a scope: an update of it took effect.
-    """
-
-    record: HostRecord
-    changes: dict[str, HostRevision | None]
-    is_all: bool
-    refusals: dict[str, HostNack | None]
-
-    def follow(self, later: _Report) -> None:
-        """Take over what is said later, at the cost of that alone."""
-        # The end of an old connection may be reported after the beginning of the next one.
-        if later.record.connected_at_us >= self.record.connected_at_us:
-            self.record = later.record
-        self.refusals |= later.refusals
-        if later.is_all:
-            self.changes, self.is_all = later.changes, True
-        else:
-            self.changes |= later.changes
 
 
 class HostReports:
@@ -76,7 +42,7 @@ class HostReports:
         self._database = database
         self._threads = threads
         self._clock = clock
-        self._pending: dict[HostKey, _Report] = {}
+        self._pending: dict[HostKey, HostReport] = {}
         self._arrived = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -100,7 +66,7 @@ class HostReports:
         refusals: dict[str, HostNack | None] = dict.fromkeys(accepted)
         if refused is not None:
             refusals[refused.scope] = refused
-        report = _Report(record, dict(changes), is_all, refusals)
+        report = HostReport(record, dict(changes), is_all, refusals)
         earlier = self._pending.get(record.host)
         if earlier is None:
             self._pending[record.host] = report
@@ -135,17 +101,6 @@ class HostReports:
                 self._arrived.set()
                 raise
 
-    def _write(self, batch: list[_Report]) -> None:
+    def _write(self, batch: list[HostReport]) -> None:
         with self._database.write() as connection:
-            for report in batch:
-                host, now = report.record.host, report.record.last_seen_at_us
-                upsert_host(connection, report.record)
-                changes = report.changes
-                if report.is_all:
-                    changes = differences(connection, host, changes)
-                write_revisions(connection, host, changes, now)
-                for scope, refusal in report.refusals.items():
-                    if refusal is None:
-                        clear_nack(connection, host, scope)
-                    else:
-                        replace_nack(connection, host, refusal, now)
+            write_reports(connection, batch)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, select, update
 
 from akpolicy_server.store.batches import batches
 from akpolicy_server.store.tables import host_nacks, host_revisions, hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
     from typing import Any
 
     from sqlalchemy import Row
@@ -69,24 +69,6 @@ class HostNack:
     policy_id: str
 
 
-def upsert_host(connection: Connection, record: HostRecord) -> None:
-    """Write a host's row, unless a connection that began later wrote it: the end of an old one is no news."""
-    values = {
-        "software_version": record.software_version,
-        "root_version": record.root_version,
-        "connected_at_us": record.connected_at_us,
-        "last_seen_at_us": record.last_seen_at_us,
-        "disconnected_at_us": record.disconnected_at_us,
-        "update_mode": record.update_mode.value,
-    }
-    here = _is_host(hosts, record.host)
-    is_newest = hosts.c.connected_at_us <= record.connected_at_us
-    if connection.execute(update(hosts).where(here, is_newest).values(**values)).rowcount:
-        return
-    if connection.scalar(select(hosts.c.host_id).where(here)) is None:
-        connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
-
-
 def see_hosts(connection: Connection, present: Collection[HostKey], now_us: int) -> None:
     """Note that these hosts are there."""
     by_org = defaultdict[str, list[str]](list)
@@ -96,62 +78,6 @@ def see_hosts(connection: Connection, present: Collection[HostKey], now_us: int)
         for some in batches(host_ids):
             here = and_(hosts.c.org == org, hosts.c.host_id.in_(some), hosts.c.last_seen_at_us < now_us)
             connection.execute(update(hosts).where(here).values(last_seen_at_us=now_us, disconnected_at_us=None))
-
-
-def differences(
-    connection: Connection, host: HostKey, enforced: Mapping[str, HostRevision | None]
-) -> dict[str, HostRevision | None]:
-    """Return what is stored otherwise than this, which is all that a host enforces; None for what it does not."""
-    stored = {revision.scope: revision for revision in enforced_by(connection, host)}
-    changes: dict[str, HostRevision | None] = dict.fromkeys(stored.keys() - enforced.keys())
-    return changes | {scope: revision for scope, revision in enforced.items() if stored.get(scope) != revision}
-
-
-def write_revisions(
-    connection: Connection, host: HostKey, changes: Mapping[str, HostRevision | None], now_us: int
-) -> None:
-    """Write what a host enforces now of these scopes; None for nothing."""
-    for some in batches(changes):
-        here = and_(_is_host(host_revisions, host), host_revisions.c.scope.in_(some))
-        connection.execute(delete(host_revisions).where(here))
-    rows = [
-        {
-            "org": host.org,
-            "host_id": host.host_id,
-            "scope": revision.scope,
-            "epoch": revision.epoch,
-            "version": revision.version,
-            "digest": revision.digest,
-            "reported_at_us": now_us,
-        }
-        for revision in changes.values()
-        if revision is not None
-    ]
-    if rows:
-        connection.execute(insert(host_revisions), rows)
-
-
-def replace_nack(connection: Connection, host: HostKey, nack: HostNack, now_us: int) -> None:
-    """Write the last refusal of a scope."""
-    clear_nack(connection, host, nack.scope)
-    connection.execute(
-        insert(host_nacks).values(
-            org=host.org,
-            host_id=host.host_id,
-            scope=nack.scope,
-            epoch=nack.epoch,
-            version=nack.version,
-            code=nack.code,
-            detail=nack.detail,
-            policy_id=nack.policy_id,
-            reported_at_us=now_us,
-        )
-    )
-
-
-def clear_nack(connection: Connection, host: HostKey, scope: str) -> None:
-    """Forget a scope's refusal: an update took effect."""
-    connection.execute(delete(host_nacks).where(_is_host(host_nacks, host), host_nacks.c.scope == scope))
 
 
 def find_host(connection: Connection, host: HostKey) -> HostRecord | None:
