@@ -91,6 +91,16 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
             context.set_trailing_metadata(((RETRY_AFTER_METADATA, self._state.retry_after),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
 
+    def Fetch(self, request: Any, context: Any) -> Iterator[distribution_pb2.FetchResponse]:  # noqa: N802
+        """Refuse, as a server from before there were polling hosts does."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server knows no Fetch")
+        yield distribution_pb2.FetchResponse()
+
+    def Report(self, request: Any, context: Any) -> distribution_pb2.ReportResponse:  # noqa: N802
+        """Refuse, as above."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server knows no Report")
+        return distribution_pb2.ReportResponse()
+
     def _abort_if_refusing(self, context: grpc.ServicerContext) -> None:
         with self._state.changed:
             refusal = self._state.refusal
