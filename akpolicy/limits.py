@@ -40,6 +40,8 @@ MAX_ANSWER_DELAY_S: Final = 300
 MAX_BUNDLE_LIFETIME_S: Final = 366 * 86_400
 DEFAULT_HEARTBEAT_LIFETIME_S: Final = 300
 MAX_HEARTBEAT_LIFETIME_S: Final = 3600
+# How long a host that polls may wait between polls.
+MAX_POLL_INTERVAL_S: Final = 300
 MAX_VERSION_JUMP: Final = 2**20
 
 # gRPC. The 4 MiB default is kept; what is larger goes in chunks.

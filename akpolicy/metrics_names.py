@@ -95,7 +95,12 @@ SIDECAR_MEMBER_POLICIES: Final = MetricName(
 )
 SIDECAR_CONNECTED: Final = MetricName(
     "akpolicy_sidecar_connected",
-    "1 while the stream from the policy server is open and has answered this host's nonce, else 0.",
+    "1 while the stream, or the last poll, has answered this host's nonce and did not fail, else 0.",
+)
+SIDECAR_UPDATE_MODE: Final = MetricName(
+    "akpolicy_sidecar_update_mode",
+    "1 for the way by which updates come (stream, poll); poll on a host that should stream means that it fell back.",
+    ("mode",),
 )
 SIDECAR_LAST_CONTACT: Final = MetricName(
     "akpolicy_sidecar_last_contact_timestamp_seconds",

@@ -490,3 +490,170 @@ class KeepAlive(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeepAlive: _TypeAlias = KeepAlive  # noqa: Y015
+
+@_typing.final
+class FetchRequest(_message.Message):
+    """What a polling host has, and when it comes again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    POLL_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    poll_interval_ms: _builtins.int
+    """How long the host waits between polls, in milliseconds; 0 for 60 s. After three times as long it counts as gone."""
+    @_builtins.property
+    def hello(self) -> Global___Hello:
+        """As at the beginning of a stream."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___Hello | None = ...,
+        poll_interval_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "poll_interval_ms", b"poll_interval_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchRequest: _TypeAlias = FetchRequest  # noqa: Y015
+
+@_typing.final
+class FetchResponse(_message.Message):
+    """One message of what is fetched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def update(self) -> Global___SubscribeResponse:
+        """As on a stream; never KeepAlive."""
+
+    def __init__(
+        self,
+        *,
+        update: Global___SubscribeResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
+
+@_typing.final
+class ReportRequest(_message.Message):
+    """What a polling host enforces and refuses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: _builtins.int
+    SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
+    ROOT_VERSION_FIELD_NUMBER: _builtins.int
+    ENFORCED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    POLL_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    org: _builtins.str
+    """The org; must be the key's."""
+    software_version: _builtins.str
+    """Version of the software, for example `0.1.0`."""
+    root_version: _builtins.int
+    """The newest root that the host trusts; 0 for none."""
+    poll_interval_ms: _builtins.int
+    """How long the host waits between polls, in milliseconds; 0 for 60 s. After three times as long it counts as gone."""
+    complete: _builtins.bool
+    """Whether `enforced` is all that the host enforces."""
+    @_builtins.property
+    def enforced(self) -> _containers.RepeatedCompositeFieldContainer[_bundle_pb2.Revision]:
+        """What is enforced and was not said yet, one entry a scope; all of it if `complete` is set."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes of which nothing is enforced any more, though the host said so earlier."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedUpdate]:
+        """What was refused, one entry a scope."""
+
+    def __init__(
+        self,
+        *,
+        org: _builtins.str = ...,
+        software_version: _builtins.str = ...,
+        root_version: _builtins.int = ...,
+        enforced: _abc.Iterable[_bundle_pb2.Revision] | None = ...,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
+        refused: _abc.Iterable[Global___RefusedUpdate] | None = ...,
+        poll_interval_ms: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "ended", b"ended", "enforced", b"enforced", "org", b"org", "poll_interval_ms", b"poll_interval_ms", "refused", b"refused", "root_version", b"root_version", "software_version", b"software_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class RefusedUpdate(_message.Message):
+    """An update that was refused; what was enforced stays enforced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """The scope; `root` for a root, empty for the state of the host."""
+    epoch: _builtins.int
+    """The refused epoch; 0 for a root."""
+    version: _builtins.int
+    """The refused version."""
+    code: _builtins.str
+    """Stable code of the error, for example `SignatureInvalid`."""
+    detail: _builtins.str
+    """The error's message, for people."""
+    policy_id: _builtins.str
+    """The policy at fault, where there is one."""
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        version: _builtins.int = ...,
+        code: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        policy_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "epoch", b"epoch", "policy_id", b"policy_id", "scope", b"scope", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedUpdate: _TypeAlias = RefusedUpdate  # noqa: Y015
+
+@_typing.final
+class ReportResponse(_message.Message):
+    """The report was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015

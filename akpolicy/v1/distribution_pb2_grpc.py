@@ -41,6 +41,16 @@ class DistributionServiceStub:
                 request_serializer=akpolicy_dot_v1_dot_distribution__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=akpolicy_dot_v1_dot_distribution__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/akpolicy.v1.DistributionService/Fetch',
+                request_serializer=akpolicy_dot_v1_dot_distribution__pb2.FetchRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_distribution__pb2.FetchResponse.FromString,
+                _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/akpolicy.v1.DistributionService/Report',
+                request_serializer=akpolicy_dot_v1_dot_distribution__pb2.ReportRequest.SerializeToString,
+                response_deserializer=akpolicy_dot_v1_dot_distribution__pb2.ReportResponse.FromString,
+                _registered_method=True)
 
 
 class DistributionServiceServicer:
@@ -67,6 +77,26 @@ class DistributionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Sends an org's documents to a host that may only poll, and ends: what a stream begins with, in the same order, without
+        KeepAlive. The last message is the heartbeat that answers the nonce of Hello; it is missing if none can be signed
+        now. Nothing in it can be answered by nonce: a host says what it made of it with Report.
+
+        Fails as Subscribe does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Report(self, request, context):
+        """Takes what a polling host makes of what it fetched.
+
+        Fails with UNAUTHENTICATED, PERMISSION_DENIED and INVALID_ARGUMENT as Subscribe does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DistributionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +104,16 @@ def add_DistributionServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=akpolicy_dot_v1_dot_distribution__pb2.SubscribeRequest.FromString,
                     response_serializer=akpolicy_dot_v1_dot_distribution__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=akpolicy_dot_v1_dot_distribution__pb2.FetchRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_distribution__pb2.FetchResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=akpolicy_dot_v1_dot_distribution__pb2.ReportRequest.FromString,
+                    response_serializer=akpolicy_dot_v1_dot_distribution__pb2.ReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -105,6 +145,60 @@ class DistributionService:
             '/akpolicy.v1.DistributionService/Subscribe',
             akpolicy_dot_v1_dot_distribution__pb2.SubscribeRequest.SerializeToString,
             akpolicy_dot_v1_dot_distribution__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/akpolicy.v1.DistributionService/Fetch',
+            akpolicy_dot_v1_dot_distribution__pb2.FetchRequest.SerializeToString,
+            akpolicy_dot_v1_dot_distribution__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/akpolicy.v1.DistributionService/Report',
+            akpolicy_dot_v1_dot_distribution__pb2.ReportRequest.SerializeToString,
+            akpolicy_dot_v1_dot_distribution__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

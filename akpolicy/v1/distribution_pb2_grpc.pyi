@@ -52,6 +52,18 @@ class DistributionServiceStub:
     bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
     as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
     """
+    Fetch: _grpc.UnaryStreamMultiCallable[_distribution_pb2.FetchRequest, _distribution_pb2.FetchResponse]
+    """Sends an org's documents to a host that may only poll, and ends: what a stream begins with, in the same order, without
+    KeepAlive. The last message is the heartbeat that answers the nonce of Hello; it is missing if none can be signed
+    now. Nothing in it can be answered by nonce: a host says what it made of it with Report.
+
+    Fails as Subscribe does.
+    """
+    Report: _grpc.UnaryUnaryMultiCallable[_distribution_pb2.ReportRequest, _distribution_pb2.ReportResponse]
+    """Takes what a polling host makes of what it fetched.
+
+    Fails with UNAUTHENTICATED, PERMISSION_DENIED and INVALID_ARGUMENT as Subscribe does.
+    """
 
 @_typing.type_check_only
 class DistributionServiceAsyncStub(DistributionServiceStub):
@@ -74,6 +86,18 @@ class DistributionServiceAsyncStub(DistributionServiceStub):
     PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
     bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
     as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
+    """
+    Fetch: _aio.UnaryStreamMultiCallable[_distribution_pb2.FetchRequest, _distribution_pb2.FetchResponse]  # type: ignore[assignment]
+    """Sends an org's documents to a host that may only poll, and ends: what a stream begins with, in the same order, without
+    KeepAlive. The last message is the heartbeat that answers the nonce of Hello; it is missing if none can be signed
+    now. Nothing in it can be answered by nonce: a host says what it made of it with Report.
+
+    Fails as Subscribe does.
+    """
+    Report: _aio.UnaryUnaryMultiCallable[_distribution_pb2.ReportRequest, _distribution_pb2.ReportResponse]  # type: ignore[assignment]
+    """Takes what a polling host makes of what it fetched.
+
+    Fails with UNAUTHENTICATED, PERMISSION_DENIED and INVALID_ARGUMENT as Subscribe does.
     """
 
 class DistributionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -100,6 +124,30 @@ class DistributionServiceServicer(metaclass=_abc_1.ABCMeta):
         PERMISSION_DENIED (the key is not a host key, or of another org), INVALID_ARGUMENT (no Hello first, a field out of
         bounds), RESOURCE_EXHAUSTED (too many streams of one host), UNAVAILABLE (shutting down: come back after
         as many milliseconds as the trailing metadata `akpolicy-retry-after-ms` says).
+        """
+
+    @_abc_1.abstractmethod
+    def Fetch(
+        self,
+        request: _distribution_pb2.FetchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_distribution_pb2.FetchResponse], _abc.AsyncIterator[_distribution_pb2.FetchResponse]]:
+        """Sends an org's documents to a host that may only poll, and ends: what a stream begins with, in the same order, without
+        KeepAlive. The last message is the heartbeat that answers the nonce of Hello; it is missing if none can be signed
+        now. Nothing in it can be answered by nonce: a host says what it made of it with Report.
+
+        Fails as Subscribe does.
+        """
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _distribution_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_distribution_pb2.ReportResponse, _abc.Awaitable[_distribution_pb2.ReportResponse]]:
+        """Takes what a polling host makes of what it fetched.
+
+        Fails with UNAUTHENTICATED, PERMISSION_DENIED and INVALID_ARGUMENT as Subscribe does.
         """
 
 def add_DistributionServiceServicer_to_server(servicer: DistributionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,6 +35,8 @@ from akpolicy_server.api.call import Calls
 from akpolicy_server.api.distribution import DistributionServicer
 from akpolicy_server.api.part import Domain
 from akpolicy_server.api.publishing import PublishingServicer
+from akpolicy_server.api.rest.call import HostCalls
+from akpolicy_server.api.rest.listener import serving_rest
 from akpolicy_server.api.subscription import Services
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
@@ -100,6 +102,7 @@ class Serving:
 
     listen: HostPort
     metrics_listen: HostPort | None
+    rest_listen: HostPort | None
     database: Database
     reports: HostReports
     fanout: Fanout
@@ -117,9 +120,14 @@ async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(settings, clock) as server:
-        with ready_file(ready, listen=server.listen, metrics=server.metrics_listen):
+        with ready_file(ready, listen=server.listen, metrics=server.metrics_listen, rest=server.rest_listen):
             settle()
-            log.info("listening", address=str(server.listen), metrics=str(server.metrics_listen or ""))
+            log.info(
+                "listening",
+                address=str(server.listen),
+                metrics=str(server.metrics_listen or ""),
+                rest=str(server.rest_listen or ""),
+            )
             await _until(stop, server.background)
             log.info("stopping")
     log.info("stopped")
@@ -175,8 +183,24 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
             DistributionServicer(calls, fanout, services), grpc_server
         )
+        # Before gRPC, whose end comes first then and ends what is being fetched here too.
+        hosts = HostCalls(api_keys, threads, fanout, services)
+        rest = serving_rest(section, hosts, clock, partial(_not_reloaded, metrics))
+        rest_listen = await stack.enter_async_context(rest)
         await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
-        yield Serving(listen, metrics_listen, database, reports, fanout, presence, sweep, renewal, metrics, background)
+        yield Serving(
+            listen,
+            metrics_listen,
+            rest_listen,
+            database,
+            reports,
+            fanout,
+            presence,
+            sweep,
+            renewal,
+            metrics,
+            background,
+        )
 
 
 def _domain(

@@ -127,7 +127,7 @@ class Fleet:
         page = tuple(
             HostView(
                 record,
-                record.disconnected_at_us is None and record.last_seen_at_us >= since,
+                record.is_connected(now, since),
                 scopes,
                 lags[host_id],
                 refusals[host_id],

@@ -2,8 +2,8 @@
 
 Rules:
 
-- A host that was not seen for `GONE_AFTER_S` is gone, also if the server that it was connected to was killed and could
-  not say so.
+- A host with a stream that was not seen for `GONE_AFTER_S` is gone, also if the server that it was connected to was
+  killed and could not say so.
 - While the database does not answer, nothing is renewed; the next round does it.
 """
 
@@ -16,7 +16,7 @@ import structlog
 
 from akpolicy.errors import StoreUnavailable
 from akpolicy_server.store.hosts import see_hosts
-from akpolicy_server.times import MICROSECONDS, now_us
+from akpolicy_server.times import GONE_AFTER_S, GONE_AFTER_US, now_us
 
 if TYPE_CHECKING:
     from akpolicy.clock import Clock
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
     from akpolicy_server.store.engine import Database
     from akpolicy_server.threads import Threads
 
-SEEN_INTERVAL_S: Final = 30
+SEEN_INTERVAL_S: Final = GONE_AFTER_S // 3
 COUNT_INTERVAL_S: Final = 5
-GONE_AFTER_S: Final = 3 * SEEN_INTERVAL_S
 
 log = structlog.get_logger(__name__)
 
 
 def seen_since_us(clock: Clock) -> int:
     """Return since when a host must have been seen to be connected, in epoch microseconds."""
-    return now_us(clock) - GONE_AFTER_S * MICROSECONDS
+    return now_us(clock) - GONE_AFTER_US
 
 
 class Presence:

@@ -48,6 +48,7 @@ class ServerSection:
 
     data_dir: ResolvedPath
     listen: ListenAddress = HostPort("127.0.0.1", 8180)
+    rest_listen: OptionalAddress = None
     allow_plaintext: StrictBool = False
     database_url: Annotated[StrictStr, AfterValidator(_database_url)] = ""
     metrics_listen: OptionalAddress = HostPort("127.0.0.1", 8181)
@@ -87,6 +88,13 @@ class ServerSettings:
             yield Mistake(
                 "server.listen",
                 f"`{server.listen}` is reachable in plaintext by others; add [server.tls], or allow_plaintext = true",
+                depends=("server.tls", "server.allow_plaintext"),
+            )
+        rest = server.rest_listen
+        if rest is not None and server.tls is None and not server.allow_plaintext and not rest.is_loopback:
+            yield Mistake(
+                "server.rest_listen",
+                f"`{rest}` is reachable in plaintext by others; add [server.tls], or allow_plaintext = true",
                 depends=("server.tls", "server.allow_plaintext"),
             )
         metrics = server.metrics_listen

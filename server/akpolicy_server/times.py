@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
 
 MICROSECONDS: Final = 1_000_000
+# A host with a stream that was not seen for so long is gone.
+GONE_AFTER_S: Final = 90
+GONE_AFTER_US: Final = GONE_AFTER_S * MICROSECONDS
 
 
 def now_us(clock: Clock) -> int:

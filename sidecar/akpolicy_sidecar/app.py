@@ -53,6 +53,7 @@ from akpolicy_sidecar.permissions import PermissionAdvisor
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.sessions import SessionBook
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
+from akpolicy_sidecar.update_modes import UpdateMode, UpdateModes
 from akpolicy_sidecar.updater import Updater
 from akpolicy_sidecar.view import Viewer
 from akpolicy_sidecar.watcher import Watcher
@@ -103,7 +104,7 @@ class Sidecar:
         self._org = _required(settings.enterprise.org_id)
         self._clock = SystemClock()
         self._metrics = SidecarMetrics()
-        self._report = Reporter(self._metrics)
+        self._report = Reporter(self._metrics, UpdateMode(settings.sidecar.update_mode))
         self._fence = _start_fence(stack)
         self._schema = load_default_schema()
         self._snapshots, self._updater = self._build_updater(self._schema)
@@ -209,6 +210,7 @@ class Sidecar:
             links=self._links,
             clock=self._clock,
             report=self._report,
+            modes=UpdateModes(UpdateMode(sidecar.update_mode), sidecar.poll_interval_s),
         )
 
     def _build_credentials(self, endpoint: ServerEndpoint) -> CredentialSource:

@@ -41,6 +41,7 @@ class SidecarMetrics(MetricsRegistry):
         self.heartbeat_expiry = self.gauge(names.SIDECAR_HEARTBEAT_EXPIRY)
         self.evidence = self.gauge(names.SIDECAR_EVIDENCE)
         self.connected = self.gauge(names.SIDECAR_CONNECTED)
+        self.update_mode = self.gauge(names.SIDECAR_UPDATE_MODE)
         self.last_contact = self.gauge(names.SIDECAR_LAST_CONTACT)
         self.reconnects = self.counter(names.SIDECAR_RECONNECTS)
         self.policy_age = self.gauge(names.SIDECAR_POLICY_AGE)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from akpolicy_sidecar.update_modes import UpdateMode
 from akpolicy_sidecar.updates import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -34,14 +35,19 @@ log = structlog.get_logger(__name__)
 class Reporter:
     """Counts events, and logs changes. Decisions come from several threads, the rest from one."""
 
-    def __init__(self, metrics: SidecarMetrics) -> None:
-        """Count on `metrics`."""
+    def __init__(self, metrics: SidecarMetrics, configured: UpdateMode = UpdateMode.STREAM) -> None:
+        """Count on `metrics`; `configured` is by which way updates are to come."""
+        self._configured = configured
         self._metrics = metrics
         self._denial: str | None = None
         self._host_trouble = ""
         self._trouble = ""
         self._refusals: dict[str, str] = {}
         self._cache_trouble = ""
+        self._is_connected = False
+        # By which way updates are asked for, and come.
+        self._attempted = UpdateMode.STREAM
+        self._mode: UpdateMode | None = None
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
@@ -124,8 +130,9 @@ class Reporter:
 
     @property
     def trouble(self) -> dict[str, Any]:
-        """What is wrong with the stream (empty: nothing) and which updates were refused with which code."""
-        return {"connection": self._trouble, "refused": dict(self._refusals)}
+        """By which way updates come, what is wrong with it (empty: nothing), and which updates were refused and why."""
+        mode = self._mode.value if self._mode else ""
+        return {"update_mode": mode, "connection": self._trouble, "refused": dict(self._refusals)}
 
     # --- cache --------------------------------------------------------------------------------------------------------
 
@@ -167,13 +174,31 @@ class Reporter:
         self._metrics.connected.set(1)
         if self._trouble:
             log.info("policy server reached again")
-        else:
+        elif self._attempted is UpdateMode.STREAM or not self._is_connected:
+            # Polls that follow one another are no news.
             log.info("policy server reached")
-        self._trouble = ""
+        self._trouble, self._is_connected = "", True
+        self._note_mode()
+
+    def attempting(self, mode: UpdateMode) -> None:
+        """Tell by which way updates are asked for from now on."""
+        self._attempted = mode
+
+    def _note_mode(self) -> None:
+        if self._mode is self._attempted:
+            return
+        before, self._mode = self._mode, self._attempted
+        for mode in UpdateMode:
+            self._metrics.update_mode.labels(mode=mode.value).set(mode is self._mode)
+        if before is UpdateMode.STREAM or (before is None and self._mode is not self._configured):
+            log.warning("no stream from the policy server can be had; polling instead", configured=self._configured)
+        elif before is not None:
+            log.info("updates come over a stream again")
 
     def lost(self, status: str, detail: str) -> None:
-        """Tell that there is no stream; `status` is a gRPC status name or a code of this program's."""
+        """Tell that the server is not reached; `status` is a gRPC status name or a code of this program's."""
         self._metrics.connected.set(0)
+        self._is_connected = False
         if self._trouble == status:
             return
         self._trouble = status

@@ -73,14 +73,16 @@ class Session:
         clock: Clock,
         report: Reporter,
         send: Callable[[pb.SubscribeRequest], None],
+        on_proven: Callable[[], None] = lambda: None,
     ) -> None:
-        """`send` takes each message for the server."""
+        """`send` takes each message for the server; `on_proven` is called when a heartbeat has answered the nonce."""
         self._org = org
         self._updater = updater
         self._links = links
         self._clock = clock
         self._report = report
         self._send = send
+        self._on_proven = on_proven
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._asked_at = clock.elapsed()
         self._roots_came = False
@@ -265,6 +267,7 @@ class Session:
         self._ask_for_withheld()
         if not self.proven:
             self.proven = True
+            self._on_proven()
             self._report.connected()
         self._links.left_behind(self._outstanding.members)
         if not self._outstanding.is_refused:

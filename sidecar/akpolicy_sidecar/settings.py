@@ -14,14 +14,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, StrictBool, StrictInt, StrictStr, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+)
 from pydantic.dataclasses import dataclass
 
 from akpolicy.addresses import HostPort
 from akpolicy.api_key_file import read_api_key_file
 from akpolicy.errors import ConfigError, TrustError
 from akpolicy.keys import MAX_ANCHORS, AnchorSet
-from akpolicy.limits import MAX_JSON_INT
+from akpolicy.limits import MAX_JSON_INT, MAX_POLL_INTERVAL_S
 from akpolicy.settings import Mistake, load_settings
 from akpolicy.settings_types import (
     STRICT,
@@ -205,6 +214,8 @@ class SidecarSection:
     ca_file: ExistingFile | None = None
     client_cert_file: ExistingFile | None = None
     client_key_file: ExistingFile | None = None
+    update_mode: Literal["stream", "poll"] = "stream"
+    poll_interval_s: Annotated[StrictFloat, Field(ge=1, le=MAX_POLL_INTERVAL_S, allow_inf_nan=False)] = 60.0
     metrics_listen: OptionalAddress = HostPort("127.0.0.1", 8182)
     metrics_allow_remote: StrictBool = False
     audit_log: AuditTarget = Field(default=_COMPUTED, validate_default=True)

@@ -1,4 +1,4 @@
-"""The stream client: one thread that keeps a connection to the policy server.
+"""The client of the policy server: one thread that keeps a stream open, or polls.
 
 Rules:
 
@@ -13,6 +13,9 @@ Rules:
 - Refused credentials do not drop what is enforced. They are logged once, and tried again.
 - New credentials on disk are used at once: they end a wait, and a stream that was opened with others. Such a change
   loses no contact: the next connection follows, and policy stays as fresh as it is until that one fails or is silent.
+- A poll is a conversation that ends by itself (`Fetch`): the same session, updater and judge work on what comes, and
+  what they make of it goes out as one report. Between polls the connection counts as long as a silent stream would; a
+  poll that fails ends that, as a lost stream does. Whether to stream or to poll is for `update_modes` to say.
 - An unexpected error in here is logged with its traceback and treated as a lost connection; nothing may end this thread
   but `stop`.
 
@@ -37,7 +40,9 @@ from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
 from akpolicy_sidecar.link import SILENT_INTERVALS
+from akpolicy_sidecar.poll_answers import PollAnswers
 from akpolicy_sidecar.session import Session
+from akpolicy_sidecar.update_modes import UpdateMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.credentials import CredentialSource
     from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
+    from akpolicy_sidecar.update_modes import UpdateModes
     from akpolicy_sidecar.updater import Updater
 
 # Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
@@ -60,11 +66,13 @@ MAX_BACKOFF_S: Final = 30.0
 MAX_ASKED_S: Final = 300.0
 MAX_SPREAD_S: Final = 60.0
 STOP_DEADLINE_S: Final = 5.0
+REPORT_TIMEOUT_S: Final = 5.0
 MAX_UNSENT: Final = 64
 MAX_DETAIL_CHARS: Final = 300
 MILLISECONDS: Final = 1000
 _MAX_DIGITS: Final = 12
 
+_OK = grpc.StatusCode.OK.name
 _CANCELLED = grpc.StatusCode.CANCELLED.name
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
@@ -86,6 +94,7 @@ class Watcher:
         links: LinkHolder,
         clock: Clock,
         report: Reporter,
+        modes: UpdateModes,
     ) -> None:
         """`credentials` are loaded anew for every connection."""
         self._org = org
@@ -95,6 +104,10 @@ class Watcher:
         self._links = links
         self._clock = clock
         self._report = report
+        self._modes = modes
+        # What is wrong with this host, to be told with the next poll; whether the time was asked for because of it.
+        self._wrong: AkpolicyError | None = None
+        self._asked_for_time = False
         self._stop = threading.Event()
         # Ends a wait between attempts: at `stop`, and when there are new credentials.
         self._wake = threading.Event()
@@ -130,8 +143,10 @@ class Watcher:
 
         Call it every now and then, from any thread.
         """
+        self._wrong = error
         session = self._session
         if session is None:
+            self._hurry(error)
             return
         try:
             if session.tell(error):
@@ -143,6 +158,14 @@ class Watcher:
         if isinstance(error, ClockJump) and session.proven:
             log.warning("the clock jumped; asking the policy server for the time")
             self._cancel()
+
+    def _hurry(self, error: AkpolicyError | None) -> None:
+        """Poll now if the clock jumped, once for each jump: what the next poll brings tells the time."""
+        has_jumped = isinstance(error, ClockJump)
+        if has_jumped and not self._asked_for_time and self._modes.polls:
+            log.warning("the clock jumped; asking the policy server for the time")
+            self._wake.set()
+        self._asked_for_time = has_jumped
 
     def check_silence(self) -> None:
         """Cancel a stream that has been silent for too long. Call it every now and then, from any thread."""
@@ -179,10 +202,17 @@ class Watcher:
                 sleep=sleep_using_event(self._wake),
                 retry_error_callback=lambda _: None,
             )
-            # Returns when a connection that had a heartbeat is lost.
+            # Returns when a connection that had a heartbeat is lost, or a poll has brought one.
             retrying(self._connect_once)
-            self._stop.wait(self._jitter.uniform(0, FIRST_BACKOFF_S))
-            self._wake.wait(self._least_pause_s())
+            self._wake.wait(self._rest_s())
+
+    def _rest_s(self) -> float:
+        """Return how long to wait after a poll, or a connection that had a heartbeat; there a moment passes here."""
+        pause_s = self._modes.pause_s(self._clock.elapsed())
+        if pause_s:
+            return max(pause_s, self._asked_s or 0.0)
+        self._stop.wait(self._jitter.uniform(0, FIRST_BACKOFF_S))
+        return self._least_pause_s()
 
     def _pause(self, usual: wait_base) -> Callable[[RetryCallState], float]:
         """Return how to wait between attempts: as usual, and at least as long as the server wants."""
@@ -192,40 +222,91 @@ class Watcher:
         return least_pause_s(self._asked_s, self._spread_s, self._jitter)
 
     def _connect_once(self) -> bool:
-        """Hold one connection until it ends; return whether it had a heartbeat."""
-        outgoing: queue.SimpleQueue[pb.SubscribeRequest | None] = queue.SimpleQueue()
-        session = Session(
-            org=self._org,
-            updater=self._updater,
-            links=self._links,
-            clock=self._clock,
-            report=self._report,
-            send=partial(_enqueue, outgoing),
-        )
+        """Hold one connection until it ends, or poll once; return whether it had a heartbeat."""
+        mode = self._modes.next(self._clock.elapsed())
+        self._report.attempting(mode)
         self._wake.clear()
         self._asked_s = None
-        status, detail = "OK", "the server ended the stream"
+        status, proven = self._attempt(mode)
+        if mode is UpdateMode.POLL:
+            self._modes.polled(self._clock.elapsed(), proven=proven)
+        elif not proven:
+            self._modes.stream_failed(status, self._clock.elapsed())
+        return proven
+
+    def _attempt(self, mode: UpdateMode) -> tuple[str, bool]:
+        """Stream or poll; return how it ended, and whether it had a heartbeat. Nothing is raised."""
+        outgoing: queue.SimpleQueue[pb.SubscribeRequest | None] = queue.SimpleQueue()
+        answers = PollAnswers(self._org, self._modes.poll_interval_s)
+        polls, was_fallback = mode is UpdateMode.POLL, self._modes.is_fallback
+        session = self._begin(answers.take if polls else partial(_enqueue, outgoing), mode)
+        status, detail = _OK, "the poll brought no heartbeat" if polls else "the server ended the stream"
         try:
-            self._converse(session, outgoing)
+            if polls:
+                self._poll(session, answers)
+            else:
+                self._converse(session, outgoing)
         except grpc.RpcError as error:
             status, detail = _status_of(error)
             self._asked_s = _asked_s_of(error)
         except AkpolicyError as error:
             status, detail = error.code, error.message
         except Exception as error:
-            log.exception("watcher failed; opening the stream anew")
+            log.exception("watcher failed; trying again")
             status, detail = "INTERNAL", repr(error)[:MAX_DETAIL_CHARS]
         finally:
             outgoing.put(None)
             self._spread_s = session.spread_s if session.proven else self._spread_s
             self._call = self._session = None
-            renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
-            if not renewing:
-                self._links.lost()
-        if not (renewing or self._stop.is_set()):
+        proven = session.proven and (not polls or status == _OK)
+        renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
+        # A stream that cannot be had takes nothing from a host that polls instead.
+        renewing = renewing or (was_fallback and not polls and not proven)
+        # A poll ends by itself.
+        if not (renewing or (polls and status == _OK)):
+            self._links.lost()
+        if not (renewing or (polls and proven) or self._stop.is_set()):
             self._report.lost(status, detail)
             self._report.retrying()
-        return session.proven
+        return status, proven
+
+    def _begin(self, send: Callable[[pb.SubscribeRequest], None], mode: UpdateMode) -> Session:
+        return Session(
+            org=self._org,
+            updater=self._updater,
+            links=self._links,
+            clock=self._clock,
+            report=self._report,
+            send=send,
+            on_proven=self._modes.stream_proven if mode is UpdateMode.STREAM else self._announce_polls,
+        )
+
+    def _announce_polls(self) -> None:
+        self._links.announced(self._modes.poll_interval_s)
+
+    def _poll(self, session: Session, answers: PollAnswers) -> None:
+        credentials = self._credentials.load()
+        metadata = bearer(credentials.api_key)
+        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
+            stub = distribution_pb2_grpc.DistributionServiceStub(channel)
+            call = stub.Fetch(answers.request(session.hello().hello), metadata=metadata)
+            self._call, self._session = call, session
+            if self._stop.is_set() or self._wake.is_set():
+                call.cancel()
+            session.run(answers.updates(call))
+            session.tell(self._wrong)
+            self._send_report(stub, answers, metadata)
+
+    def _send_report(self, stub: Any, answers: PollAnswers, metadata: Any) -> None:  # noqa: ANN401 - gRPC's own
+        report = answers.report()
+        if report is None:
+            return
+        try:
+            self._call = stub.Report.future(report, metadata=metadata, timeout=REPORT_TIMEOUT_S)
+            self._call.result()
+        except grpc.RpcError as error:
+            # What is enforced is enforced: the next poll says it.
+            log.debug("the report of a poll is not taken", status=_status_of(error)[0])
 
     def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
         credentials = self._credentials.load()

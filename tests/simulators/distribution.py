@@ -55,6 +55,12 @@ class ServerState:
     streams_begun: int = 0
     dropped_up_to: int = 0
     retry_after: str | None = None
+    # How streams and polls end alone, if they do, and what polling hosts asked and reported.
+    stream_refusal: grpc.StatusCode | None = None
+    fetch_refusal: grpc.StatusCode | None = None
+    refused_streams: int = 0
+    polls: list[distribution_pb2.FetchRequest] = field(default_factory=list)
+    reports: list[distribution_pb2.ReportRequest] = field(default_factory=list)
 
 
 class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
@@ -75,6 +81,9 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
             if self._state.refusal is None and self._state.api_key not in (None, token):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "no such key")
         self._abort_if_refusing(context)
+        if self._state.stream_refusal is not None:
+            self._state.refused_streams += 1
+            context.abort(self._state.stream_refusal, "no streams here")
         first = next(request_iterator, None)
         if not isinstance(first, Request) or first.WhichOneof("message") != "hello":
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be Hello")
@@ -90,6 +99,31 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
         if self._state.retry_after is not None:
             context.set_trailing_metadata(((RETRY_AFTER_METADATA, self._state.retry_after),))
         context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was dropped")
+
+    def Fetch(self, request: Any, context: Any) -> Iterator[distribution_pb2.FetchResponse]:  # noqa: N802
+        """Serve one poll."""
+        self._abort_if_refusing(context)
+        state = self._state
+        with state.changed:
+            state.polls.append(request)
+            messages = [] if state.fetch_refusal else state.office.missing(request.hello)
+            if not (state.fetch_refusal or state.heartbeats_withheld):
+                index = request.hello.index_digest
+                messages.append(state.office.heartbeat(known_index=index, nonce=request.hello.nonce.hex()))
+            state.changed.notify_all()
+        if state.fetch_refusal is not None:
+            context.abort(state.fetch_refusal, "no polls here")
+        for message in messages:
+            for passed_on in [message] if state.tamper is None else state.tamper(message):
+                yield distribution_pb2.FetchResponse(update=passed_on)
+
+    def Report(self, request: Any, context: Any) -> distribution_pb2.ReportResponse:  # noqa: N802
+        """Record one report."""
+        self._abort_if_refusing(context)
+        with self._state.changed:
+            self._state.reports.append(request)
+            self._state.changed.notify_all()
+        return distribution_pb2.ReportResponse()
 
     def _abort_if_refusing(self, context: grpc.ServicerContext) -> None:
         with self._state.changed:

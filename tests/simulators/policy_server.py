@@ -191,6 +191,10 @@ class PolicyServerSimulator:
             self._state.dropped_up_to = self._state.streams_begun
             self._state.changed.notify_all()
 
+    def only(self, *, streams: grpc.StatusCode | None = None, polls: grpc.StatusCode | None = None) -> None:
+        """End streams, and polls, with these statuses; None lets them be."""
+        self._set(stream_refusal=streams, fetch_refusal=polls)
+
     def _set(self, **values: object) -> None:
         with self._state.changed:
             for name, value in values.items():
@@ -219,6 +223,23 @@ class PolicyServerSimulator:
     def nacks(self) -> list[distribution_pb2.Nack]:
         """Every Nack so far."""
         return [r.message.nack for r in self.received if r.message.WhichOneof("message") == "nack"]
+
+    @property
+    def refused_streams(self) -> int:
+        """How many streams were ended because only polls are served."""
+        return self._state.refused_streams
+
+    @property
+    def polls(self) -> list[distribution_pb2.FetchRequest]:
+        """Every poll so far."""
+        with self._state.changed:
+            return list(self._state.polls)
+
+    @property
+    def reports(self) -> list[distribution_pb2.ReportRequest]:
+        """Every report of a polling host so far."""
+        with self._state.changed:
+            return list(self._state.reports)
 
     @property
     def open_streams(self) -> int:

@@ -59,9 +59,8 @@ class Middleman(distribution_pb2_grpc.DistributionServiceServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[pb.SubscribeResponse]:
         """Pass one host's stream on, in both directions."""
-        authorization = tuple(pair for pair in context.invocation_metadata() if pair[0] == "authorization")
         ended = threading.Event()
-        call: Any = self._stub.Subscribe(_until(request_iterator, ended), metadata=authorization)
+        call: Any = self._stub.Subscribe(_until(request_iterator, ended), metadata=_authorization(context))
         context.add_callback(call.cancel)
         try:
             for response in call:
@@ -70,6 +69,25 @@ class Middleman(distribution_pb2_grpc.DistributionServiceServicer):
             context.abort(call.code(), call.details())
         finally:
             ended.set()
+
+    def Fetch(  # noqa: N802 - the service names it
+        self, request: pb.FetchRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.FetchResponse]:
+        """Pass on what a polling host fetches."""
+        call: Any = self._stub.Fetch(request, metadata=_authorization(context))
+        context.add_callback(call.cancel)
+        try:
+            for response in call:
+                for update in self._passed_on(response.update):
+                    yield pb.FetchResponse(update=update)
+        except grpc.RpcError:
+            context.abort(call.code(), call.details())
+
+    def Report(  # noqa: N802 - the service names it
+        self, request: pb.ReportRequest, context: grpc.ServicerContext
+    ) -> pb.ReportResponse:
+        """Pass on what a polling host reports."""
+        return self._stub.Report(request, metadata=_authorization(context))
 
     def _passed_on(self, response: pb.SubscribeResponse) -> list[pb.SubscribeResponse]:
         if self.tamper is None:
@@ -113,6 +131,10 @@ class ContentSwap:
         response.bundle.content_size = len(content)
         chunk = pb.BlobChunk(digest=digest.digest(), offset=0, data=content)
         return [response, pb.SubscribeResponse(chunk=chunk)]
+
+
+def _authorization(context: grpc.ServicerContext) -> tuple[Any, ...]:
+    return tuple(pair for pair in context.invocation_metadata() if pair[0] == "authorization")
 
 
 def _until(requests: Iterator[pb.SubscribeRequest], ended: threading.Event) -> Iterator[pb.SubscribeRequest]:

@@ -108,7 +108,7 @@ class Awaited:
         return nonce
 
 
-def read_refusal(nack: distribution_pb2.Nack, sent: Sent) -> HostNack:
+def read_refusal(nack: distribution_pb2.Nack | distribution_pb2.RefusedUpdate, sent: Sent) -> HostNack:
     """Return a refusal within its bounds; raise `InvalidField`."""
     if not 0 < len(nack.code) <= MAX_CODE_CHARS or not (nack.code.isascii() and nack.code.isalnum()):
         raise InvalidField(f"code must be 1 to {MAX_CODE_CHARS} ASCII letters and digits")

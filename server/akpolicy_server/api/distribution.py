@@ -6,15 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from grpc import StatusCode
 
 from akpolicy.errors import StreamProtocolError
-from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc
 from akpolicy_server.access import require_host
-from akpolicy_server.api.call import Ended
+from akpolicy_server.api.ends import end_of, until_one_ends
 from akpolicy_server.api.greeting import Greeting, read_greeting
-from akpolicy_server.api.subscription import Services, Subscription
-from akpolicy_server.fanout import End
+from akpolicy_server.api.polling_calls import PollingPart
+from akpolicy_server.api.subscription import Subscription
 from akpolicy_server.store.hosts import HostKey
 
 if TYPE_CHECKING:
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
-    from akpolicy_server.api.call import Calls
-    from akpolicy_server.fanout import Fanout, Subscriber
+    from akpolicy.v1 import distribution_pb2
+    from akpolicy_server.fanout import Subscriber
 
     Requests = AsyncIterator[distribution_pb2.SubscribeRequest]
     Context = ServicerContext[distribution_pb2.SubscribeRequest, distribution_pb2.SubscribeResponse]
@@ -32,19 +30,9 @@ HELLO_TIMEOUT_S: Final = 10
 
 log = structlog.get_logger(__name__)
 
-_ENDINGS: Final = {
-    End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
-    End.STOPPING: (StatusCode.UNAVAILABLE, "the server is shutting down; come back later"),
-}
 
-
-class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
+class DistributionServicer(PollingPart):
     """Opens and ends streams; `Subscription` says what goes over them."""
-
-    def __init__(self, calls: Calls, fanout: Fanout, services: Services) -> None:
-        self._calls = calls
-        self._fanout = fanout
-        self._services = services
 
     async def Subscribe(  # type: ignore[override]  # noqa: N802 - it writes, and yields nothing
         self, request_iterator: Requests, context: Context
@@ -68,19 +56,12 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
         """Serve the stream until the host closes it or something is wrong."""
         subscription = Subscription(self._services, subscriber, greeting, context.write)
         self._services.metrics.subscribers.inc()
-        parts = (_end(self._fanout, subscriber), _hear(subscription, requests), subscription.talk())
-        tasks = [asyncio.create_task(part) for part in parts]
+        parts = (end_of(self._fanout, subscriber), _hear(subscription, requests), subscription.talk())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await until_one_ends(*parts)
         finally:
             self._services.metrics.subscribers.dec()
-            for task in tasks:
-                task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             subscription.note({}, left=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
 
 
 async def _read_hello(requests: Requests, org: str) -> Greeting:
@@ -97,9 +78,3 @@ async def _read_hello(requests: Requests, org: str) -> Greeting:
 async def _hear(subscription: Subscription, requests: Requests) -> None:
     async for message in requests:
         subscription.hear(message)
-
-
-async def _end(fanout: Fanout, subscriber: Subscriber) -> None:
-    why = await subscriber.ended()
-    status, message = _ENDINGS[why]
-    raise Ended(status, message, retry_after_s=fanout.return_after_s() if why is End.STOPPING else None)

@@ -49,9 +49,7 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
     """Return the Hello of a host of `org`; raise `PermissionDenied` or `InvalidField`."""
     if hello.org != org:
         raise PermissionDenied(f"this API key is of the org `{org}`, not of `{hello.org[:64]}`; correct `org_id`")
-    version = hello.software_version
-    if not 0 < len(version) <= MAX_SOFTWARE_VERSION_CHARS or not version.isprintable():
-        raise InvalidField(f"software_version must be 1 to {MAX_SOFTWARE_VERSION_CHARS} printable characters")
+    version = read_software_version(hello.software_version)
     if hello.root_version > MAX_JSON_INT:
         raise InvalidField(f"root_version is above {MAX_JSON_INT}")
     if len(hello.nonce) != NONCE_BYTES:
@@ -72,9 +70,18 @@ def read_greeting(hello: distribution_pb2.Hello, org: str) -> Greeting:
     )
 
 
-def read_changes(answer: distribution_pb2.Ack | distribution_pb2.Nack, org: str) -> dict[str, HostRevision | None]:
+def read_software_version(version: str) -> str:
+    """Return the version that a host says; raise `InvalidField`."""
+    if not 0 < len(version) <= MAX_SOFTWARE_VERSION_CHARS or not version.isprintable():
+        raise InvalidField(f"software_version must be 1 to {MAX_SOFTWARE_VERSION_CHARS} printable characters")
+    return version
+
+
+def read_changes(
+    answer: distribution_pb2.Ack | distribution_pb2.Nack | distribution_pb2.ReportRequest, org: str
+) -> dict[str, HostRevision | None]:
     """Return what is different by now of what a host of `org` enforces, None for what ended; raise `InvalidField`."""
-    changes: dict[str, HostRevision | None] = {_scope(text, org): None for text in answer.ended}
+    changes: dict[str, HostRevision | None] = {read_scope(text, org): None for text in answer.ended}
     for revision in read_enforced(answer.enforced, org):
         if revision.scope in changes:
             raise InvalidField(f"enforced names `{revision.scope}`, which ended")
@@ -86,7 +93,7 @@ def read_enforced(revisions: Iterable[bundle_pb2.Revision], org: str) -> tuple[H
     """Return what a host of `org` says it enforces; raise `InvalidField`."""
     enforced: dict[str, HostRevision] = {}
     for revision in revisions:
-        scope = _scope(revision.scope, org)
+        scope = read_scope(revision.scope, org)
         if scope in enforced or len(enforced) >= MAX_ENFORCED:
             raise InvalidField(f"enforced must have at most {MAX_ENFORCED} entries, one a scope")
         if len(revision.digest) != DIGEST_BYTES or max(revision.epoch, revision.version) > MAX_JSON_INT:
@@ -95,11 +102,12 @@ def read_enforced(revisions: Iterable[bundle_pb2.Revision], org: str) -> tuple[H
     return tuple(enforced.values())
 
 
-def _scope(text: str, org: str) -> str:
+def read_scope(text: str, org: str, field: str = "enforced") -> str:
+    """Return a scope that hosts of `org` get; raise `InvalidField`."""
     try:
         scope = check_scope(text)
     except FieldInvalid as error:
-        raise InvalidField(f"enforced: {error.message}") from None
+        raise InvalidField(f"{field}: {error.message}") from None
     if org_of(scope) not in (None, org):
-        raise InvalidField(f"enforced has `{scope}`, which is not a scope of `{org}`")
+        raise InvalidField(f"{field} has `{scope}`, which is not a scope of `{org}`")
     return scope

@@ -3,7 +3,8 @@
 Rules:
 
 - A host is connected if it was seen after `seen_since_us` and nobody noticed that it left. Who sees hosts renews that
-  every so often, so that a host of a server that was killed ends as gone too.
+  every so often, so that a host of a server that was killed ends as gone too. A host that polls is connected until the
+  moment at which it leaves unless it asks again, which is then still to come.
 - What a host should enforce is each layer of its org that is in force. A layer that it lacks counts from the time when
   the layer's revision was published.
 """
@@ -18,6 +19,7 @@ from sqlalchemy import and_, case, func, or_, select
 from akpolicy_server.store.hosts import HostNack, HostRecord, HostRevision, UpdateMode, host_of
 from akpolicy_server.store.layers import IS_REVISION
 from akpolicy_server.store.tables import host_nacks, host_revisions, hosts, layers, revisions
+from akpolicy_server.times import GONE_AFTER_US
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -154,7 +156,8 @@ def refusals_of(connection: Connection, org: str, host_ids: Collection[str]) -> 
 
 
 def _is_connected(seen_since_us: int) -> ColumnElement[bool]:
-    return and_(hosts.c.disconnected_at_us.is_(None), hosts.c.last_seen_at_us >= seen_since_us)
+    is_streaming = and_(hosts.c.disconnected_at_us.is_(None), hosts.c.last_seen_at_us >= seen_since_us)
+    return or_(is_streaming, hosts.c.disconnected_at_us > seen_since_us + GONE_AFTER_US)
 
 
 def _of_host(table: Any) -> ColumnElement[bool]:  # noqa: ANN401 - tables have any columns

@@ -36,7 +36,10 @@ class UpdateMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host that connected at least once; `disconnected_at_us` None: nobody noticed that it left."""
+    """A host that connected at least once; `disconnected_at_us` None: nobody noticed that it left.
+
+    Of a host that polls: when it leaves unless it asks again before.
+    """
 
     host: HostKey
     software_version: str
@@ -45,6 +48,12 @@ class HostRecord:
     last_seen_at_us: int
     disconnected_at_us: int | None = None
     update_mode: UpdateMode = UpdateMode.STREAM
+
+    def is_connected(self, now_us: int, seen_since_us: int) -> bool:
+        """Whether the host is there; `store.fleet` asks the database the same."""
+        if self.disconnected_at_us is None:
+            return self.last_seen_at_us >= seen_since_us
+        return self.disconnected_at_us > now_us
 
 
 @dataclass(frozen=True, slots=True)

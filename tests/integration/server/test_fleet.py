@@ -16,8 +16,8 @@ from akpolicy.errors import ServerRefused
 from akpolicy.v1 import distribution_pb2 as dist
 from akpolicy.v1 import fleet_pb2
 from akpolicy_server.metrics import ServerMetrics
-from akpolicy_server.presence import GONE_AFTER_S
 from akpolicy_server.store.tables import hosts
+from akpolicy_server.times import GONE_AFTER_S
 from tests.integration.server.conftest import DEADLINE_S, policy
 from tests.simulators.waiting import wait_until
 

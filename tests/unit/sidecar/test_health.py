@@ -76,6 +76,7 @@ def test_a_host_with_fresh_policy_is_ready(enforcing: HostSimulator) -> None:
         "scope_count": 2,
         "missing": [],
         "root_version": 1,
+        "update_mode": "stream",
         "connection": "",
         "refused": {},
         "audit": "ok",

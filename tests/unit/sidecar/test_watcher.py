@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from akpolicy.client import parse_server_url
 from akpolicy.decision import PolicySource, Reason
 from akpolicy.errors import HeartbeatStale
-from akpolicy.tls_files import ClientTlsFiles
 from akpolicy_sidecar import watcher as module
-from akpolicy_sidecar.credentials import CredentialSource
-from akpolicy_sidecar.link import LinkHolder
-from akpolicy_sidecar.view import Viewer
-from akpolicy_sidecar.watcher import Watcher
-from tests.simulators.host import HostSimulator
 from tests.simulators.org import DAY
 from tests.simulators.policy_server import PolicyServerSimulator
 from tests.simulators.waiting import wait_until
+from tests.unit.sidecar.watching_host import WatchingHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,71 +22,15 @@ if TYPE_CHECKING:
     from akpolicy.v1 import distribution_pb2 as pb
 
 
-class Links(LinkHolder):
-    """Counts how often contact was lost."""
-
-    losses = 0
-
-    def lost(self) -> None:
-        self.losses += 1
-        super().lost()
-
-
-class Host:
-    """A watcher with its key in a file."""
-
-    def __init__(self, directory: Path) -> None:
-        self.scene = HostSimulator(directory / "state")
-        # The views of the scene look at the watcher's link.
-        self.links = Links()
-        self.scene.viewer = Viewer(self.scene.clock, self.scene.snapshots, self.links)
-        self.key_file = directory / "host.key"
-        self.write_key("first")
-
-    def write_key(self, key: str) -> None:
-        self.key_file.write_text(key, encoding="ascii")
-        self.key_file.chmod(0o600)
-
-    @contextmanager
-    def watching(self, server: PolicyServerSimulator) -> Iterator[Watcher]:
-        scene = self.scene
-        credentials = CredentialSource(
-            self.key_file, ClientTlsFiles(), clock=scene.clock, failed=lambda _: None, loaded=lambda _: None
-        )
-        watcher = Watcher(
-            org="acme",
-            endpoint=parse_server_url(server.url),
-            credentials=credentials,
-            updater=scene.updater,
-            links=self.links,
-            clock=scene.clock,
-            report=scene.report,
-        )
-        watcher.start()
-        try:
-            yield watcher
-        finally:
-            watcher.stop()
-        assert not watcher._thread.is_alive()
-
-    @property
-    def trouble(self) -> str:
-        found: str = self.scene.report.trouble["connection"]
-        return found
-
-    def is_live(self) -> bool:
-        return self.links.current.is_live(self.scene.moment())
-
-
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path)
+def host(tmp_path: Path) -> Iterator[WatchingHost]:
+    made = WatchingHost(tmp_path)
     yield made
     made.scene.close()
 
 
 @pytest.fixture
-def server(host: Host) -> Iterator[PolicyServerSimulator]:
+def server(host: WatchingHost) -> Iterator[PolicyServerSimulator]:
     with PolicyServerSimulator(host.scene.org, keep_alive_s=0.1, api_key="first") as running:
         running.publish()
         yield running
@@ -106,7 +43,9 @@ def no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BACKOFF_S", 1e9)
 
 
-def test_a_new_key_ends_the_wait_after_a_refusal(host: Host, server: PolicyServerSimulator, no_retry: None) -> None:
+def test_a_new_key_ends_the_wait_after_a_refusal(
+    host: WatchingHost, server: PolicyServerSimulator, no_retry: None
+) -> None:
     server.accept(api_key="second")
     with host.watching(server) as watcher:
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
@@ -123,7 +62,7 @@ def test_a_new_key_ends_the_wait_after_a_refusal(host: Host, server: PolicyServe
 
 
 def test_a_key_file_that_becomes_usable_ends_the_wait(
-    host: Host, server: PolicyServerSimulator, no_retry: None
+    host: WatchingHost, server: PolicyServerSimulator, no_retry: None
 ) -> None:
     host.key_file.chmod(0o644)
     with host.watching(server) as watcher:
@@ -138,13 +77,13 @@ def test_a_key_file_that_becomes_usable_ends_the_wait(
         wait_until(is_live)
 
 
-def test_stop_ends_the_wait(host: Host, server: PolicyServerSimulator, no_retry: None) -> None:
+def test_stop_ends_the_wait(host: WatchingHost, server: PolicyServerSimulator, no_retry: None) -> None:
     server.refuse()
     with host.watching(server):
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
 
 
-def test_a_host_comes_back_when_the_server_asks_it_to(host: Host, server: PolicyServerSimulator) -> None:
+def test_a_host_comes_back_when_the_server_asks_it_to(host: WatchingHost, server: PolicyServerSimulator) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
         server.drop_streams(retry_after="100000000000000000000")
@@ -164,7 +103,7 @@ def test_a_host_comes_back_when_the_server_asks_it_to(host: Host, server: Policy
 
 @pytest.mark.parametrize("retry_after", ["0", "-1", "soon", "1.5", ""])
 def test_what_is_no_time_to_come_back_is_not_waited_for(
-    host: Host, server: PolicyServerSimulator, retry_after: str
+    host: WatchingHost, server: PolicyServerSimulator, retry_after: str
 ) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
@@ -174,7 +113,9 @@ def test_what_is_no_time_to_come_back_is_not_waited_for(
         assert not watcher.asked_s
 
 
-def test_a_new_key_replaces_an_open_stream_and_contact_is_not_lost(host: Host, server: PolicyServerSimulator) -> None:
+def test_a_new_key_replaces_an_open_stream_and_contact_is_not_lost(
+    host: WatchingHost, server: PolicyServerSimulator
+) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
         losses = host.links.losses
@@ -194,7 +135,7 @@ def test_a_new_key_replaces_an_open_stream_and_contact_is_not_lost(host: Host, s
 
 
 def test_a_new_key_that_is_refused_loses_contact_and_what_is_enforced_stays(
-    host: Host, server: PolicyServerSimulator
+    host: WatchingHost, server: PolicyServerSimulator
 ) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
@@ -206,7 +147,9 @@ def test_a_new_key_that_is_refused_loses_contact_and_what_is_enforced_stays(
         assert host.scene.versions == enforced == {"global": 1}
 
 
-def test_a_key_that_cannot_be_used_leaves_the_open_stream_alone(host: Host, server: PolicyServerSimulator) -> None:
+def test_a_key_that_cannot_be_used_leaves_the_open_stream_alone(
+    host: WatchingHost, server: PolicyServerSimulator
+) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
         for content in ("", "two words", "first"):
@@ -228,7 +171,7 @@ def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stream_that_is_silent_for_three_intervals_is_opened_anew(
-    host: Host, server: PolicyServerSimulator, quick_retry: None
+    host: WatchingHost, server: PolicyServerSimulator, quick_retry: None
 ) -> None:
     with host.watching(server) as watcher:
         wait_until(lambda: host.is_live() and host.links.current.interval_s == 0.1)
@@ -249,7 +192,7 @@ def test_a_stream_that_is_silent_for_three_intervals_is_opened_anew(
         wait_until(host.is_live)
 
 
-def test_what_is_wrong_with_the_host_reaches_the_server(host: Host, server: PolicyServerSimulator) -> None:
+def test_what_is_wrong_with_the_host_reaches_the_server(host: WatchingHost, server: PolicyServerSimulator) -> None:
     with host.watching(server) as watcher:
         wait_until(host.is_live)
         for _ in range(3):
@@ -261,7 +204,9 @@ def test_what_is_wrong_with_the_host_reaches_the_server(host: Host, server: Poli
         server.wait_for(lambda s: [n.detail for n in s.nacks] == ["old", "older"])
 
 
-def test_nothing_is_told_while_there_is_no_stream(host: Host, server: PolicyServerSimulator, no_retry: None) -> None:
+def test_nothing_is_told_while_there_is_no_stream(
+    host: WatchingHost, server: PolicyServerSimulator, no_retry: None
+) -> None:
     server.refuse()
     with host.watching(server) as watcher:
         wait_until(lambda: host.trouble == "UNAUTHENTICATED")
@@ -271,7 +216,7 @@ def test_nothing_is_told_while_there_is_no_stream(host: Host, server: PolicyServ
 
 
 def test_a_clock_that_jumped_is_answered_by_a_new_connection(
-    host: Host, server: PolicyServerSimulator, quick_retry: None
+    host: WatchingHost, server: PolicyServerSimulator, quick_retry: None
 ) -> None:
     with host.watching(server) as watcher:
         wait_until(lambda: host.is_live() and host.scene.standing().source is PolicySource.LIVE)
@@ -289,7 +234,7 @@ def test_a_clock_that_jumped_is_answered_by_a_new_connection(
         assert len(server.hellos) == 2
 
 
-def test_a_server_without_heartbeats_is_no_contact(host: Host, server: PolicyServerSimulator) -> None:
+def test_a_server_without_heartbeats_is_no_contact(host: WatchingHost, server: PolicyServerSimulator) -> None:
     server.withhold_heartbeats()
     with host.watching(server):
         server.wait_enforced("global", 1)
@@ -300,7 +245,7 @@ def test_a_server_without_heartbeats_is_no_contact(host: Host, server: PolicySer
         wait_until(lambda: host.scene.viewer.look().standing.source is PolicySource.LIVE)
 
 
-def test_roots_and_rollbacks_are_followed_on_the_open_stream(host: Host, server: PolicyServerSimulator) -> None:
+def test_roots_and_rollbacks_are_followed_on_the_open_stream(host: WatchingHost, server: PolicyServerSimulator) -> None:
     with host.watching(server):
         wait_until(host.is_live)
         earlier = server.current()
@@ -326,7 +271,7 @@ class _Longest(random.Random):
 
 
 def test_a_host_that_lost_the_server_comes_back_within_what_the_server_spreads(
-    host: Host, server: PolicyServerSimulator, monkeypatch: pytest.MonkeyPatch
+    host: WatchingHost, server: PolicyServerSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.tamper(lambda message: _with_spread(message, 40_000))
     with host.watching(server) as watcher:

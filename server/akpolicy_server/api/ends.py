@@ -1,0 +1,43 @@
+"""How the server ends what it sends to a host: its API key was revoked, or the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from grpc import StatusCode
+
+from akpolicy_server.api.call import Ended
+from akpolicy_server.fanout import End
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from akpolicy_server.fanout import Fanout, Subscriber
+
+_ENDINGS: Final = {
+    End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
+    End.STOPPING: (StatusCode.UNAVAILABLE, "the server is shutting down; come back later"),
+}
+
+
+async def end_of(fanout: Fanout, subscriber: Subscriber) -> None:
+    """Wait until the server ends the stream, and raise `Ended`."""
+    why = await subscriber.ended()
+    status, message = _ENDINGS[why]
+    raise Ended(status, message, retry_after_s=fanout.return_after_s() if why is End.STOPPING else None)
+
+
+async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all parts until the first one ends, and end the others; raise what one raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
