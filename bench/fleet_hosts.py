@@ -28,7 +28,7 @@ from akpolicy.client.channel import RETRY_AFTER_METADATA, bearer
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
 from akpolicy.wire import envelope_from_proto
-from akpolicy_sidecar.inbox import unpacked
+from akpolicy.wire_distribution import unpacked
 from akpolicy_sidecar.watcher import FIRST_BACKOFF_S, MAX_BACKOFF_S, least_pause_s
 
 Stream = Any  # grpc.aio types what a stream's stub returns as a call without messages

@@ -46,19 +46,6 @@ class Inbox:
         self._returned.append(message)
 
 
-def unpacked(responses: Iterator[pb.SubscribeResponse]) -> Iterator[pb.SubscribeResponse]:
-    """Yield messages, and those of a batch one by one; raise `StreamProtocolError` for a batch within a batch."""
-    for response in responses:
-        if response.WhichOneof("message") != "batch":
-            yield response
-            continue
-        for message in response.batch.messages:
-            if message.WhichOneof("message") == "batch":
-                msg = "a batch within a batch"
-                raise StreamProtocolError(msg)
-            yield message
-
-
 def receive_content(inbox: Inbox, reference: ContentReference, announced: int, clock: Clock) -> bytes:
     """Take `announced` bytes of content from the chunks that come next.
 

@@ -36,8 +36,9 @@ from akpolicy.fields import NONCE_BYTES
 from akpolicy.index import IndexChanges
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
+from akpolicy.wire_distribution import unpacked
 from akpolicy_sidecar.heartbeat_updates import Question
-from akpolicy_sidecar.inbox import Inbox, receive_content, unpacked
+from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
 from akpolicy_sidecar.outstanding import Outstanding
 from akpolicy_sidecar.said import MAX_HELD_BLOBS, Said

@@ -3,8 +3,8 @@
 Rules:
 
 - It speaks the public protocol, as anybody with the server's TLS key could: it needs no key of akpolicy.
-- Every message of the server passes `tamper`, which returns what goes on in its place. The host's own messages pass
-  unaltered, its API key included.
+- Every message of the server passes `tamper` (those of a batch one by one), which returns what goes on in its place.
+  The host's own messages pass unaltered, its API key included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import grpc
 
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
+from akpolicy.wire_distribution import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,7 @@ class Middleman(distribution_pb2_grpc.DistributionServiceServicer):
         call: Any = self._stub.Subscribe(_until(request_iterator, ended), metadata=_authorization(context))
         context.add_callback(call.cancel)
         try:
-            for response in call:
+            for response in unpacked(call):
                 yield from self._passed_on(response)
         except grpc.RpcError:
             context.abort(call.code(), call.details())
