@@ -102,6 +102,8 @@ async def rest_listener(
     finally:
         server.should_exit = True
         await serving
+        # uvicorn closes it, unless it was told to end before it had begun.
+        listening.close()
 
 
 def _config(app: Starlette, tls: ListenerTls | None, grace_s: float) -> uvicorn.Config:
