@@ -74,6 +74,10 @@ class Wire:
         """Be a good wire again; what was held back goes on."""
         self._do(self._heal)
 
+    def lead_to(self, target: int) -> None:
+        """Carry new connections to another port; open ones stay where they are."""
+        self._do(lambda: setattr(self, "_target", target))
+
     def stall(self) -> None:
         """Pass nothing on, and say nothing: connections stay open, new ones are taken."""
         self._do(self._flowing.clear)
@@ -122,9 +126,11 @@ class Wire:
         if self._server is not None:
             self._server.close()
         self._heal()
-        tasks = [task for connection in self._open for task in connection.tasks]
+        connections = list(self._open)
         self._reset_all()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = [writer.wait_closed() for connection in connections for writer in (connection.host, connection.server)]
+        tasks = [task for connection in connections for task in connection.tasks]
+        await asyncio.gather(*tasks, *ends, return_exceptions=True)
 
     def _heal(self) -> None:
         self._refusing, self._delay_s, self._cut_after = False, 0.0, None
