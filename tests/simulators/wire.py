@@ -145,6 +145,8 @@ class Wire:
             self._reset(connection)
 
     def _reset(self, connection: _Connection) -> None:
+        if connection not in self._open:
+            return
         self._open.discard(connection)
         for writer in (connection.host, connection.server):
             _abort(writer)
