@@ -18,11 +18,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from akpolicy.client.channel import RETRY_AFTER_METADATA
 from akpolicy.client.server_errors import CODE_METADATA
-from akpolicy.errors import AkpolicyError, PolicyError, Unauthenticated
+from akpolicy.errors import AkpolicyError, PolicyError, StreamProtocolError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.problems import failure_metadata
 from akpolicy_server.api.status import status_of
@@ -137,6 +138,11 @@ class Calls:
                 raise
             status = expected
             await self._abort(call, context, status, error)
+        except DecodeError:
+            # Only what a stream receives is decoded here without being caught where it is.
+            broken = StreamProtocolError("a message is no protobuf of its kind; does the caller speak this API?")
+            status = StatusCode.INVALID_ARGUMENT
+            await self._abort(call, context, status, broken)
         except Exception as error:
             await self._abort_internal(call, context, error)
             raise
