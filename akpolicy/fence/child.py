@@ -148,7 +148,7 @@ def _problems(policies: Sequence[PolicyText], schema: CedarSchema | SchemaInvali
     return check(policies, schema) if policies else ()
 
 
-def _say(sink: BinaryIO, frame: bytes) -> None:
+def _say(sink: BinaryIO, frame: bytearray) -> None:
     sink.write(frame)
     sink.flush()
 

@@ -198,11 +198,12 @@ class Fence:
 
     # --- child --------------------------------------------------------------------------------------------------------
 
-    def _check(self, key: _Key, job: _Job, frame: bytes) -> tuple[Problem, ...]:
+    def _check(self, key: _Key, job: _Job, frame: bytearray) -> tuple[Problem, ...]:
         self._refuse_crashed(key)
         child = self._warm_child()
         if child.schema != key[0]:
-            frame = encode_frame(SCHEMA, [job.schema_text]) + frame
+            # In front, and in place: there is one copy.
+            frame[:0] = encode_frame(SCHEMA, [job.schema_text])
         try:
             body = child.ask(frame, self._deadline_s(len(frame)))
             problems = _decoded(child, body, job)

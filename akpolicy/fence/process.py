@@ -129,7 +129,7 @@ class ChildProcess:
             self._exchange(b"", HELLO, deadline_s)
             self.warm = True
 
-    def ask(self, frames: bytes, deadline_s: float) -> bytes:
+    def ask(self, frames: bytes | bytearray, deadline_s: float) -> bytes:
         """Send frames and return the body of the answer; raise `ChildLost`."""
         return self._exchange(frames, ANSWER, deadline_s)
 
@@ -160,7 +160,7 @@ class ChildProcess:
             self._output.close()
             self._complaints.close()
 
-    def _exchange(self, data: bytes, expected: bytes, deadline_s: float) -> bytes:
+    def _exchange(self, data: bytes | bytearray, expected: bytes, deadline_s: float) -> bytes:
         until = time.monotonic() + deadline_s
         try:
             self._send(data, until)
@@ -175,7 +175,7 @@ class ChildProcess:
             self.end(0.0)
             raise
 
-    def _send(self, data: bytes, until: float) -> None:
+    def _send(self, data: bytes | bytearray, until: float) -> None:
         view, number = memoryview(data), self._input.fileno()
         while view:
             _wait(number, select.POLLOUT, until)

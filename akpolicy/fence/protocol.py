@@ -51,17 +51,21 @@ _CODES: Final = frozenset(
 )
 
 
-def encode_frame(kind: bytes, strings: Sequence[str]) -> bytes:
+def encode_frame(kind: bytes, strings: Sequence[str]) -> bytearray:
     """Return a frame."""
-    # String by string: one call over ten thousands would stop every other thread meanwhile.
-    lengths, body = array(_LENGTH), bytearray()
-    for string in strings:
-        part = string.encode("utf-8", "surrogatepass")
-        lengths.append(len(part))
-        body += part
+    # String by string: one call over ten thousands would stop every other thread meanwhile. Twice, because content may
+    # have 32 MiB, of which there is then only one copy here.
+    lengths = array(_LENGTH, (len(_encoded(string)) for string in strings))
     packed = lengths.tobytes()
-    size = _COUNT.size + len(packed) + len(body)
-    return b"".join((_HEADER.pack(kind, size), _COUNT.pack(len(lengths)), packed, body))
+    frame = bytearray(_HEADER.pack(kind, _COUNT.size + len(packed) + sum(lengths)))
+    frame += _COUNT.pack(len(lengths)) + packed
+    for string in strings:
+        frame += _encoded(string)
+    return frame
+
+
+def _encoded(string: str) -> bytes:
+    return string.encode("utf-8", "surrogatepass")
 
 
 def decode_header(data: bytes) -> tuple[bytes, int]:
@@ -88,7 +92,7 @@ def decode_body(body: bytes) -> list[str]:
     return strings
 
 
-def encode_job(number: str, policies: Sequence[PolicyText]) -> bytes:
+def encode_job(number: str, policies: Sequence[PolicyText]) -> bytearray:
     """Return the frame that asks for a check of these policies."""
     ids, sources = [policy.id for policy in policies], [policy.source for policy in policies]
     lines, texts = [str(policy.line) for policy in policies], [policy.text for policy in policies]
@@ -106,7 +110,7 @@ def decode_job(body: bytes) -> tuple[str, list[PolicyText]]:
     ]
 
 
-def encode_answer(number: str, problems: Sequence[Problem]) -> bytes:
+def encode_answer(number: str, problems: Sequence[Problem]) -> bytearray:
     """Return the frame that answers a job."""
     strings = [number]
     for problem in problems:

@@ -14,6 +14,7 @@ import structlog
 import typer
 
 from akpolicy import __version__
+from akpolicy.allocator import map_large_blocks
 from akpolicy.errors import AkpolicyError, ConfigError
 from akpolicy.telemetry import configure_logging
 from akpolicy_sidecar.settings import SidecarSettings
@@ -74,6 +75,7 @@ def _run(config: Path, ready_file: Path | None) -> None:
     # Only now: what is wrong with the settings is said without loading everything.
     from akpolicy_sidecar.app import run  # noqa: PLC0415
 
+    map_large_blocks()
     run(settings, ready_file)
 
 

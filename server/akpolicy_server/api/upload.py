@@ -133,4 +133,5 @@ class _Files:
             raise InvalidField(f"there are more than {MAX_FILES} files; put several policies into one file")
 
     def complete(self) -> tuple[PolicyFile, ...]:
-        return tuple(PolicyFile(name, b"".join(parts)) for name, parts in self._parts.items())
+        # Each file's chunks go as soon as they are together: there are not two copies of all.
+        return tuple(PolicyFile(name, b"".join(self._parts.pop(name))) for name in list(self._parts))

@@ -94,7 +94,7 @@ _DEEDS: dict[str, Callable[[], None]] = {
 }
 
 
-def _answers(number: str) -> dict[str, bytes]:
+def _answers(number: str) -> dict[str, bytes | bytearray]:
     good = encode_answer(number, ())
     return {
         "noise": b"noise from something that is no child",

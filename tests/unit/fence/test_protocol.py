@@ -27,10 +27,10 @@ PROBLEM = Problem("PolicyParseError", "message", "a", "a.cedar", 1)
 STRINGS = st.text(st.characters(codec=None, exclude_categories=()))
 
 
-def _body(frame: bytes) -> bytes:
+def _body(frame: bytearray) -> bytes:
     kind, size = decode_header(frame[:HEADER_BYTES])
     assert (kind, size) == (frame[:1], len(frame) - HEADER_BYTES)
-    return frame[HEADER_BYTES:]
+    return bytes(frame[HEADER_BYTES:])
 
 
 @given(
