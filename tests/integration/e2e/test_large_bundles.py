@@ -2,7 +2,7 @@
 
 Measured with 30 MiB of 2,500 policies, as growth of the peak: server 6.0 times the size, sidecar 3.3 times, the child
 of each fence, which has Cedar parse all of it, 6.8 times and for a moment. One more copy on the way does not fit the
-bounds: the sidecar's is passed without `akpolicy.allocator`, and with a second copy of the frame for the fence.
+bounds: the sidecar's is exceeded without `akpolicy.allocator`, and with a second copy of the frame for the fence.
 """
 
 from __future__ import annotations

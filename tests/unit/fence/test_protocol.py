@@ -28,9 +28,10 @@ STRINGS = st.text(st.characters(codec=None, exclude_categories=()))
 
 
 def _body(frame: bytearray) -> bytes:
-    kind, size = decode_header(frame[:HEADER_BYTES])
-    assert (kind, size) == (frame[:1], len(frame) - HEADER_BYTES)
-    return bytes(frame[HEADER_BYTES:])
+    sent = bytes(frame)
+    kind, size = decode_header(sent[:HEADER_BYTES])
+    assert (kind, size) == (sent[:1], len(sent) - HEADER_BYTES)
+    return sent[HEADER_BYTES:]
 
 
 @given(
