@@ -207,6 +207,7 @@ class Wire:
 def _abort(writer: asyncio.StreamWriter) -> None:
     """Close a connection so that the other end sees a reset."""
     found = writer.get_extra_info("socket")
-    if found is not None:
+    if found is not None and found.fileno() >= 0:
+        # It is closed already if the other end left while the wire was still connecting.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
