@@ -106,6 +106,7 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
         state = self._state
         with state.changed:
             state.polls.append(request)
+            is_unknown = request.enforces_index and not state.fetch_refusal
             messages = [] if state.fetch_refusal else state.office.missing(request.hello)
             if not (state.fetch_refusal or state.heartbeats_withheld):
                 index = request.hello.index_digest
@@ -113,6 +114,10 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
             state.changed.notify_all()
         if state.fetch_refusal is not None:
             context.abort(state.fetch_refusal, "no polls here")
+        if is_unknown:
+            # It remembers no index.
+            yield distribution_pb2.FetchResponse(index_unknown=True)
+            return
         for message in messages:
             for passed_on in [message] if state.tamper is None else state.tamper(message):
                 yield distribution_pb2.FetchResponse(update=passed_on)
