@@ -120,3 +120,8 @@ def test_a_server_that_stops_does_not_wait_for_a_host_that_reads_nothing(tmp_pat
             stopping.start()
             stopping.join(DEADLINE_S)
             assert not stopping.is_alive()
+
+
+def test_a_body_does_not_wait_until_its_head_is_acknowledged() -> None:
+    with listener._bound(ANY_PORT) as listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

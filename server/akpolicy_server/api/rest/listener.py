@@ -130,9 +130,12 @@ def _config(app: Starlette, tls: ListenerTls | None, grace_s: float) -> uvicorn.
 def _bound(address: HostPort) -> socket.socket:
     family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     try:
-        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+        # Head and body are written apart; without this, a body waits 40 ms for the client to acknowledge the head.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise StartupError(f"cannot listen on `{address}`: {error.strerror}") from error
+    return listening
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
