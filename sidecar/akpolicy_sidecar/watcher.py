@@ -70,6 +70,8 @@ _MAX_DIGITS: Final = 12
 
 _OK = grpc.StatusCode.OK.name
 _CANCELLED = grpc.StatusCode.CANCELLED.name
+# Ended by ourselves, for new credentials.
+_RENEWED = "renewed"
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -216,6 +218,8 @@ class Watcher:
         self._wake.clear()
         self._asked_s = 0.0
         status, proven = self._attempt(mode)
+        if status == _RENEWED:
+            return proven
         if mode is UpdateMode.POLL:
             self._modes.polled(self._clock.elapsed(), proven=proven)
         elif not proven:
@@ -246,13 +250,14 @@ class Watcher:
             outgoing.put(None)
             self._call = self._session = None
         proven = session.proven and (not polls or status == _OK)
-        renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
+        if status == _CANCELLED and self._wake.is_set() and not self._stop.is_set():
+            return _RENEWED, proven
         # A stream that cannot be had takes nothing from a host that polls instead.
-        renewing = renewing or (was_fallback and not polls and not proven)
+        spared = was_fallback and not polls and not proven
         # A poll ends by itself.
-        if not (renewing or (polls and status == _OK)):
+        if not (spared or (polls and status == _OK)):
             self._links.lost()
-        if not (renewing or (polls and proven) or self._stop.is_set()):
+        if not (spared or (polls and proven) or self._stop.is_set()):
             self._report.lost(status, detail)
             self._report.retrying()
         return status, proven

@@ -232,6 +232,36 @@ def test_streams_that_break_are_given_up_after_some_and_tried_again(
         assert host.scene.metrics.value(names.SIDECAR_UPDATE_MODE, mode="poll") == 0
 
 
+def test_a_stream_that_stays_silent_is_given_up_for_a_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:
+    server.go_silent()
+    with streaming(host).watching(server) as watcher:
+        server.wait_for(lambda s: s.open_streams == 1)
+
+        def given_up() -> bool:
+            host.scene.clock.advance(10)
+            watcher.check_silence()
+            return mode_of(host) == "poll"
+
+        wait_until(given_up)
+        wait_until(host.is_live)
+        assert len(server.hellos) == 1
+
+
+def test_new_credentials_are_no_reason_to_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:
+    server.go_silent()
+    with streaming(host).watching(server) as watcher:
+        for number in range(1, 2 * module.STREAM_ATTEMPTS):
+            wait_until(lambda number=number: len(server.hellos) == number)  # type: ignore[misc]
+            host.write_key(f"key-{number}")
+
+            def reconnects(number: int = number) -> bool:
+                watcher.check_credentials()
+                return len(server.hellos) > number
+
+            wait_until(reconnects)
+        assert server.polls == []
+
+
 def test_a_server_that_is_away_is_no_reason_to_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:
     server.only(streams=grpc.StatusCode.UNAVAILABLE, polls=grpc.StatusCode.UNAVAILABLE)
     with streaming(host).watching(server):
