@@ -47,6 +47,8 @@ BACKLOG: Final = 512
 REQUEST_PATIENCE_S: Final = 10.0
 # How long a connection may be idle between requests.
 KEEP_ALIVE_S: Final = 15
+# Turns of the event loop after which an aborted connection is gone; over TLS there is one in the other.
+ABORT_TURNS: Final = 3
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +58,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the program."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, and cut off who has not taken the rest of an answer by then."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for _ in range(ABORT_TURNS):
+            await asyncio.sleep(0)
 
 
 class _PatientProtocol(H11Protocol):
