@@ -50,6 +50,7 @@ Rules:
     │   ├── Unauthenticated  PermissionDenied
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
     │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
+    │   └── LegacyNotServed  LegacyUnsupported
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer  SessionRefused
         └── ServerUnreachable  ServerRefused
@@ -88,6 +89,8 @@ from akpolicy.errors.operation import (
     InvalidRequest,
     KeyNotFound,
     LastAdminKey,
+    LegacyNotServed,
+    LegacyUnsupported,
     OrgExists,
     OrgFrozen,
     OrgNotFound,
@@ -257,6 +260,8 @@ __all__ = [
     "KeyNotYetValid",
     "KeyRevoked",
     "LastAdminKey",
+    "LegacyNotServed",
+    "LegacyUnsupported",
     "LifetimeTooLong",
     "MissingField",
     "NotYetValid",

@@ -134,6 +134,14 @@ class TooManyStreams(ServerError):
     """A host has too many open streams."""
 
 
+class LegacyNotServed(ServerError):
+    """agentkernel's own endpoint does not serve this org."""
+
+
+class LegacyUnsupported(ServerError):
+    """Something that agentkernel's own hosts, which the org still has, could not be served or would not understand."""
+
+
 class StoreUnavailable(ServerError):
     """The database cannot be used right now."""
 

@@ -499,8 +499,13 @@ class FetchRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     POLL_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ENFORCES_INDEX_FIELD_NUMBER: _builtins.int
     poll_interval_ms: _builtins.int
     """How long the host waits between polls, in milliseconds; 0 for 60 s. After three times as long it counts as gone."""
+    enforces_index: _builtins.bool
+    """`hello.index_digest` names exactly what is enforced, and what it names was reported: `hello.enforced` and
+    `hello.held_blobs` are empty then. A server that does not remember that index says so (`index_unknown`).
+    """
     @_builtins.property
     def hello(self) -> Global___Hello:
         """As at the beginning of a stream."""
@@ -510,10 +515,11 @@ class FetchRequest(_message.Message):
         *,
         hello: Global___Hello | None = ...,
         poll_interval_ms: _builtins.int = ...,
+        enforces_index: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "poll_interval_ms", b"poll_interval_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforces_index", b"enforces_index", "hello", b"hello", "poll_interval_ms", b"poll_interval_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,6 +532,9 @@ class FetchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATE_FIELD_NUMBER: _builtins.int
+    INDEX_UNKNOWN_FIELD_NUMBER: _builtins.int
+    index_unknown: _builtins.bool
+    """The only message, and without an update: say what is enforced."""
     @_builtins.property
     def update(self) -> Global___SubscribeResponse:
         """As on a stream; never KeepAlive."""
@@ -534,10 +543,11 @@ class FetchResponse(_message.Message):
         self,
         *,
         update: Global___SubscribeResponse | None = ...,
+        index_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_unknown", b"index_unknown", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,7 @@ from akpolicy_server.history import History
 from akpolicy_server.intake import Intake
 from akpolicy_server.key_check import inspect_keys
 from akpolicy_server.ledger import Ledger
+from akpolicy_server.legacy import LegacyPolicies, require_legacy_keys_apart
 from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import OnlineKeys, ensure_platform_keys
@@ -152,6 +153,10 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         vault = Vault(section.data_dir)
         ensure_platform_keys(database, vault, clock)
         signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
+        legacy_signers = {
+            org: stack.enter_context(closing(open_signer(uri))) for org, uri in section.legacy_signers.items()
+        }
+        require_legacy_keys_apart(database, legacy_signers, signers)
         signatory = Signatory(vault, signers)
         inspect_keys(database, signatory, clock.now())
         threads = stack.enter_context(closing(Threads()))
@@ -184,7 +189,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
             DistributionServicer(calls, fanout, services), grpc_server
         )
         # Before gRPC, whose end comes first then and ends what is being fetched here too.
-        hosts = HostCalls(api_keys, threads, fanout, services)
+        legacy = LegacyPolicies(catalog, threads, intake, legacy_signers)
+        hosts = HostCalls(api_keys, threads, fanout, services, legacy)
         rest = serving_rest(section, hosts, clock, partial(_not_reloaded, metrics))
         rest_listen = await stack.enter_async_context(rest)
         await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
@@ -215,7 +221,7 @@ def _domain(
 ) -> Domain:
     """Build what operators can do."""
     lifetime_s = section.bundle_lifetime_days * DAY_S
-    outlines, schemas = Outlines(), Schemas(database, intake)
+    outlines, schemas = Outlines(), Schemas(database, intake, section.legacy_signers)
     return Domain(
         orgs=Orgs(database, vault, signatory, ledger, clock),
         online_keys=OnlineKeys(database, vault, clock),

@@ -18,6 +18,7 @@ from akpolicy.instants import rfc3339_of
 from akpolicy.signing import open_signer
 from akpolicy.tls_files import read_server_tls
 from akpolicy_server.key_check import DAY_S, Concern, concerns_of
+from akpolicy_server.legacy import require_legacy_keys_apart
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import is_newest
@@ -48,6 +49,8 @@ def look_through(settings: ServerSettings, clock: Clock) -> tuple[Concern, ...]:
                 raise StartupError("the database is empty; set up a server with `akpolicy-server init --dir DIR`")
         vault = Vault(section.data_dir, make=False)
         signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
+        legacy = {org: stack.enter_context(closing(open_signer(uri))) for org, uri in section.legacy_signers.items()}
+        require_legacy_keys_apart(database, legacy, signers)
         of_keys = concerns_of(database, Signatory(vault, signers), clock.now())
     return (*_concerns_of_tls(section.tls, clock.now()), *of_keys)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.files import Findings, examine
 from akpolicy.engine.host_schema import read_host_schema
+from akpolicy.engine.legacy import load_legacy_schema, named_id_problems
 from akpolicy.errors import PolicySetInvalid
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class SchemaOf(NamedTuple):
 PACKAGED: Final = (SchemaOf("", None),)
 
 
+def is_legacy(schema: SchemaOf) -> bool:
+    """Whether it is the schema of agentkernel's own hosts."""
+    return schema.text == load_legacy_schema().text
+
+
 class Intake:
     """Checks policies and schemas. Thread-safe; takes its time."""
 
@@ -66,6 +72,8 @@ class Intake:
         """Return a schema of an org, None for the packaged one; raise `SchemaInvalid` or `SchemaUnsupported`."""
         if text is None:
             return self._packaged
+        if text == load_legacy_schema().text:
+            return load_legacy_schema()
         with self._lock:
             if text in self._parsed:
                 self._parsed.move_to_end(text)
@@ -95,7 +103,10 @@ class Intake:
     def problems(self, policies: Sequence[PolicyText], schemas: Sequence[SchemaOf]) -> tuple[Problem, ...]:
         """Return what is wrong with policies that were cut elsewhere, by the first schema that they do not fit."""
         for wanted in schemas:
-            if problems := self._check(policies, self.schema(wanted.text)):
+            problems = self._check(policies, self.schema(wanted.text))
+            if not problems and is_legacy(wanted):
+                problems = named_id_problems(policies)
+            if problems:
                 return _naming(problems, wanted)
         return ()
 
@@ -109,6 +120,7 @@ def _naming(problems: Sequence[Problem], schema: SchemaOf) -> tuple[Problem, ...
     """Say of problems whose schema they are by; the packaged one goes without saying."""
     if schema.text is None:
         return tuple(problems)
-    return tuple(
-        replace(problem, message=f"{problem.message} (by the schema of the org `{schema.org}`)") for problem in problems
-    )
+    whose = f"by the schema of the org `{schema.org}`"
+    if is_legacy(schema):
+        whose = f"by the schema of agentkernel's own hosts of `{schema.org}`: no context, no optional attributes"
+    return tuple(replace(problem, message=f"{problem.message} ({whose})") for problem in problems)

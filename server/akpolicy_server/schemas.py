@@ -6,6 +6,8 @@ Rules:
   So a publish of that scope can change the schema of every layer that they enforce, and each must fit the new one.
 - Policies of a team or user must fit their org's schema. Those of `global` must fit the packaged one and each one that
   an org has of its own: an org that joins later begins with the packaged one.
+- Where an org still has agentkernel's own hosts (`legacy`), what they are served must fit their schema too: `global`
+  and the org's own scope. A layer for a team or user of such an org is refused.
 - Cedar takes its time, and no transaction waits for it. What is to be fit is read before (`footing`), the policies are
   checked, and the transaction looks whether it is still so (`require`); if others published meanwhile, it begins again.
   What was once found to fit is remembered, so that beginning again is quick.
@@ -20,9 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from akpolicy.bundle import Content
+from akpolicy.engine.legacy import load_legacy_schema
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.source import PolicyText
-from akpolicy.errors import PolicySetInvalid, Problem, StoreUnavailable
+from akpolicy.errors import LegacyUnsupported, PolicySetInvalid, Problem, StoreUnavailable
 from akpolicy.scope import GLOBAL, is_member_scope, org_of, org_scope
 from akpolicy.strict_json import load
 from akpolicy_server.intake import PACKAGED, SchemaOf
@@ -31,7 +34,7 @@ from akpolicy_server.store.layers import contents_of_org, own_contents
 from akpolicy_server.store.revisions import current_revision, load_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from sqlalchemy import Connection
 
@@ -67,9 +70,11 @@ class Footing:
 class Schemas:
     """Knows the schemas of orgs. Thread-safe; blocks."""
 
-    def __init__(self, database: Database, intake: Intake) -> None:
+    def __init__(self, database: Database, intake: Intake, legacy_orgs: Collection[str] = ()) -> None:
+        """`legacy_orgs` still have hosts of agentkernel's own kind."""
         self._database = database
         self._intake = intake
+        self._legacy = tuple(SchemaOf(org, load_legacy_schema().text) for org in sorted(legacy_orgs))
         self._texts: OrderedDict[bytes, str | None] = OrderedDict()
         self._fits: OrderedDict[tuple[bytes, bytes], None] = OrderedDict()
         self._lock = threading.Lock()
@@ -100,12 +105,15 @@ class Schemas:
         """Return what content of a scope has to fit that brings the schema `own`."""
         org = org_of(scope)
         if org is None:
-            return Footing((*PACKAGED, *self._all(connection)))
+            return Footing((*PACKAGED, *self._all(connection), *self._legacy[:1]))
         current = self._of_org(connection, org)
+        legacy = tuple(schema for schema in self._legacy if schema.org == org)
         if is_member_scope(scope):
+            if legacy:
+                raise LegacyUnsupported(f"agentkernel's own hosts, which `{org}` still has, know no teams and users")
             return Footing((SchemaOf(org, current),))
         layers = () if own == current else self._layers(connection, org)
-        return Footing((SchemaOf(org, own),), layers, own)
+        return Footing((SchemaOf(org, own), *legacy), layers, own)
 
     def require(self, connection: Connection, scope: str, digest: bytes, footing: Footing) -> None:
         """Raise `FootingMoved` unless content of a scope, checked against `footing`, fits what it has to by now."""

@@ -20,6 +20,7 @@ from akpolicy.settings_types import (
     ListenAddress,
     LogSettings,
     OptionalAddress,
+    OrgName,
     PositiveSeconds,
     ResolvedPath,
     TlsFiles,
@@ -61,6 +62,7 @@ class ServerSection:
         DEFAULT_HEARTBEAT_LIFETIME_S
     )
     signers: tuple[StrictStr, ...] = ()
+    legacy_signers: dict[OrgName, StrictStr] = Field(default_factory=dict)
     tls: TlsFiles | None = None
 
     @property
@@ -96,6 +98,12 @@ class ServerSettings:
                 "server.rest_listen",
                 f"`{rest}` is reachable in plaintext by others; add [server.tls], or allow_plaintext = true",
                 depends=("server.tls", "server.allow_plaintext"),
+            )
+        if server.legacy_signers and rest is None:
+            yield Mistake(
+                "server.legacy_signers",
+                "is of no use without rest_listen, which serves agentkernel's own endpoint",
+                depends=("server.rest_listen",),
             )
         metrics = server.metrics_listen
         if metrics is not None and not metrics.is_loopback and not server.metrics_allow_remote:

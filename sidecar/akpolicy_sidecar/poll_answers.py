@@ -13,10 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from akpolicy import __version__
+from akpolicy.limits import KIB
 from akpolicy.v1 import distribution_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from akpolicy.v1 import bundle_pb2
 
@@ -24,6 +25,8 @@ ROOT: Final = "root"
 HOST_STATE: Final = ""
 # As many as the server takes; a host that refuses more says so with the next poll.
 MAX_REFUSED: Final = 1024
+# The server takes messages of 1 MiB.
+MAX_REPORT_BYTES: Final = 512 * KIB
 _MILLISECONDS: Final = 1000
 
 
@@ -41,14 +44,32 @@ class PollAnswers:
         self._root_version = 0
         self._is_news = False
 
-    def request(self, hello: pb.Hello) -> pb.FetchRequest:
-        """Return what to ask with."""
-        self._root_version = hello.root_version
-        return pb.FetchRequest(hello=hello, poll_interval_ms=self._interval_ms)
+    def fetch(
+        self, ask: Callable[[pb.FetchRequest], Iterable[pb.FetchResponse]], hello: pb.Hello, *, by_index: bool
+    ) -> Iterator[pb.SubscribeResponse]:
+        """Yield the updates that `ask` brings.
 
-    def updates(self, responses: Iterable[pb.FetchResponse]) -> Iterator[pb.SubscribeResponse]:
-        """Yield the updates as they come, and note how the server names them."""
+        With `by_index` the index in `hello` stands for what is enforced; a server that does not know it is told all.
+        """
+        self._root_version = hello.root_version
+        if by_index:
+            short = pb.Hello()
+            short.CopyFrom(hello)
+            short.ClearField("enforced")
+            short.ClearField("held_blobs")
+            request = pb.FetchRequest(hello=short, poll_interval_ms=self._interval_ms, enforces_index=True)
+            is_known = yield from self._updates(ask(request))
+            if is_known:
+                return
+        yield from self._updates(ask(pb.FetchRequest(hello=hello, poll_interval_ms=self._interval_ms)))
+
+    def _updates(self, responses: Iterable[pb.FetchResponse]) -> Generator[pb.SubscribeResponse, None, bool]:
+        """Yield the updates as they come, and note how the server names them; return whether it knew the index."""
+        is_known = True
         for response in responses:
+            if response.index_unknown:
+                is_known = False
+                continue
             update = response.update
             kind = update.WhichOneof("message")
             if kind == "root":
@@ -57,6 +78,7 @@ class PollAnswers:
                 revision = update.bundle.revision
                 self._named[update.bundle.nonce] = (revision.scope, revision.epoch, revision.version)
             yield update
+        return is_known
 
     def take(self, answer: pb.SubscribeRequest) -> None:
         """Take an Ack or a Nack."""
@@ -68,19 +90,36 @@ class PollAnswers:
             self._note(answer.nack)
             self._refuse(answer.nack)
 
-    def report(self) -> pb.ReportRequest | None:
-        """Return what to report; None if there is nothing that the poll did not say."""
+    def reports(self) -> Iterator[pb.ReportRequest]:
+        """Yield what to report, in messages that the server takes; nothing if the poll said it all."""
         if not self._is_news:
-            return None
+            return
+        report = self._empty()
+        size = 0
+        for part in self._parts():
+            size += part.ByteSize()
+            if size > MAX_REPORT_BYTES:
+                yield report
+                report, size = self._empty(), part.ByteSize()
+            report.MergeFrom(part)
+        yield report
+
+    def _empty(self) -> pb.ReportRequest:
         return pb.ReportRequest(
             org=self._org,
             software_version=__version__,
             root_version=self._root_version,
-            enforced=self._enforced.values(),
-            ended=sorted(self._ended),
-            refused=self._refused.values(),
             poll_interval_ms=self._interval_ms,
         )
+
+    def _parts(self) -> Iterator[pb.ReportRequest]:
+        """Yield each entry; what is wrong with roots and with this host last, because each message says that anew."""
+        for revision in self._enforced.values():
+            yield pb.ReportRequest(enforced=[revision])
+        for scope in sorted(self._ended):
+            yield pb.ReportRequest(ended=[scope])
+        for scope in sorted(self._refused, key=lambda scope: scope in (ROOT, HOST_STATE)):
+            yield pb.ReportRequest(refused=[self._refused[scope]])
 
     def _note(self, said: pb.Ack | pb.Nack) -> None:
         self._is_news = True

@@ -3,8 +3,9 @@
 Rules:
 
 - A host that is configured to poll polls. A host that is configured to stream streams, for as long as that can be had.
-- A stream cannot be had if the server or something before it knows none (UNIMPLEMENTED), or if `STREAM_ATTEMPTS` in a
-  row brought no heartbeat. Then one poll is tried. If it brings a heartbeat, the host polls from now on (it falls
+- A stream cannot be had if the server or something before it knows none (UNIMPLEMENTED), if it was silent for so long
+  that it was given up (CANCELLED: whoever is in between may wait for its end), or if `STREAM_ATTEMPTS` in a row brought
+  no heartbeat. Then one poll is tried. If it brings a heartbeat, the host polls from now on (it falls
   back); if not, the server is away, and streams are tried on, with a poll among them now and then.
 - A host that fell back tries a stream again every `STREAM_RETRY_S`. That costs it no contact: while such an attempt
   fails, what the last poll proved goes on to count. A stream that brings a heartbeat ends the fallback.
@@ -26,7 +27,7 @@ STREAM_RETRY_S: Final = 300.0
 # A wait is this much shorter or longer at random, so that hosts that began together do not go on together.
 JITTER: Final = 0.2
 
-_NO_STREAMS: Final = "UNIMPLEMENTED"
+_NO_STREAMS: Final = frozenset({"UNIMPLEMENTED", "CANCELLED"})
 
 
 class UpdateMode(StrEnum):
@@ -77,7 +78,7 @@ class UpdateModes:
             self._wait_for_stream(elapsed)
             return
         self._failures += 1
-        self._trying_poll = status == _NO_STREAMS or self._failures % STREAM_ATTEMPTS == 0
+        self._trying_poll = status in _NO_STREAMS or self._failures % STREAM_ATTEMPTS == 0
 
     def polled(self, elapsed: float, *, proven: bool) -> None:
         """Note that a poll ended, and whether it brought a heartbeat."""

@@ -86,6 +86,12 @@ class Updater:
         return self._ledger.enforcement.revisions
 
     @property
+    def enforces_index(self) -> bool:
+        """Whether what the last index names is enforced, and nothing else."""
+        index = self._ledger.judge.index
+        return index is not None and not self.lacking and len(index.lines) == len(self.enforced)
+
+    @property
     def root_version(self) -> int:
         """The newest root that is trusted and kept; 0 for none. Safe to read from any thread."""
         kept = self._ledger.directory.root_state

@@ -74,6 +74,8 @@ _MAX_DIGITS: Final = 12
 
 _OK = grpc.StatusCode.OK.name
 _CANCELLED = grpc.StatusCode.CANCELLED.name
+# Ended by ourselves, for new credentials.
+_RENEWED = "renewed"
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -108,6 +110,8 @@ class Watcher:
         # What is wrong with this host, to be told with the next poll; whether the time was asked for because of it.
         self._wrong: AkpolicyError | None = None
         self._asked_for_time = False
+        # Whether the server was told everything by the last poll.
+        self._all_reported = False
         self._stop = threading.Event()
         # Ends a wait between attempts: at `stop`, and when there are new credentials.
         self._wake = threading.Event()
@@ -228,6 +232,8 @@ class Watcher:
         self._wake.clear()
         self._asked_s = None
         status, proven = self._attempt(mode)
+        if status == _RENEWED:
+            return proven
         if mode is UpdateMode.POLL:
             self._modes.polled(self._clock.elapsed(), proven=proven)
         elif not proven:
@@ -259,13 +265,14 @@ class Watcher:
             self._spread_s = session.spread_s if session.proven else self._spread_s
             self._call = self._session = None
         proven = session.proven and (not polls or status == _OK)
-        renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
+        if status == _CANCELLED and self._wake.is_set() and not self._stop.is_set():
+            return _RENEWED, proven
         # A stream that cannot be had takes nothing from a host that polls instead.
-        renewing = renewing or (was_fallback and not polls and not proven)
+        spared = was_fallback and not polls and not proven
         # A poll ends by itself.
-        if not (renewing or (polls and status == _OK)):
+        if not (spared or (polls and status == _OK)):
             self._links.lost()
-        if not (renewing or (polls and proven) or self._stop.is_set()):
+        if not (spared or (polls and proven) or self._stop.is_set()):
             self._report.lost(status, detail)
             self._report.retrying()
         return status, proven
@@ -289,24 +296,31 @@ class Watcher:
         metadata = bearer(credentials.api_key)
         with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
-            call = stub.Fetch(answers.request(session.hello().hello), metadata=metadata)
-            self._call, self._session = call, session
-            if self._stop.is_set() or self._wake.is_set():
-                call.cancel()
-            session.run(answers.updates(call))
-            session.tell(self._wrong)
-            self._send_report(stub, answers, metadata)
 
-    def _send_report(self, stub: Any, answers: PollAnswers, metadata: Any) -> None:  # noqa: ANN401 - gRPC's own
-        report = answers.report()
-        if report is None:
-            return
+            def ask(request: pb.FetchRequest) -> Any:  # noqa: ANN401 - a call, of gRPC's own type
+                self._call = call = stub.Fetch(request, metadata=metadata)
+                if self._stop.is_set() or self._wake.is_set():
+                    call.cancel()
+                return call
+
+            # Once all was reported, the index stands for it, as long as it does.
+            by_index = self._all_reported and self._updater.enforces_index
+            self._session, self._all_reported = session, False
+            session.run(answers.fetch(ask, session.hello().hello, by_index=by_index))
+            session.tell(self._wrong)
+            self._all_reported = self._send_reports(stub, answers, metadata) and session.proven
+
+    def _send_reports(self, stub: Any, answers: PollAnswers, metadata: Any) -> bool:  # noqa: ANN401 - gRPC's own
+        """Report; return whether everything was taken."""
         try:
-            self._call = stub.Report.future(report, metadata=metadata, timeout=REPORT_TIMEOUT_S)
-            self._call.result()
+            for report in answers.reports():
+                self._call = stub.Report.future(report, metadata=metadata, timeout=REPORT_TIMEOUT_S)
+                self._call.result()
         except grpc.RpcError as error:
-            # What is enforced is enforced: the next poll says it.
+            # What is enforced is enforced: the next poll says all of it.
             log.debug("the report of a poll is not taken", status=_status_of(error)[0])
+            return False
+        return True
 
     def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
         credentials = self._credentials.load()

@@ -8,6 +8,7 @@ and KeepAlives come at their intervals.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,9 @@ class ServerState:
     # How streams and polls end alone, if they do, and what polling hosts asked and reported.
     stream_refusal: grpc.StatusCode | None = None
     fetch_refusal: grpc.StatusCode | None = None
+    report_refusal: grpc.StatusCode | None = None
     refused_streams: int = 0
+    indexes: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     polls: list[distribution_pb2.FetchRequest] = field(default_factory=list)
     reports: list[distribution_pb2.ReportRequest] = field(default_factory=list)
 
@@ -106,20 +109,17 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
         state = self._state
         with state.changed:
             state.polls.append(request)
-            messages = [] if state.fetch_refusal else state.office.missing(request.hello)
-            if not (state.fetch_refusal or state.heartbeats_withheld):
-                index = request.hello.index_digest
-                messages.append(state.office.heartbeat(known_index=index, nonce=request.hello.nonce.hex()))
+            refusal, responses = state.fetch_refusal, _answered(state, request)
             state.changed.notify_all()
-        if state.fetch_refusal is not None:
-            context.abort(state.fetch_refusal, "no polls here")
-        for message in messages:
-            for passed_on in [message] if state.tamper is None else state.tamper(message):
-                yield distribution_pb2.FetchResponse(update=passed_on)
+        if refusal is not None:
+            context.abort(refusal, "no polls here")
+        yield from responses
 
     def Report(self, request: Any, context: Any) -> distribution_pb2.ReportResponse:  # noqa: N802
         """Record one report."""
         self._abort_if_refusing(context)
+        if self._state.report_refusal is not None:
+            context.abort(self._state.report_refusal, "no reports here")
         with self._state.changed:
             self._state.reports.append(request)
             self._state.changed.notify_all()
@@ -130,6 +130,26 @@ class Distribution(distribution_pb2_grpc.DistributionServiceServicer):
             refusal = self._state.refusal
         if refusal is not None:
             context.abort(*refusal)
+
+
+def _answered(state: ServerState, request: distribution_pb2.FetchRequest) -> list[distribution_pb2.FetchResponse]:
+    """Return what a poll gets; an index that a heartbeat named stands for what it names."""
+    hello = distribution_pb2.Hello()
+    hello.CopyFrom(request.hello)
+    if request.enforces_index:
+        if hello.index_digest not in state.indexes:
+            return [distribution_pb2.FetchResponse(index_unknown=True)]
+        for scope, digest in state.indexes[hello.index_digest].items():
+            hello.enforced.add(scope=scope, digest=digest)
+    messages = state.office.missing(hello)
+    if not state.heartbeats_withheld:
+        beat = state.office.heartbeat(known_index=hello.index_digest, nonce=hello.nonce.hex())
+        named = json.loads(beat.heartbeat.envelope.payload)["index"]["digest"]
+        state.indexes[bytes.fromhex(named)] = {s: held.envelope.digest() for s, held in state.office.current.items()}
+        messages.append(beat)
+    if state.tamper is not None:
+        messages = [changed for message in messages for changed in state.tamper(message)]
+    return [distribution_pb2.FetchResponse(update=message) for message in messages]
 
 
 class _Stream:

@@ -191,9 +191,19 @@ class PolicyServerSimulator:
             self._state.dropped_up_to = self._state.streams_begun
             self._state.changed.notify_all()
 
-    def only(self, *, streams: grpc.StatusCode | None = None, polls: grpc.StatusCode | None = None) -> None:
-        """End streams, and polls, with these statuses; None lets them be."""
-        self._set(stream_refusal=streams, fetch_refusal=polls)
+    def forget_indexes(self) -> None:
+        """Remember no index that a poll was given."""
+        self._set(indexes={})
+
+    def only(
+        self,
+        *,
+        streams: grpc.StatusCode | None = None,
+        polls: grpc.StatusCode | None = None,
+        reports: grpc.StatusCode | None = None,
+    ) -> None:
+        """End streams, polls and reports with these statuses; None lets them be."""
+        self._set(stream_refusal=streams, fetch_refusal=polls, report_refusal=reports)
 
     def _set(self, **values: object) -> None:
         with self._state.changed:

@@ -115,9 +115,12 @@ class Calls:
 
     @asynccontextmanager
     async def answer(
-        self, method: str, context: ServicerContext[Any, Any], *, stream: bool = False
+        self, method: str, context: ServicerContext[Any, Any], *, stream: bool = False, routine: bool = False
     ) -> AsyncIterator[Call]:
-        """Run the block as the answer to a call; whatever it raises becomes the call's status."""
+        """Run the block as the answer to a call; whatever it raises becomes the call's status.
+
+        `routine`: hosts make it all day; it is logged at debug level if it goes well.
+        """
         call = Call(self, context)
         started = self._clock.elapsed()
         status = StatusCode.INTERNAL
@@ -150,7 +153,8 @@ class Calls:
             self._metrics.rpcs.labels(method=method, status=status.name).inc()
             if not stream:
                 self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - started)
-            write = log.info if call.is_authenticated or status not in _STRANGERS_ENDS else log.debug
+            is_known = call.is_authenticated or status not in _STRANGERS_ENDS
+            write = log.info if is_known and not (routine and status is StatusCode.OK) else log.debug
             write("call", method=method, status=status.name, **call.notes)
 
     async def _abort(

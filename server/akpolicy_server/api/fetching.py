@@ -5,8 +5,9 @@ Rules:
 - What is fetched is one view of the org, whole: the roots that the host lacks, each scope whose revision is another
   than the host's, with its content unless the host holds that, then a heartbeat that answers the nonce and names all
   of it.
-- Nothing is remembered of a poll but what the host said: any server of the org can answer the next one. The nonces of
-  updates are only there because hosts take the same messages from streams.
+- A host names what it enforces, or the index that names just that. Nothing more is remembered of a poll, and any server
+  of the org can answer the next one: one that does not know the index asks for the names. The nonces of updates are
+  only there because hosts take the same messages from streams.
 - One piece of content is in memory at a time, and goes out in chunks.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,16 +32,16 @@ from akpolicy_server.api.greeting import (
     read_software_version,
 )
 from akpolicy_server.api.messages import revision_message
-from akpolicy_server.api.sent_indexes import SentIndexes
+from akpolicy_server.api.sent_indexes import index_changes
 from akpolicy_server.polling import Poller, PollReport, note_poll, read_interval_ms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from akpolicy_server.api.greeting import Greeting
     from akpolicy_server.api.subscription import Services
     from akpolicy_server.pulse import SignedHeartbeat
-    from akpolicy_server.store.hosts import HostKey, HostNack
+    from akpolicy_server.store.hosts import HostKey, HostNack, HostRevision
     from akpolicy_server.store.revisions import RevisionRecord
     from akpolicy_server.views import OrgView
 
@@ -52,24 +54,56 @@ MAX_REFUSED: Final = 1024
 log = structlog.get_logger(__name__)
 
 
-async def documents(services: Services, org: str, greeting: Greeting) -> Responses:
-    """Yield what a host of `org` lacks, then a heartbeat; raise `StoreUnavailable`, `OrgNotFound`, `RootNotFound`."""
-    view = await services.catalog.view(org)
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a polling host has. `base`: a view that it enforces exactly; then `names` and `blobs` are that view's."""
+
+    root_version: int
+    nonce: bytes
+    index_digest: str
+    names: Mapping[str, HostRevision]
+    blobs: frozenset[bytes]
+    base: OrgView | None = None
+
+    @classmethod
+    def of(cls, greeting: Greeting, base: OrgView | None) -> Holding:
+        """Return what a host said, or meant by the index of `base`."""
+        names = {revision.scope: revision for revision in greeting.enforced} if base is None else base.names
+        index_digest = greeting.index_digest.hex()
+        return cls(greeting.root_version, greeting.nonce, index_digest, names, greeting.held_blobs, base)
+
+    def lacks(self, view: OrgView) -> list[str]:
+        """Return the scopes of which the host has another revision than the view, in order."""
+        if self.base is not None:
+            return sorted(scope for scope in view.names.differences(self.base.names) if scope in view.names)
+        return sorted(scope for scope, name in view.names.items() if self.names.get(scope) != name)
+
+    def holds(self, revision: RevisionRecord) -> bool:
+        """Whether the host has the content of a revision."""
+        before = self.base.revisions.get(revision.scope) if self.base is not None else None
+        if before is not None and before.content_digest == revision.content_digest:
+            return True
+        return revision.content_digest in self.blobs
+
+
+async def documents(services: Services, view: OrgView, holding: Holding) -> Responses:
+    """Yield what a host lacks of a view, then a heartbeat; raise `StoreUnavailable`."""
     newest = view.root.document.version
-    for root in await services.catalog.roots_between(org, greeting.root_version, newest):
+    for root in await services.catalog.roots_between(view.org, holding.root_version, newest):
         update = distribution_pb2.RootUpdate(
             version=root.version, envelope=envelope_to_proto(root.envelope), nonce=secrets.token_bytes(NONCE_BYTES)
         )
         yield distribution_pb2.SubscribeResponse(root=update)
-    for scope in _lacking(view, greeting):
-        async for message in _bundle(services, view.revisions[scope], greeting):
+    for scope in holding.lacks(view):
+        revision = view.revisions[scope]
+        async for message in _bundle(services, revision, is_held=holding.holds(revision)):
             yield message
-    beat = await answered(services, view, greeting.nonce)
+    beat = await answered(services, view, holding.nonce)
     if beat is not None:
         heartbeat = distribution_pb2.HeartbeatUpdate(
             nonce=secrets.token_bytes(NONCE_BYTES), envelope=envelope_to_proto(beat.envelope)
         )
-        SentIndexes(greeting).add_to(heartbeat, view.index)
+        _add_index(heartbeat, view, holding)
         yield distribution_pb2.SubscribeResponse(heartbeat=heartbeat)
 
 
@@ -82,13 +116,18 @@ async def answered(services: Services, view: OrgView, nonce: bytes) -> SignedHea
         return None
 
 
-def _lacking(view: OrgView, greeting: Greeting) -> list[str]:
-    has = {revision.scope: revision for revision in greeting.enforced}
-    return sorted(scope for scope, name in view.names.items() if has.get(scope) != name)
+def _add_index(heartbeat: distribution_pb2.HeartbeatUpdate, view: OrgView, holding: Holding) -> None:
+    """Let a heartbeat carry what the host needs of its index."""
+    if view.index.digest == holding.index_digest:
+        return
+    changes = index_changes(holding.base.index, view.index) if holding.base is not None else None
+    if changes is not None:
+        heartbeat.index_changes.CopyFrom(changes)
+    else:
+        heartbeat.index = view.index.text
 
 
-async def _bundle(services: Services, revision: RevisionRecord, greeting: Greeting) -> Responses:
-    is_held = revision.content_digest in greeting.held_blobs
+async def _bundle(services: Services, revision: RevisionRecord, *, is_held: bool) -> Responses:
     blob = b"" if is_held else await services.catalog.blob(revision.content_digest)
     update = distribution_pb2.BundleUpdate(
         nonce=secrets.token_bytes(NONCE_BYTES),
@@ -110,7 +149,15 @@ async def _bundle(services: Services, revision: RevisionRecord, greeting: Greeti
 
 def read_poll(request: distribution_pb2.FetchRequest, host: HostKey, greeting: Greeting) -> PollReport:
     """Return what a poll says of its host; raise `InvalidField`."""
-    poller = Poller(host, greeting.software_version, greeting.root_version, read_interval_ms(request.poll_interval_ms))
+    interval_ms = read_interval_ms(request.poll_interval_ms)
+    poller = Poller(host, greeting.software_version, greeting.root_version, interval_ms)
+    if request.enforces_index:
+        if greeting.enforced or greeting.held_blobs or not greeting.index_digest or not greeting.takes_index_changes:
+            raise InvalidField(
+                "enforces_index goes with index_digest and takes_index_changes, and with nothing enforced"
+            )
+        # What it enforces was reported.
+        return PollReport(poller, {})
     return PollReport(poller, {revision.scope: revision for revision in greeting.enforced}, complete=True)
 
 

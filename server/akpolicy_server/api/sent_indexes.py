@@ -30,7 +30,7 @@ class SentIndexes:
     def add_to(self, update: distribution_pb2.HeartbeatUpdate, index: Index) -> None:
         """Let a heartbeat carry what the host needs of its index."""
         if index.digest != self._digest:
-            changes = _changes(self._last, index) if self._last is not None and self._takes_changes else None
+            changes = index_changes(self._last, index) if self._last is not None and self._takes_changes else None
             if changes is not None:
                 update.index_changes.CopyFrom(changes)
             else:
@@ -42,7 +42,7 @@ class SentIndexes:
         self._digest, self._last = "", None
 
 
-def _changes(base: Index, index: Index) -> distribution_pb2.IndexChanges | None:
+def index_changes(base: Index, index: Index) -> distribution_pb2.IndexChanges | None:
     """Return what makes an index of another; None if its text is shorter."""
     said = index.changes_from(base)
     changes = distribution_pb2.IndexChanges(base=bytes.fromhex(said.base), lines=said.lines, gone=said.gone)

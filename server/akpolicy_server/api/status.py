@@ -21,6 +21,8 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.OrgNotFound: StatusCode.NOT_FOUND,
     errors.KeyNotFound: StatusCode.NOT_FOUND,
     errors.RevisionNotFound: StatusCode.NOT_FOUND,
+    errors.LegacyNotServed: StatusCode.NOT_FOUND,
+    errors.LegacyUnsupported: StatusCode.FAILED_PRECONDITION,
     errors.OrgExists: StatusCode.ALREADY_EXISTS,
     errors.IdempotencyKeyReused: StatusCode.ALREADY_EXISTS,
     errors.VersionConflict: StatusCode.ABORTED,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -24,6 +26,8 @@ PAGE: Final = read("docs/operations/polling.md")
 EXPORTS, BUNDLES, UNCHANGED, BLOB, HEARTBEAT, REPORT = (
     "\n".join(typed(block)) for block in blocks(section(PAGE, "## REST"), "console")
 )
+LEGACY: Final = section(PAGE, "## agentkernel's own hosts")
+MAKE_KEY, POLICIES = ("\n".join(typed(block)) for block in blocks(LEGACY, "console"))
 
 pytestmark = pytest.mark.needs_program("curl")
 
@@ -47,6 +51,12 @@ def world() -> Iterator[World]:
     with World() as made:
         made.init()
         made.server_tables["server"]["rest_listen"] = f"127.0.0.1:{programs.free_port()}"
+        for command in MAKE_KEY.splitlines():
+            done = made.cli(*shlex.split(command)[1:])
+            assert done.returncode == 0, done.stderr
+        [written] = [tomllib.loads(block.text)["server"] for block in blocks(LEGACY, "toml")]
+        [name] = [Path(uri.removeprefix("file:")).name for uri in written["legacy_signers"].values()]
+        made.server_tables["server.legacy_signers"] = {"acme": f"file:{made.directory / name}"}
         made.start_server()
         made.publish(permit("all"))
         yield made
@@ -84,6 +94,14 @@ def test_a_heartbeat_answers_and_a_report_is_shown(world: World, shell: Shell) -
 
     (host,) = wait_until(hosts, what="the polling host")
     assert host["software_version"] == "my-host 1.0"
+
+
+def test_agentkernels_own_hosts_are_served(world: World, shell: Shell) -> None:
+    answer = json.loads(shell(POLICIES))
+    key = json.loads(world.cli("keys", "show", "legacy-acme.pem", "--output", "json").stdout)
+    assert answer.keys() == {"policies", "version", "expires_at", "signature", "signer_key_id"}
+    assert answer["signer_key_id"] == key["key_id"]
+    assert '@id("all")' in answer["policies"]
 
 
 def test_the_statuses_are_those_that_the_server_knows() -> None:

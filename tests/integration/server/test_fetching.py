@@ -32,13 +32,28 @@ class Host:
         self.key = server.admin.create_key("acme", "host", host_id)
         self.metadata = bearer(self.key.secret)
 
-    def fetch(self, interval_ms: int = 0, **hello: Any) -> list[tuple[str, Any]]:
+    def fetch(self, interval_ms: int = 0, *, enforces_index: bool = False, **hello: Any) -> list[tuple[str, Any]]:
         """Poll once; return the messages with their kinds."""
         values = {"org": "acme", "software_version": "0.1.0", "nonce": NONCE} | hello
-        request = dist.FetchRequest(hello=dist.Hello(**values), poll_interval_ms=interval_ms)
-        call = self.stub.Fetch(request, metadata=self.metadata, timeout=DEADLINE_S)
-        found = [response.update for response in call]
+        request = dist.FetchRequest(
+            hello=dist.Hello(**values), poll_interval_ms=interval_ms, enforces_index=enforces_index
+        )
+        responses = list(self.stub.Fetch(request, metadata=self.metadata, timeout=DEADLINE_S))
+        if any(response.index_unknown for response in responses):
+            assert [response.HasField("update") for response in responses] == [False]
+            return [("index_unknown", True)]
+        found = [response.update for response in responses]
         return [(kind, getattr(message, kind)) for message in found if (kind := message.WhichOneof("message"))]
+
+    def by_index(self, index: bytes, **hello: Any) -> list[tuple[str, Any]]:
+        """Poll as a host that enforces just what an index names."""
+        values: dict[str, Any] = {"index_digest": index, "root_version": 1, "takes_index_changes": True} | hello
+        return self.fetch(enforces_index=True, **values)
+
+    def index(self, messages: list[tuple[str, Any]]) -> bytes:
+        """Return the digest of the index that the heartbeat among these names."""
+        payload = envelope_from_proto(messages[-1][1].envelope).payload
+        return bytes.fromhex(load(payload, Heartbeat).index.digest)
 
     def report(self, **fields: Any) -> None:
         """Report once."""
@@ -95,6 +110,44 @@ def test_what_the_host_has_is_not_sent_again(server: LiveServer, host: Host) -> 
     held = host.fetch(root_version=1, enforced=[revision], held_blobs=[digest])
     assert [kind for kind, _ in held] == ["bundle", "heartbeat"]
     assert held[0][1].content_size == 0
+
+
+def test_a_host_that_enforces_an_index_names_it_and_gets_what_changed_since(server: LiveServer, host: Host) -> None:
+    scopes = [OWN, *(f"org/acme/team/team-{number}" for number in range(30))]
+    for scope in scopes:
+        server.admin.publish(scope, policy("one"))
+    first = host.fetch()
+    assert len(updates(first)) == len(scopes)
+    index = host.index(first)
+    assert [kind for kind, _ in host.by_index(index)] == ["heartbeat"]
+
+    server.admin.publish(scopes[7], policy("two"))
+    changed = host.by_index(index)
+    assert [kind for kind, _ in changed] == ["bundle", "chunk", "heartbeat"]
+    assert changed[0][1].revision.scope == scopes[7]
+    heartbeat = changed[-1][1]
+    assert (heartbeat.index, heartbeat.index_changes.base) == (b"", index)
+    assert heartbeat.index_changes.lines.count(b"\n") == 1
+    # Content that stays is held; and the index that came of it is known in turn.
+    assert [kind for kind, _ in host.by_index(host.index(changed))] == ["heartbeat"]
+
+
+def test_an_index_that_nobody_remembers_is_said_to_be_unknown(server: LiveServer, host: Host) -> None:
+    server.admin.publish(OWN, policy("one"))
+    assert host.by_index(b"i" * 32) == [("index_unknown", True)]
+    # It is the org's, whichever host got it.
+    other = Host(server, "host-2")
+    index = host.index(host.fetch())
+    assert other.by_index(index)[0][0] == "heartbeat"
+    for wrong in (
+        {"index_digest": b""},
+        {"held_blobs": [b"d" * 32]},
+        {"enforced": [{"scope": OWN, "epoch": 1, "version": 1, "digest": b"d" * 32}]},
+        {"takes_index_changes": False},
+    ):
+        with pytest.raises(grpc.RpcError, match="enforces_index") as caught:
+            host.by_index(index, **wrong)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_polling_host_is_connected_as_one_that_polls(

@@ -216,6 +216,7 @@ def test_the_calls_are_described_for_programs_and_people(server: LiveServer, hos
         ("/v1/orgs/{org}/blobs/{digest}", "get"),
         ("/v1/orgs/{org}/heartbeat", "get"),
         ("/v1/orgs/{org}/reports", "post"),
+        ("/v1/policies", "get"),
     }
     page = host.get("/v1/docs")
     assert page.headers["content-security-policy"].startswith("default-src 'none'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import threading
@@ -120,3 +121,10 @@ def test_a_server_that_stops_does_not_wait_for_a_host_that_reads_nothing(tmp_pat
             stopping.start()
             stopping.join(DEADLINE_S)
             assert not stopping.is_alive()
+            # Nor does it leave the connection behind: a forgotten one is told of when it is collected.
+            gc.collect()
+
+
+def test_a_body_does_not_wait_until_its_head_is_acknowledged() -> None:
+    with listener._bound(ANY_PORT) as listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import grpc
@@ -69,15 +70,47 @@ def test_a_polling_host_enforces_what_it_fetches_and_says_so_once(
         server.wait_for(lambda s: len(s.polls) >= 3)
         server.publish(PERMIT)
         server.wait_for(lambda s: len(s.reports) >= 2)
-        server.wait_for(lambda s: len(s.polls) >= 6)
+        server.wait_for(lambda s: s.polls[-1].enforces_index)
     first, second = server.reports
     assert (enforced(first), enforced(second)) == ({"global": 1}, {"global": 2})
     assert first.org == "acme"
     assert len({poll.hello.nonce for poll in server.polls}) == len(server.polls)
-    assert server.polls[-1].hello.enforced[0].version == 2
+    # All is said once; then the index stands for it.
+    assert [poll.enforces_index for poll in server.polls] == [False] + [True] * (len(server.polls) - 1)
+    short = server.polls[1:]
+    assert all(poll.hello.index_digest and not poll.hello.enforced and not poll.hello.held_blobs for poll in short)
     assert mode_of(host) == "poll"
     assert host.scene.metrics.value(names.SIDECAR_UPDATE_MODE, mode="poll") == 1
     assert server.hellos == []
+
+
+def test_a_server_that_does_not_know_the_index_is_told_all_in_the_same_poll(
+    host: WatchingHost, server: PolicyServerSimulator
+) -> None:
+    with host.watching(server):
+        wait_until(host.is_live)
+        server.wait_for(lambda s: any(poll.enforces_index for poll in s.polls))
+        losses = host.links.losses
+        server.forget_indexes()
+        server.wait_for(lambda s: [poll.enforces_index for poll in s.polls].count(False) == 2)
+        asked, told = next(pair for pair in pairwise(server.polls) if not pair[1].enforces_index)
+        assert (asked.enforces_index, asked.hello.nonce) == (True, told.hello.nonce)
+        assert [revision.version for revision in told.hello.enforced] == [1]
+        server.wait_for(lambda s: s.polls[-1].enforces_index)
+        assert host.links.losses == losses
+
+
+def test_a_report_that_is_not_taken_is_followed_by_a_poll_that_says_all(
+    host: WatchingHost, server: PolicyServerSimulator
+) -> None:
+    server.only(reports=grpc.StatusCode.UNAVAILABLE)
+    with host.watching(server):
+        wait_until(host.is_live)
+        server.wait_for(lambda s: len(s.polls) >= 2)
+        assert not server.polls[1].enforces_index
+        assert host.trouble == ""
+        server.only()
+        server.wait_for(lambda s: s.polls[-1].enforces_index)
 
 
 def test_a_document_that_is_not_signed_is_refused_and_what_was_enforced_stays(
@@ -197,6 +230,36 @@ def test_streams_that_break_are_given_up_after_some_and_tried_again(
         server.wait_enforced("global", 2)
         assert len(server.polls) == polls
         assert host.scene.metrics.value(names.SIDECAR_UPDATE_MODE, mode="poll") == 0
+
+
+def test_a_stream_that_stays_silent_is_given_up_for_a_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:
+    server.go_silent()
+    with streaming(host).watching(server) as watcher:
+        server.wait_for(lambda s: s.open_streams == 1)
+
+        def given_up() -> bool:
+            host.scene.clock.advance(10)
+            watcher.check_silence()
+            return mode_of(host) == "poll"
+
+        wait_until(given_up)
+        wait_until(host.is_live)
+        assert len(server.hellos) == 1
+
+
+def test_new_credentials_are_no_reason_to_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:
+    server.go_silent()
+    with streaming(host).watching(server) as watcher:
+        for number in range(1, 2 * module.STREAM_ATTEMPTS):
+            wait_until(lambda number=number: len(server.hellos) == number)  # type: ignore[misc]
+            host.write_key(f"key-{number}")
+
+            def reconnects(number: int = number) -> bool:
+                watcher.check_credentials()
+                return len(server.hellos) > number
+
+            wait_until(reconnects)
+        assert server.polls == []
 
 
 def test_a_server_that_is_away_is_no_reason_to_poll(host: WatchingHost, server: PolicyServerSimulator) -> None:

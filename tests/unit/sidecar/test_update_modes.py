@@ -31,10 +31,11 @@ def test_a_host_that_polls_polls_whatever_happens() -> None:
     assert (found.polls, found.is_fallback) == (True, False)
 
 
-def test_a_server_without_streams_is_polled_at_once() -> None:
+@pytest.mark.parametrize("status", ["UNIMPLEMENTED", "CANCELLED"])
+def test_a_server_without_streams_is_polled_at_once(status: str) -> None:
     found = modes()
     assert found.next(0.0) is STREAM
-    found.stream_failed("UNIMPLEMENTED", 0.0)
+    found.stream_failed(status, 0.0)
     assert found.next(0.0) is POLL
     assert not found.polls
     found.polled(0.0, proven=True)

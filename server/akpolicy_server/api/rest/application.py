@@ -31,7 +31,7 @@ _PAGE_HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-sr
 
 def application(calls: HostCalls) -> Starlette:
     """Return the application of a server."""
-    service = RestService(calls.services)
+    service = RestService(calls.services, calls.legacy)
 
     def route(path: str, name: str, handler: Handler, method: str = "GET") -> Route:
         return Route(path, calls.endpoint(name, handler), methods=[method])
@@ -42,6 +42,7 @@ def application(calls: HostCalls) -> Starlette:
             route("/v1/orgs/{org}/blobs/{digest}", "GetBlob", service.blob),
             route("/v1/orgs/{org}/heartbeat", "GetHeartbeat", service.heartbeat),
             route("/v1/orgs/{org}/reports", "PostReport", service.report, "POST"),
+            route("/v1/policies", "GetLegacyPolicies", service.legacy_policies),
             Route("/v1/openapi.json", _document),
             Route("/v1/docs", _page),
         ],

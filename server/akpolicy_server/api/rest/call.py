@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from akpolicy_server.api.subscription import Services
     from akpolicy_server.api_keys import ApiKeys
     from akpolicy_server.fanout import Fanout
+    from akpolicy_server.legacy import LegacyPolicies
     from akpolicy_server.threads import Threads
 
 SEND_PATIENCE_S: Final = 30.0
@@ -61,6 +62,7 @@ class HostCalls:
     threads: Threads
     fanout: Fanout
     services: Services
+    legacy: LegacyPolicies
 
     def endpoint(
         self, name: str, handler: Callable[[Request, HostKey], Awaitable[Answer]]

@@ -116,6 +116,18 @@ _REPORT: Final = {
         "complete": {"type": "boolean", "description": "Whether `enforced` is all that the host enforces."},
     },
 }
+_LEGACY: Final = {
+    "type": "object",
+    "description": "agentkernel's own flat bundle, signed by a key of the org for nothing else.",
+    "required": ["policies", "version", "expires_at", "signature", "signer_key_id"],
+    "properties": {
+        "policies": {"type": "string"},
+        "version": {"type": "integer"},
+        "expires_at": {"type": "string", "format": "date-time"},
+        "signature": {"type": "string", "format": "byte"},
+        "signer_key_id": {"type": "string"},
+    },
+}
 _ORG: Final = {"name": "org", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -131,7 +143,7 @@ def _operation(
     summary: str, parameters: list[dict[str, Any]], responses: dict[str, Any], **more: object
 ) -> dict[str, Any]:
     errors = {"default": _json_of("Error", "A refusal; its code is stable.")}
-    return {"summary": summary, "parameters": [_ORG, *parameters], "responses": {**responses, **errors}, **more}
+    return {"summary": summary, "parameters": parameters, "responses": {**responses, **errors}, **more}
 
 
 _NOT_MODIFIED: Final = {"description": "The client has it: `If-None-Match` names its ETag."}
@@ -140,6 +152,7 @@ _PATHS: Final[dict[str, Any]] = {
         "get": _operation(
             "Everything that the org's hosts need, but for content. The ETag is its SHA-256.",
             [
+                _ORG,
                 _query("root_version", {"type": "integer", "minimum": 0}, "The newest root that the host trusts."),
                 _query(
                     "scope",
@@ -153,7 +166,7 @@ _PATHS: Final[dict[str, Any]] = {
     "/v1/orgs/{org}/blobs/{digest}": {
         "get": _operation(
             "Content that a current bundle names, or the current index, by its SHA-256.",
-            [{"name": "digest", "in": "path", "required": True, "schema": _HEX}],
+            [_ORG, {"name": "digest", "in": "path", "required": True, "schema": _HEX}],
             {
                 "200": {"description": "The bytes.", "content": {"application/octet-stream": {}}},
                 "304": _NOT_MODIFIED,
@@ -164,12 +177,13 @@ _PATHS: Final[dict[str, Any]] = {
         "get": _operation(
             "A signed heartbeat that answers a nonce. Never cached.",
             [
+                _ORG,
                 _query(
                     "nonce",
                     {"type": "string", "pattern": "^[0-9a-f]{32}$"},
                     "16 fresh random bytes in hex.",
                     required=True,
-                )
+                ),
             ],
             {"200": _json_of("Envelope", "The heartbeat.")},
         )
@@ -177,12 +191,19 @@ _PATHS: Final[dict[str, Any]] = {
     "/v1/orgs/{org}/reports": {
         "post": _operation(
             "What the host enforces and refuses, after each poll. The fleet view shows it.",
-            [],
+            [_ORG],
             {"204": {"description": "It was taken."}},
             requestBody={
                 "required": True,
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Report"}}},
             },
+        )
+    },
+    "/v1/policies": {
+        "get": _operation(
+            "For agentkernel's own hosts: the policies of the key's org as one text. Always whole.",
+            [],
+            {"200": _json_of("LegacyBundle", "The flat bundle.")},
         )
     },
 }
@@ -199,7 +220,13 @@ def document() -> dict[str, Any]:
             "securitySchemes": {
                 "hostKey": {"type": "http", "scheme": "bearer", "description": "A host's API key, for its org alone."}
             },
-            "schemas": {"Envelope": _ENVELOPE, "Bundles": _BUNDLES, "Report": _REPORT, "Error": _ERROR},
+            "schemas": {
+                "Envelope": _ENVELOPE,
+                "Bundles": _BUNDLES,
+                "Report": _REPORT,
+                "LegacyBundle": _LEGACY,
+                "Error": _ERROR,
+            },
         },
     }
 

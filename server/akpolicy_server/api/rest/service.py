@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from akpolicy_server.api.rest.call import Answer
     from akpolicy_server.api.subscription import Services
+    from akpolicy_server.legacy import LegacyPolicies
     from akpolicy_server.store.hosts import HostKey
 
 MAX_REPORT_BYTES: Final = MIB
@@ -41,8 +42,9 @@ _UNCACHED: Final = {"Cache-Control": "no-store"}
 class RestService:
     """What hosts can ask for. Each method raises domain errors, or `Problem` for what only HTTP knows."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, legacy: LegacyPolicies) -> None:
         self._services = services
+        self._legacy = legacy
         self._identities = Identities()
 
     async def bundles(self, request: Request, host: HostKey) -> Answer:
@@ -85,6 +87,11 @@ class RestService:
         report = read_report(report_request(await _body(request, MAX_REPORT_BYTES), host), host)
         take_report(self._services, report)
         return Response(status_code=204, headers=_UNCACHED)
+
+    async def legacy_policies(self, _: Request, host: HostKey) -> Answer:
+        """Return the flat bundle of agentkernel's own hosts; always whole, whatever the client has."""
+        bundle = await self._legacy.of(host.org)
+        return _JsonAnswer(bundle.to_json(), headers=_UNCACHED)
 
 
 class _JsonAnswer(Response):
