@@ -13,7 +13,7 @@ Rules:
     ├── ConfigError                  a setting is wrong; every mistake is listed at once
     ├── UsageError                   a command was asked for something impossible
     ├── StartupError                 a program cannot start
-    │   ├── AddressInUse  SocketInUse  SocketPathTooLong  SocketNotWritable  StateDirUnusable
+    │   ├── AddressInUse  SocketInUse  SocketPathTooLong  SocketNotWritable  StateDirUnusable  HandoverFailed
     ├── TrustError                   a document that must not be believed
     │   ├── EnvelopeMalformed  EnvelopeTooLarge  PayloadTypeMismatch
     │   ├── SignatureInvalid  UnknownKey  ThresholdNotMet  KeyIdMismatch  KeyNotAuthorised
@@ -59,6 +59,7 @@ from akpolicy.errors.base import (
     AddressInUse,
     AkpolicyError,
     ConfigError,
+    HandoverFailed,
     SocketInUse,
     SocketNotWritable,
     SocketPathTooLong,
@@ -241,6 +242,7 @@ __all__ = [
     "ExpiryExceedsKey",
     "FieldInvalid",
     "ForeignOrg",
+    "HandoverFailed",
     "HeartbeatNonceMismatch",
     "HeartbeatReplay",
     "HeartbeatRollback",

@@ -92,6 +92,7 @@ class Watcher:
         self._clock = clock
         self._report = report
         self._stop = threading.Event()
+        self._keep_contact = False
         # Ends a wait between attempts: at `stop`, and when there are new credentials.
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -117,6 +118,12 @@ class Watcher:
         self._cancel()
         if self._thread.is_alive():
             self._thread.join(STOP_DEADLINE_S)
+
+    def release(self) -> None:
+        """End the stream and the thread, however long that takes; the stream counts as any that has become silent."""
+        self._keep_contact = True
+        self.stop()
+        self._thread.join()
 
     def tell(self, error: AkpolicyError | None) -> None:
         """Tell the server what is wrong with this host; at the next call, ask it for the time if the clock jumped.
@@ -210,7 +217,7 @@ class Watcher:
             outgoing.put(None)
             self._call = self._session = None
             renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
-            if not renewing:
+            if not (renewing or self._keep_contact):
                 self._links.lost()
         if not (renewing or self._stop.is_set()):
             self._report.lost(status, detail)
