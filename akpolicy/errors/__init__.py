@@ -46,6 +46,7 @@ Rules:
     ├── CacheError                   the state directory cannot be believed or written
     │   ├── CacheCorrupt  CacheRolledBack  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
+    ├── BackupFailed                 a backup that cannot be made or restored
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
@@ -68,6 +69,7 @@ from akpolicy.errors.base import (
     UsageError,
 )
 from akpolicy.errors.operation import (
+    BackupFailed,
     BadAnswer,
     CacheCorrupt,
     CacheError,
@@ -208,6 +210,7 @@ __all__ = [
     "AddressInUse",
     "AkpolicyError",
     "AnchorFormat",
+    "BackupFailed",
     "BadAnswer",
     "BundleExpired",
     "CacheCorrupt",

@@ -61,6 +61,7 @@ from akpolicy_server.replacements import Outlines
 from akpolicy_server.reports import HostReports
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
+from akpolicy_server.running import running
 from akpolicy_server.schemas import Schemas
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
@@ -137,6 +138,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
     """Serve while the block runs; raise `StartupError` or `ConfigError`."""
     section = settings.server
     async with AsyncExitStack() as stack:
+        stack.enter_context(running(section.data_dir))
         database = stack.enter_context(_opened_database(section.resolved_database_url))
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
