@@ -71,8 +71,9 @@ def test_every_log_line_of_a_call_has_it(config: Path, start: Callable[[Path], P
         PublishingServiceStub(running.channel).ListRevisions(
             pub.ListRevisionsRequest(scope="org/none"), metadata=metadata
         )
-    PublishingServiceStub(running.channel).GetRoots(
-        pub.GetRootsRequest(org="acme"), metadata=bearer(made["admin_api_key"])
+    roots = pub.GetRootsRequest(org="acme")
+    assert (
+        len(list(PublishingServiceStub(running.channel).GetRoots(roots, metadata=bearer(made["admin_api_key"])))) == 1
     )
     running.end()
 
