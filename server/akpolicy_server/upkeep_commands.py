@@ -1,4 +1,4 @@
-"""Commands that look after a server's database: `akpolicy-server backup` and `akpolicy-server restore`.
+"""Commands that look after a server's database: `akpolicy-server backup`, `restore` and `prune`.
 
 They are typed at the machine, as the server's user, and need no API key.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import AbstractContextManager, closing
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from akpolicy.clock import SystemClock
+from akpolicy.errors import UsageError
 from akpolicy.instants import rfc3339_of
 from akpolicy_server.settings import ServerSettings
 
@@ -33,6 +35,14 @@ RESTORE_EXAMPLES: Final = """
 Examples:
 
   akpolicy-server restore --config /var/lib/akpolicy-server/server.toml /backup/akpolicy-monday.sqlite3
+"""
+
+PRUNE_EXAMPLES: Final = """
+Examples:
+
+  akpolicy-server prune --config /var/lib/akpolicy-server/server.toml --dry-run
+
+  akpolicy-server prune --config /var/lib/akpolicy-server/server.toml
 """
 
 Config = Annotated[Path, typer.Option(help="Settings file (TOML).")]
@@ -86,6 +96,32 @@ def add_to(app: typer.Typer, errors_for_people: Callable[[], AbstractContextMana
         with errors_for_people(), closing(ProgressLine()) as progress:
             restored = put_back(ServerSettings.load(config, env=os.environ), file.absolute(), SystemClock(), progress)
         typer.echo(_as_json(restored) if output is Output.JSON else _as_text(restored))
+
+    @app.command(epilog=PRUNE_EXAMPLES)
+    def prune(
+        config: Config,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much would go.")] = False,
+        output: Annotated[Output, typer.Option(help="What to print.")] = Output.TEXT,
+    ) -> None:
+        """Remove old revisions as [server.retention] says; the server may run, and does the same once a day.
+
+        What hosts get, what a rollback could return to within the window, and what a host reports stays.
+        """
+        from akpolicy_server.pruning import Pruning  # noqa: PLC0415 - only where it is needed
+        from akpolicy_server.store.engine import Database  # noqa: PLC0415
+
+        with errors_for_people():
+            server = ServerSettings.load(config, env=os.environ).server
+            if not server.retention.days:
+                raise UsageError("[server.retention] keeps everything; set `days` in it")
+            with closing(Database(server.resolved_database_url)) as database:
+                pruned = Pruning(database, server.retention, SystemClock()).once(dry_run=dry_run)
+        if output is Output.JSON:
+            typer.echo(json.dumps({**asdict(pruned), "dry_run": dry_run}))
+        else:
+            would = "would go" if dry_run else "gone"
+            what = f"{pruned.revisions} revisions of {pruned.scopes} scopes {would}"
+            typer.echo(f"{what}, {pruned.content_bytes} bytes of content")
 
 
 def _as_json(restored: Restored) -> str:

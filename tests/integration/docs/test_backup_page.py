@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE: Final = read("docs/operations/backup.md")
-BACKUP, RESTORE, HOSTS, EPOCH = (typed(block) for block in blocks(PAGE, "console"))
+BACKUP, RESTORE, HOSTS, EPOCH, PRUNE = (typed(block) for block in blocks(PAGE, "console"))
 
 
 def type_in(world: World, command: str) -> str:
@@ -65,6 +65,10 @@ def test_the_commands_of_the_page_lead_from_a_backup_to_hosts_that_follow(enforc
         type_in(enforcing, command)
 
     assert enforcing.wait_decided_by("after").bundles[0].epoch == 2
+    enforcing.server_tables["server.retention"] = {"days": 30}
+    programs.write_toml(enforcing.server_dir / "server.toml", enforcing.server_tables)
+    for command, words in zip(PRUNE, ("would go", "gone"), strict=True):
+        assert f"0 revisions of 0 scopes {words}" in type_in(enforcing, command)
 
 
 def test_the_errors_that_the_page_names_exist() -> None:
