@@ -5,12 +5,14 @@ Rules:
 - `ServerUnreachable`: no connection, or no answer in time. Whether the server acted is then unknown. So it is where the
   server says itself that it cannot serve now; that it did is told by the trailing metadata `akpolicy-code`.
 - `ServerRefused`: the server answered with another status. Its message comes first, then advice where there is one.
+- An answer names the request (`x-request-id`): whoever looks after the server finds it in its log.
 - Refused policies come with their mistakes in the trailing metadata `akpolicy-problems-bin`; metadata that does not
   parse costs the list, never the error.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 PROBLEMS_METADATA: Final = "akpolicy-problems-bin"
 CODE_METADATA: Final = "akpolicy-code"
+REQUEST_ID_METADATA: Final = "x-request-id"
 
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADVICE: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.UNAUTHENTICATED: "give a valid key in AKPOLICY_API_KEY or with --api-key-file",
     grpc.StatusCode.PERMISSION_DENIED: "use a key whose role and org allow this",
@@ -45,7 +49,8 @@ def server_failure(error: Exception, endpoint: ServerEndpoint) -> ClientError:
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
         if any(key == CODE_METADATA for key, _ in error.trailing_metadata() or ()):
-            return ServerUnreachable(f"the policy server at `{endpoint.target}` cannot serve this now: {details}")
+            what = f"the policy server at `{endpoint.target}` cannot serve this now: {details}"
+            return ServerUnreachable(f"{what}{_request(error)}")
         advice = "check the address, the CA file and whether the server runs"
         cause = connect_failure(details)
         return ServerUnreachable(f"cannot reach the policy server at `{endpoint.target}`: {cause}; {advice}")
@@ -53,8 +58,16 @@ def server_failure(error: Exception, endpoint: ServerEndpoint) -> ClientError:
         return ServerUnreachable(f"the policy server at `{endpoint.target}` gave no answer in time")
     advice = f"; {_ADVICE[code]}" if code in _ADVICE else ""
     return ServerRefused(
-        f"the server refused ({code.name}): {details}{advice}", status=code.name, problems=_attached(error)
+        f"the server refused ({code.name}): {details}{advice}{_request(error)}",
+        status=code.name,
+        problems=_attached(error),
     )
+
+
+def _request(call: grpc.Call) -> str:
+    given = next((value for key, value in call.trailing_metadata() or () if key == REQUEST_ID_METADATA), "")
+    # From the network: what is no id is not shown.
+    return f" (request {given})" if isinstance(given, str) and _REQUEST_ID.fullmatch(given) else ""
 
 
 def _attached(call: grpc.Call) -> tuple[Problem, ...]:

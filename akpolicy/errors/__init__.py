@@ -13,7 +13,7 @@ Rules:
     ├── ConfigError                  a setting is wrong; every mistake is listed at once
     ├── UsageError                   a command was asked for something impossible
     ├── StartupError                 a program cannot start
-    │   ├── AddressInUse  SocketInUse  SocketPathTooLong  SocketNotWritable  StateDirUnusable
+    │   ├── AddressInUse  SocketInUse  SocketPathTooLong  SocketNotWritable  StateDirUnusable  HandoverFailed
     ├── TrustError                   a document that must not be believed
     │   ├── EnvelopeMalformed  EnvelopeTooLarge  PayloadTypeMismatch
     │   ├── SignatureInvalid  UnknownKey  ThresholdNotMet  KeyIdMismatch  KeyNotAuthorised
@@ -46,6 +46,7 @@ Rules:
     ├── CacheError                   the state directory cannot be believed or written
     │   ├── CacheCorrupt  CacheRolledBack  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
+    ├── BackupFailed                 a backup that cannot be made or restored
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
@@ -60,6 +61,7 @@ from akpolicy.errors.base import (
     AddressInUse,
     AkpolicyError,
     ConfigError,
+    HandoverFailed,
     SocketInUse,
     SocketNotWritable,
     SocketPathTooLong,
@@ -68,6 +70,7 @@ from akpolicy.errors.base import (
     UsageError,
 )
 from akpolicy.errors.operation import (
+    BackupFailed,
     BadAnswer,
     CacheCorrupt,
     CacheError,
@@ -210,6 +213,7 @@ __all__ = [
     "AddressInUse",
     "AkpolicyError",
     "AnchorFormat",
+    "BackupFailed",
     "BadAnswer",
     "BundleExpired",
     "CacheCorrupt",
@@ -244,6 +248,7 @@ __all__ = [
     "ExpiryExceedsKey",
     "FieldInvalid",
     "ForeignOrg",
+    "HandoverFailed",
     "HeartbeatNonceMismatch",
     "HeartbeatReplay",
     "HeartbeatRollback",

@@ -50,3 +50,7 @@ class SocketNotWritable(StartupError):
 
 class StateDirUnusable(StartupError):
     """The state directory cannot be created or used."""
+
+
+class HandoverFailed(StartupError):
+    """A running sidecar does not hand over to its successor."""

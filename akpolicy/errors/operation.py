@@ -185,3 +185,7 @@ class ServerRefused(ClientError):
         super().__init__(message)
         self.status = status
         self.problems = problems
+
+
+class BackupFailed(AkpolicyError):
+    """A backup that cannot be made, or is not what can be restored."""

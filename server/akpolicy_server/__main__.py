@@ -26,6 +26,7 @@ from akpolicy.errors import AkpolicyError, ConfigError, UsageError
 from akpolicy.signing import key_file_uri
 from akpolicy.telemetry import configure_logging
 from akpolicy_server.settings import ServerSettings
+from akpolicy_server.upkeep_commands import add_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,6 +228,9 @@ def _errors_for_people() -> Iterator[None]:
     except AkpolicyError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError | UsageError) else EXIT_FAILED)
+
+
+add_to(app, _errors_for_people)
 
 
 def main() -> None:

@@ -57,6 +57,7 @@ from akpolicy_server.online import OnlineKeys, ensure_platform_keys
 from akpolicy_server.orgs import Orgs
 from akpolicy_server.presence import Presence, seen_since_us
 from akpolicy_server.presigned import Presigned
+from akpolicy_server.pruning import Pruning
 from akpolicy_server.publisher import Publisher
 from akpolicy_server.pulse import Pulse
 from akpolicy_server.ready_file import ready_file
@@ -65,6 +66,7 @@ from akpolicy_server.replacements import Outlines
 from akpolicy_server.reports import HostReports
 from akpolicy_server.rollbacks import Rollbacks
 from akpolicy_server.roots import Roots
+from akpolicy_server.running import running
 from akpolicy_server.schemas import Schemas
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
@@ -148,6 +150,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
     """Serve while the block runs; raise `StartupError` or `ConfigError`."""
     section = settings.server
     async with AsyncExitStack() as stack:
+        stack.enter_context(running(section.data_dir))
         database = stack.enter_context(_opened_database(section.resolved_database_url))
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
@@ -172,6 +175,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
+        pruning = Pruning(database, section.retention, clock)
         calls = Calls(api_keys, threads, metrics, clock)
         intake = Intake(load_default_schema(), fence.check, fence.prove_schema)
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
@@ -179,7 +183,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         publishing = PublishingServicer(calls, threads, metrics, domain)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds, fanout.spread_s)
         background = await stack.enter_async_context(
-            _background(reports, sweep.run(), reports.run(), renewal.run(), presence.run())
+            _background(reports, sweep.run(), reports.run(), renewal.run(), presence.run(), pruning.run(threads))
         )
         expose, ready = _exposed(database, metrics, clock), _ready(database, fanout)
         metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, expose, ready))

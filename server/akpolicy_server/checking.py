@@ -5,7 +5,7 @@ Rules:
 - Nothing is changed: a database of an older structure is not upgraded, no key is made, no directory or file created,
   not even one of SQLite's.
 - What would prevent the start is the same error; TLS files are read and checked as for serving. What would only be
-  logged is returned, and what only this looks at: a certificate that ends soon.
+  logged is returned, and what only this looks at: a certificate that ends soon, and the machine (`machine_check`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from akpolicy.signing import open_signer
 from akpolicy.tls_files import read_server_tls
 from akpolicy_server.key_check import DAY_S, Concern, concerns_of
 from akpolicy_server.legacy import require_legacy_keys_apart
+from akpolicy_server.machine_check import concerns_of_machine
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.migrate import is_newest
@@ -49,10 +50,15 @@ def look_through(settings: ServerSettings, clock: Clock) -> tuple[Concern, ...]:
                 raise StartupError("the database is empty; set up a server with `akpolicy-server init --dir DIR`")
         vault = Vault(section.data_dir, make=False)
         signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
+        now = clock.now()
         legacy = {org: stack.enter_context(closing(open_signer(uri))) for org, uri in section.legacy_signers.items()}
         require_legacy_keys_apart(database, legacy, signers)
-        of_keys = concerns_of(database, Signatory(vault, signers), clock.now())
-    return (*_concerns_of_tls(section.tls, clock.now()), *of_keys)
+        of_keys = concerns_of(database, Signatory(vault, signers), now)
+        # After the TLS files have been read, because those that cannot be are a reason not to start.
+        of_tls = tuple(_concerns_of_tls(section.tls, now))
+        with database.read() as connection:
+            of_machine = tuple(concerns_of_machine(settings, connection, now))
+    return (*of_tls, *of_keys, *of_machine)
 
 
 def _concerns_of_tls(files: TlsFiles | None, now: float) -> Iterator[Concern]:

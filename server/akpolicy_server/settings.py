@@ -1,8 +1,8 @@
 """What the server can be told, in TOML.
 
-The sections are `[server]`, `[server.tls]` and `[log]`; each key is a field below, with its default. What cannot be
-checked on one value alone stands in `mistakes()`: nobody beyond this machine is served in plaintext, or shown metrics,
-unless that was asked for.
+The sections are `[server]`, `[server.tls]`, `[server.retention]` and `[log]`; each key is a field below or in
+`settings_retention`, with its default. What cannot be checked on one value alone stands in `mistakes()`: nobody beyond
+this machine is served in plaintext, or shown metrics, unless that was asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from akpolicy.settings_types import (
     ResolvedPath,
     TlsFiles,
 )
+from akpolicy_server.settings_retention import RetentionSection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,6 +65,7 @@ class ServerSection:
     signers: tuple[StrictStr, ...] = ()
     legacy_signers: dict[OrgName, StrictStr] = Field(default_factory=dict)
     tls: TlsFiles | None = None
+    retention: RetentionSection = Field(default_factory=RetentionSection)
 
     @property
     def resolved_database_url(self) -> str:

@@ -30,6 +30,9 @@ Examples:
 
   AKPOLICY_HOST_KEY=... akpolicy-sidecar --config sidecar.toml --ready-file /run/akpolicy/ready.json
 
+  akpolicy-sidecar --config /etc/akpolicy/sidecar.toml --take-over
+
+--take-over replaces a sidecar that runs, without refusing a call.
 SIGTERM stops it, SIGHUP reopens the audit log after a rotation.
 """
 
@@ -49,20 +52,23 @@ def sidecar(
     ready_file: Annotated[
         Path | None, typer.Option(help="Write addresses and pid there as JSON once everything serves.")
     ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Replace the sidecar that runs with this state directory, if one does.")
+    ] = False,
     version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Enforce signed policies on this host: verify, cache, and answer Authorize on a Unix socket."""
     try:
-        _run(config, ready_file)
+        _run(config, ready_file, take_over=take_over)
     except ConfigError as error:
         _fail(error, EXIT_USAGE)
     except AkpolicyError as error:
         _fail(error, EXIT_FAILED)
 
 
-def _run(config: Path, ready_file: Path | None) -> None:
+def _run(config: Path, ready_file: Path | None, *, take_over: bool) -> None:
     settings = SidecarSettings.load(config, env=os.environ)
     if not settings.enterprise.enabled:
         typer.echo(f"{PROGRAM}: [enterprise] enabled = false in `{config}`, so there is nothing to do")
@@ -76,7 +82,7 @@ def _run(config: Path, ready_file: Path | None) -> None:
     from akpolicy_sidecar.app import run  # noqa: PLC0415
 
     map_large_blocks()
-    run(settings, ready_file)
+    run(settings, ready_file, take_over=take_over)
 
 
 def _fail(error: AkpolicyError, code: int) -> None:

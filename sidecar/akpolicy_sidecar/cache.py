@@ -62,6 +62,7 @@ MAX_EVIDENCE: Final = 64
 READ_ATTEMPTS: Final = 5
 
 EVIDENCE: Final = "evidence"
+_RELEASED: Final = -1
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -98,13 +99,22 @@ class StateDirectory:
             private_directory(directory)
         return cls(path, org, _take_lock(path / LOCK_FILE))
 
+    def lock_again(self) -> None:
+        """Take the lock back after `close`, to `load` anew; raise `CacheLocked` or another `CacheError`."""
+        self._lock = _take_lock(self._path / LOCK_FILE)
+        self._current = CurrentState(State(format=2, org=self._org))
+        self._names = NamedFiles()
+
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock, if it is held."""
+        if self._lock == _RELEASED:
+            return
         for journal in (self._journal, self._next):
             if journal is not None:
                 journal.close()
         self._journal = self._next = None
         os.close(self._lock)
+        self._lock = _RELEASED
 
     @property
     def state(self) -> State:

@@ -44,6 +44,10 @@ class Health:
         self._metrics = metrics
         self._scopes: set[str] = set()
 
+    def follow(self, updater: Updater) -> None:
+        """Look at another updater from now on."""
+        self._updater = updater
+
     def look(self) -> Standing:
         """Return how policy stands now; a change is logged and counted."""
         standing = standing_of(self._viewer.look())

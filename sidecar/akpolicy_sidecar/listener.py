@@ -2,12 +2,10 @@
 
 Rules:
 
-- Who may connect to the socket is its mode and group, and both are right before anybody can connect: it is bound under
-  a umask that lets only its owner in, given its group, and then opened up.
-- A socket file that nobody serves is replaced; one that is served is `SocketInUse`. Anything else under that name is
-  refused and never removed. On shutdown our own socket is removed, and no other.
-- A path that does not fit into `sockaddr_un` is refused before anything is tried (unix(7): 108 bytes with the final
-  zero).
+- Who may connect to the socket is its mode and group. It gets its name (`socket_place`) when it is published.
+- A connection on a Unix socket lives `MAX_CONNECTION_AGE_S` and is then ended in order (GOAWAY, RFC 9113 6.8): calls
+  that have begun end well and the next one connects anew. So whoever asks reaches a successor within that time,
+  and no call is refused for it. Streams go on where they are.
 - The TCP port is not shared with another process (`so_reuseport` off). Its handshakes use what the TLS files hold then.
 - A call that has begun without its message holds a thread, so there are more threads than may decide at once; what
   comes on top of `MAX_PENDING_CALLS` is refused at once, not left waiting.
@@ -17,12 +15,8 @@ Rules:
 from __future__ import annotations
 
 import errno
-import grp
-import os
 import socket
-import stat
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -30,76 +24,61 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped] # it has no types
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped] # it has no types
 
-from akpolicy.errors import AddressInUse, SocketInUse, SocketNotWritable, SocketPathTooLong, StartupError
+from akpolicy.errors import AddressInUse, StartupError
 from akpolicy.limits import MAX_MESSAGE_BYTES
 from akpolicy.v1 import authorization_pb2, authorization_pb2_grpc
+from akpolicy_sidecar.socket_place import SocketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from akpolicy.addresses import HostPort
     from akpolicy.tls_files import ListenerTls, ServerTls
     from akpolicy_sidecar.api.authorization import AuthorizationServicer
+    from akpolicy_sidecar.socket_place import UnixAddress
 
 SERVICE: Final = authorization_pb2.DESCRIPTOR.services_by_name["AuthorizationService"].full_name
-MAX_SOCKET_PATH_BYTES: Final = 107
-SOCKET_DIR_MODE: Final = 0o755
 # Calls being worked on or waiting for a thread; what comes on top is refused with RESOURCE_EXHAUSTED.
 MAX_PENDING_CALLS: Final = 128
-PROBE_TIMEOUT_S: Final = 1.0
-
-_OWNER_ONLY_UMASK = 0o177
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    """Where the socket is, its mode, and its group (empty: the process's own)."""
-
-    path: Path
-    mode: int
-    group: str = ""
+MAX_CONNECTION_AGE_S: Final = 5.0
+# gRPC lets connections live up to a tenth longer, so that not all end at once; the rest is for the exchange of frames.
+LEFT_AFTER_S: Final = MAX_CONNECTION_AGE_S * 1.1 + 0.5
 
 
 class Listener:
     """A gRPC server of the sidecar, between `start` and `stop`."""
 
-    def __init__(self, serve: Callable[[grpc.Server], None]) -> None:
-        """Serve what `serve` adds to the server."""
+    def __init__(self, serve: Callable[[grpc.Server], None], *, is_local: bool = True) -> None:
+        """Serve what `serve` adds to the server; `is_local` unless it is bound to TCP too."""
+        options: list[tuple[str, int]] = [("grpc.so_reuseport", 0)]
+        options.append(("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+        if is_local:
+            options.append(("grpc.max_connection_age_ms", int(MAX_CONNECTION_AGE_S * 1000)))
         self.server = grpc.server(
             ThreadPoolExecutor(max_workers=MAX_PENDING_CALLS, thread_name_prefix="authorize"),
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
+            options=options,
             maximum_concurrent_rpcs=MAX_PENDING_CALLS,
         )
         serve(self.server)
-        self._socket: tuple[Path, tuple[int, int]] | None = None
+        self._place: SocketPlace | None = None
 
-    def bind_socket(self, address: UnixAddress) -> None:
-        """Bind the Unix socket.
+    def bind_socket(self, address: UnixAddress, predecessor: int | None = None) -> None:
+        """Bind the Unix socket, which nobody finds before `publish`.
 
-        Raises `SocketPathTooLong`, `SocketInUse` or `SocketNotWritable`.
+        `predecessor` is the process that has handed over. Raises as `SocketPlace.bind`.
         """
-        path = address.path
-        _check_length(path)
-        group = _group_id(address.group)
-        _make_way(path)
-        before = os.umask(_OWNER_ONLY_UMASK)
-        try:
-            self.server.add_insecure_port(f"unix:{quote(str(path))}")
-            info = path.lstat()
-            self._socket = (path, (info.st_dev, info.st_ino))
-        except (RuntimeError, OSError) as error:
-            msg = f"cannot create the socket `{path}`; check that its directory is writable for this user"
-            raise SocketNotWritable(msg) from error
-        finally:
-            os.umask(before)
-        try:
-            if group is not None:
-                os.chown(path, -1, group)
-            path.chmod(address.mode)
-        except OSError as error:
-            msg = f"cannot give the socket `{path}` the group `{address.group}`: {error.strerror}"
-            raise SocketNotWritable(msg) from error
+        self._place = SocketPlace(address, predecessor)
+        self._place.bind(lambda path: self.server.add_insecure_port(f"unix:{quote(str(path))}"))
+
+    def publish(self) -> None:
+        """Let callers find the socket; raise as `SocketPlace.publish`."""
+        if self._place is not None:
+            self._place.publish()
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the socket's name still leads here."""
+        return self._place is not None and self._place.is_ours
 
     def bind_tcp(self, address: HostPort, tls: ListenerTls) -> HostPort:
         """Bind a TCP port with TLS and return the address with the port that it got.
@@ -121,29 +100,19 @@ class Listener:
     def stop(self, grace_s: float) -> None:
         """Take no new call, let those that run end within `grace_s` seconds, remove the socket."""
         self.server.stop(grace_s).wait()
-        self._remove_socket()
-
-    def _remove_socket(self) -> None:
-        if self._socket is None:
-            return
-        path, identity = self._socket
-        try:
-            info = path.lstat()
-            if (info.st_dev, info.st_ino) == identity:
-                path.unlink()
-        except FileNotFoundError:
-            pass
+        if self._place is not None:
+            self._place.remove()
 
 
 class RuntimeListener(Listener):
     """The listener for runtimes: the whole service, health and reflection."""
 
-    def __init__(self, servicer: AuthorizationServicer) -> None:
-        """Serve `servicer`."""
+    def __init__(self, servicer: AuthorizationServicer, *, is_local: bool = True) -> None:
+        """Serve `servicer`; `is_local` unless it is bound to TCP too."""
         self._health_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health")
         self._health = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=self._health_pool)
         self._servicer = servicer
-        super().__init__(self._serve)
+        super().__init__(self._serve, is_local=is_local)
         self._serving: bool | None = None
         self.set_serving(serving=False)
 
@@ -167,69 +136,6 @@ class RuntimeListener(Listener):
         self._servicer.stop()
         super().stop(grace_s)
         self._health_pool.shutdown(wait=False)
-
-
-# --- the socket's place -----------------------------------------------------------------------------------------------
-
-
-def _check_length(path: Path) -> None:
-    size = len(os.fsencode(path))
-    if size > MAX_SOCKET_PATH_BYTES:
-        msg = (
-            f"the socket path `{path}` has {size} bytes, more than {MAX_SOCKET_PATH_BYTES}; "
-            "set a shorter one with socket in [sidecar]"
-        )
-        raise SocketPathTooLong(msg)
-
-
-def _group_id(name: str) -> int | None:
-    if not name:
-        return None
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        msg = f"socket_group `{name}` is no group of this machine; create it or name another"
-        raise StartupError(msg) from None
-
-
-def _make_way(path: Path) -> None:
-    """Create the directory, and remove a socket that nobody serves."""
-    try:
-        path.parent.mkdir(mode=SOCKET_DIR_MODE, parents=True, exist_ok=True)
-        mode = _mode_of(path)
-        if mode is None:
-            return
-        if not stat.S_ISSOCK(mode):
-            msg = f"`{path}` exists and is no socket; move it away or set another socket in [sidecar]"
-            raise SocketNotWritable(msg)
-        if _is_served(path):
-            msg = f"the socket `{path}` is served by another process; stop that or set another socket in [sidecar]"
-            raise SocketInUse(msg)
-        path.unlink()
-    except OSError as error:
-        msg = f"cannot create the socket `{path}`: {(error.strerror or str(error)).lower()}"
-        raise SocketNotWritable(msg) from error
-
-
-def _mode_of(path: Path) -> int | None:
-    """Return the type and mode of what is at `path` (a link itself, not its target), None if nothing is."""
-    try:
-        return path.lstat().st_mode
-    except FileNotFoundError:
-        return None
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_TIMEOUT_S)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-        except (BlockingIOError, TimeoutError):
-            # Its queue is full: somebody is there.
-            return True
-    return True
 
 
 # --- TCP --------------------------------------------------------------------------------------------------------------

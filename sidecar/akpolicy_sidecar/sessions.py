@@ -6,7 +6,8 @@ Rules:
   up compares no secret byte by byte.
 - What a session is about is built once and never changes. A decision of a session checks no identity and builds no
   entity.
-- A session ends when it is closed, when its time or that of its identity is over, and with the sidecar. How one that
+- A session ends when it is closed, when its time or that of its identity is over, and with the sidecar, unless that
+  hands over to a successor (`kept`, `take`). How one that
   this sidecar knew has ended is remembered for the last `MAX_REMEMBERED`; all other tokens are `SessionUnknown`.
 - Each session has its own rate (a token bucket) and its own quota of decisions an hour, because each of them is
   recorded: a sandbox in a loop is refused, and the others go on.
@@ -37,6 +38,7 @@ from akpolicy.errors import (
     SessionUnknown,
     TooManySessions,
 )
+from akpolicy_sidecar.kept_sessions import KeptSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,10 +75,11 @@ class SessionLimits:
 
 @dataclass(slots=True)
 class SandboxSession:
-    """One open session. `sandbox` is the resource's name; times are in seconds since boot."""
+    """One open session. Times are in seconds since boot."""
 
     subjects: Subjects
-    sandbox: str
+    principal: Principal
+    resource: Resource
     ends_at: float
     allowance: float
     counted_at: float
@@ -85,6 +88,11 @@ class SandboxSession:
     used_since: bool = False
     is_listed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def sandbox(self) -> str:
+        """The resource's name."""
+        return self.resource.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ class SessionBook:
         if lasts <= 0:
             raise SessionExpired("the identity is past its end; state one that is valid")
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        session = SandboxSession(subjects, resource.id, now + lasts, self._limits.burst, now, now)
+        session = SandboxSession(subjects, principal, resource, now + lasts, self._limits.burst, now, now)
         with self._changing:
             if len(self._open) >= self._limits.max_sessions:
                 self._drop_expired(now)
@@ -170,6 +178,39 @@ class SessionBook:
             invalid("is missing" if not token else "is no session token", "session_token")
         with self._changing:
             return self._end(_key(token), SessionClosed)
+
+    def kept(self) -> dict[bytes, KeptSession]:
+        """Return every open session by its key, for a successor."""
+        with self._changing:
+            sessions = dict(self._open)
+        return {
+            key: KeptSession(one.principal, one.resource, one.ends_at, one.hour_began, one.in_hour)
+            for key, one in sessions.items()
+        }
+
+    def take(self, key: bytes, kept: KeptSession) -> None:
+        """Keep a session of the predecessor, unless it is here; raise as `open`."""
+        if foreign_org(kept.principal, kept.resource, self._org):
+            raise ForeignOrg(f"principal or resource is of another org than `{self._org}`, which this host belongs to")
+        subjects = build_subjects(kept.principal, kept.resource, org=self._org, default_roles=self._default_roles)
+        self._check(subjects)
+        now = self._clock.elapsed()
+        ends_at = min(kept.ends_at, now + self._limits.max_lifetime_s)
+        session = SandboxSession(
+            subjects, kept.principal, kept.resource, ends_at, self._limits.burst, now, kept.hour_began, kept.in_hour
+        )
+        with self._changing:
+            if key in self._open or key in self._ended:
+                return
+            if len(self._open) >= self._limits.max_sessions:
+                raise TooManySessions(f"{self._limits.max_sessions} sessions are open, which is the limit")
+            self._open[key] = session
+        self._warm_up(session)
+
+    def drop(self, key: bytes) -> None:
+        """End a session that the predecessor has ended."""
+        with self._changing:
+            self._end(key, SessionClosed)
 
     def use(self, token: str) -> SandboxSession:
         """Return the session of a token, and count the question.

@@ -113,6 +113,7 @@ class Watcher:
         # Whether the server was told everything by the last poll.
         self._all_reported = False
         self._stop = threading.Event()
+        self._keep_contact = False
         # Ends a wait between attempts: at `stop`, and when there are new credentials.
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -141,6 +142,12 @@ class Watcher:
         self._cancel()
         if self._thread.is_alive():
             self._thread.join(STOP_DEADLINE_S)
+
+    def release(self) -> None:
+        """End the stream and the thread, however long that takes; the stream counts as any that has become silent."""
+        self._keep_contact = True
+        self.stop()
+        self._thread.join()
 
     def tell(self, error: AkpolicyError | None) -> None:
         """Tell the server what is wrong with this host; at the next call, ask it for the time if the clock jumped.
@@ -269,8 +276,8 @@ class Watcher:
             return _RENEWED, proven
         # A stream that cannot be had takes nothing from a host that polls instead.
         spared = was_fallback and not polls and not proven
-        # A poll ends by itself.
-        if not (spared or (polls and status == _OK)):
+        # A poll ends by itself, and a successor goes on from what this one leaves.
+        if not (spared or self._keep_contact or (polls and status == _OK)):
             self._links.lost()
         if not (spared or (polls and proven) or self._stop.is_set()):
             self._report.lost(status, detail)

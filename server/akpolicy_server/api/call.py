@@ -6,6 +6,7 @@ Rules:
   the caller's cancellation, or INTERNAL with an incident id for what nobody foresaw.
 - The log line names the method, the status and the API key's id, and why a call was refused. Policies are refused with
   messages that quote them, so only their error code is logged.
+- Every call has a request id (`request_ids`), in its log lines and in the trailing metadata of its answer.
 - A refusal carries the code of the error as trailing metadata, by which it is told from failures of the connection.
 - A call whose caller never showed a valid key is counted, and logged at debug level only.
 """
@@ -22,10 +23,11 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from akpolicy.client.channel import RETRY_AFTER_METADATA
-from akpolicy.client.server_errors import CODE_METADATA
+from akpolicy.client.server_errors import CODE_METADATA, REQUEST_ID_METADATA
 from akpolicy.errors import AkpolicyError, PolicyError, StreamProtocolError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
 from akpolicy_server.api.problems import failure_metadata
+from akpolicy_server.api.request_ids import request_id_in
 from akpolicy_server.api.status import status_of
 from akpolicy_server.api_keys import key_id_in
 
@@ -76,6 +78,7 @@ class Call:
     def __init__(self, calls: Calls, context: ServicerContext[Any, Any]) -> None:
         self._calls = calls
         self._context = context
+        self.request_id = request_id_in(context.invocation_metadata() or ())
         self.is_authenticated = False
         self.notes: dict[str, object] = {}
 
@@ -85,6 +88,11 @@ class Call:
         self.is_authenticated = True
         self.notes["key_id"] = caller.key_id
         return caller
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every answer has beside its message or status."""
+        return ((REQUEST_ID_METADATA, self.request_id),)
 
     def note(self, **fields: object) -> None:
         """Add fields to the call's log line."""
@@ -122,10 +130,19 @@ class Calls:
         `routine`: hosts make it all day; it is logged at debug level if it goes well.
         """
         call = Call(self, context)
+        context.set_trailing_metadata(call.metadata)
+        with structlog.contextvars.bound_contextvars(request_id=call.request_id):
+            async with self._ended(method, context, call, stream=stream, routine=routine):
+                yield call
+
+    @asynccontextmanager
+    async def _ended(
+        self, method: str, context: ServicerContext[Any, Any], call: Call, *, stream: bool, routine: bool
+    ) -> AsyncIterator[None]:
         started = self._clock.elapsed()
         status = StatusCode.INTERNAL
         try:
-            yield call
+            yield
             status = StatusCode.OK
         except asyncio.CancelledError:
             status = StatusCode.CANCELLED
@@ -133,7 +150,7 @@ class Calls:
         except Ended as end:
             status = end.status
             call.note(reason=end.message)
-            await context.abort(status, end.message, end.metadata)
+            await context.abort(status, end.message, (*call.metadata, *end.metadata))
         except AkpolicyError as error:
             expected = status_of(error)
             if expected is None:
@@ -160,7 +177,7 @@ class Calls:
     async def _abort(
         self, call: Call, context: ServicerContext[Any, Any], status: StatusCode, error: AkpolicyError
     ) -> None:
-        metadata: tuple[tuple[str, str | bytes], ...] = ((CODE_METADATA, error.code),)
+        metadata: tuple[tuple[str, str | bytes], ...] = (*call.metadata, (CODE_METADATA, error.code))
         call.note(code=error.code)
         if isinstance(error, PolicyError):
             metadata += failure_metadata(error.problems)
@@ -174,7 +191,8 @@ class Calls:
         call.note(incident=incident)
         # With the traceback: it is nowhere else, because the abort below takes the exception's place.
         log.error("call failed unexpectedly", incident=incident, exc_info=error)
-        await context.abort(StatusCode.INTERNAL, f"internal error; the server's log has it as incident {incident}")
+        message = f"internal error; the server's log has it as incident {incident}"
+        await context.abort(StatusCode.INTERNAL, message, call.metadata)
 
 
 def _cut(text: str) -> str:

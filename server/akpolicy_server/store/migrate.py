@@ -48,6 +48,13 @@ def is_newest(connection: Connection) -> bool:
     return set(MigrationContext.configure(connection).get_current_heads()) == set(newest)
 
 
+def require_known(connection: Connection) -> None:
+    """Raise `StartupError` for a database of a newer version."""
+    scripts = ScriptDirectory.from_config(_config())
+    for present in MigrationContext.configure(connection).get_current_heads():
+        _require_known(scripts, present)
+
+
 def _config() -> Config:
     config = Config()
     # ConfigParser interpolates `%`, and a path may have one.

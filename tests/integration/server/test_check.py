@@ -132,7 +132,9 @@ def test_tls_files_are_read_as_for_serving(config: Path, tmp_path: Path) -> None
 
 def test_a_certificate_that_ends_soon_is_said(config: Path, tmp_path: Path) -> None:
     identity = AuthoritySimulator(tmp_path).issue("server", days=13)
+    identity.key.chmod(0o644)
     with_tls(config, identity.certificate, identity.key)
-    [concern] = [entry for entry in json.loads(check(config, "--output=json").stdout) if not entry["org"]]
+    concern, other = [entry for entry in json.loads(check(config, "--output=json").stdout) if not entry["org"]]
+    assert other["message"].startswith(f"`{identity.key}` has mode 0644")
     assert concern["message"].startswith(f"the certificate `{identity.certificate}` expires at ")
     assert check(config).stdout.startswith("server: the certificate ")

@@ -78,7 +78,7 @@ def test_a_socket_that_is_served(sidecar: Sidecar, tmp_path: Path) -> None:
 
 def test_a_socket_path_that_is_too_long(sidecar: Sidecar, tmp_path: Path) -> None:
     sidecar.sidecar["socket"] = str(tmp_path / ("s" * 120))
-    refused(sidecar, STARTUP, "more than 107")
+    refused(sidecar, STARTUP, "more than 106")
 
 
 def test_a_socket_below_a_regular_file(sidecar: Sidecar, tmp_path: Path) -> None:
