@@ -47,7 +47,7 @@ Rules:
     │   ├── CacheCorrupt  CacheRolledBack  CacheStateMissing  CacheMissing  CacheLocked  CacheWriteFailed
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
     ├── ServerError                  the server refuses an operation
-    │   ├── Unauthenticated  PermissionDenied
+    │   ├── Unauthenticated  PermissionDenied  HostDenied  HostNotDenied  TooManyDenials
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
     │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
@@ -83,6 +83,8 @@ from akpolicy.errors.operation import (
     ClientError,
     DeadlineExceeded,
     DistributionError,
+    HostDenied,
+    HostNotDenied,
     IdempotencyKeyReused,
     InvalidField,
     InvalidRequest,
@@ -102,6 +104,7 @@ from akpolicy.errors.operation import (
     SignersMissing,
     StoreUnavailable,
     StreamProtocolError,
+    TooManyDenials,
     TooManyStreams,
     Unauthenticated,
     UpdateTooSlow,
@@ -245,6 +248,8 @@ __all__ = [
     "HeartbeatReplay",
     "HeartbeatRollback",
     "HeartbeatStale",
+    "HostDenied",
+    "HostNotDenied",
     "IdempotencyKeyReused",
     "InvalidField",
     "InvalidRequest",
@@ -327,6 +332,7 @@ __all__ = [
     "StoreUnavailable",
     "StreamProtocolError",
     "ThresholdNotMet",
+    "TooManyDenials",
     "TooManyPolicies",
     "TooManyQuestionStreams",
     "TooManyScopes",

@@ -82,6 +82,10 @@ class PermissionDenied(ServerError):
     """The API key's role or org does not allow it."""
 
 
+class HostDenied(PermissionDenied):
+    """The host is refused by its id, whatever it shows."""
+
+
 class OrgNotFound(ServerError):
     """No such org."""
 
@@ -128,6 +132,14 @@ class IdempotencyKeyReused(ServerError):
 
 class InvalidField(ServerError):
     """A request field is out of bounds."""
+
+
+class HostNotDenied(ServerError):
+    """The host that is to be let in again was not refused."""
+
+
+class TooManyDenials(ServerError):
+    """More hosts are refused by id than a server looks through."""
 
 
 class TooManyStreams(ServerError):

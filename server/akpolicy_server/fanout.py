@@ -5,8 +5,8 @@ Rules:
 - A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
   wins, and a slow stream keeps one bit here and delays nobody.
 - A host may have so many streams at once and no more.
-- A stream ends when its API key is revoked, or when the server stops. Then each host is told when to come back, so
-  that they do not all come at once.
+- A stream ends when its API key is revoked, its client certificate expires, its host is refused, or the server stops.
+  Then each host is told when to come back, so that they do not all come at once.
 
 Everything runs on the event loop, except `announce` and `end_key`, which any thread may call.
 """
@@ -38,15 +38,18 @@ class End(Enum):
     """Why the server ends a stream."""
 
     KEY_REVOKED = "key revoked"
+    CERTIFICATE_EXPIRED = "certificate expired"
+    HOST_DENIED = "host denied"
     STOPPING = "server stopping"
 
 
 class Subscriber:
-    """One open stream."""
+    """One open stream. `expires_at`: when what opened it expires, in epoch seconds; None: never."""
 
-    def __init__(self, host: HostKey, key_id: str) -> None:
+    def __init__(self, host: HostKey, key_id: str, expires_at: float | None = None) -> None:
         self.host = host
         self.key_id = key_id
+        self.expires_at = expires_at
         # What the host was sent and does not enforce yet: since when, in the loop's time.
         self.lacking: dict[str, float] = {}
         self._news = asyncio.Event()
@@ -98,14 +101,17 @@ class Fanout:
         self._random = SystemRandom()
 
     @contextmanager
-    def joined(self, host: HostKey, key_id: str) -> Iterator[Subscriber]:
-        """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once."""
+    def joined(self, host: HostKey, key_id: str, expires_at: float | None = None) -> Iterator[Subscriber]:
+        """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once.
+
+        `expires_at`: when what opened it expires, in epoch seconds.
+        """
         if len(self._by_host.get(host, ())) >= self._max_streams_per_host:
             raise TooManyStreams(
                 f"the host `{host.host_id}` has {self._max_streams_per_host} open streams already; "
                 "does another machine use the same API key?"
             )
-        subscriber = Subscriber(host, key_id)
+        subscriber = Subscriber(host, key_id, expires_at)
         for index, key in self._indexes(subscriber):
             index[key].add(subscriber)
         if self._stopping:
@@ -148,6 +154,18 @@ class Fanout:
     def end_key(self, key_id: str) -> None:
         """End the streams of a revoked API key; from any thread."""
         self._loop.call_soon_threadsafe(self._end_key, key_id)
+
+    def end_host(self, host: HostKey) -> None:
+        """End the streams of a host that is refused; on the event loop."""
+        for subscriber in self._by_host.get(host, ()):
+            subscriber.finish(End.HOST_DENIED)
+
+    def end_expired(self, now: float) -> None:
+        """End the streams that were opened with what has expired at `now` (epoch seconds); on the event loop."""
+        for subscribers in self._by_org.values():
+            for subscriber in subscribers:
+                if subscriber.expires_at is not None and subscriber.expires_at <= now:
+                    subscriber.finish(End.CERTIFICATE_EXPIRED)
 
     def return_after_s(self) -> float:
         """Return when a host whose stream ends because the server stops is to come back, in seconds.

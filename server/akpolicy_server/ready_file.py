@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def ready_file(path: Path | None, *, listen: HostPort, metrics: HostPort | None) -> Iterator[None]:
+def ready_file(
+    path: Path | None, *, listen: HostPort, metrics: HostPort | None, hosts: HostPort | None = None
+) -> Iterator[None]:
     """Write the file (0600, atomically) while the block runs, unless `path` is None; raise `StartupError`."""
     if path is None:
         yield
         return
-    content = {"listen": str(listen), "metrics": str(metrics) if metrics else None, "pid": os.getpid()}
+    content: dict[str, object] = {
+        "listen": str(listen),
+        "metrics": str(metrics) if metrics else None,
+        "pid": os.getpid(),
+    }
+    if hosts is not None:
+        content["hosts"] = str(hosts)
     try:
         write_atomic(path, json.dumps(content).encode("ascii") + b"\n")
     except CacheWriteFailed as error:

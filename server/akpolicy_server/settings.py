@@ -1,8 +1,8 @@
 """What the server can be told, in TOML.
 
-The sections are `[server]`, `[server.tls]` and `[log]`; each key is a field below, with its default. What cannot be
-checked on one value alone stands in `mistakes()`: nobody beyond this machine is served in plaintext, or shown metrics,
-unless that was asked for.
+The sections are `[server]`, `[server.tls]`, `[server.host_certificates]` (`settings_hosts`) and `[log]`; each key is a
+field below, with its default. What cannot be checked on one value alone stands in `mistakes()`: nobody beyond this
+machine is served in plaintext, or shown metrics, unless that was asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from akpolicy.settings_types import (
     ResolvedPath,
     TlsFiles,
 )
+from akpolicy_server.settings_hosts import HostCertificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,6 +62,7 @@ class ServerSection:
     )
     signers: tuple[StrictStr, ...] = ()
     tls: TlsFiles | None = None
+    host_certificates: HostCertificates | None = None
 
     @property
     def resolved_database_url(self) -> str:
@@ -89,6 +91,8 @@ class ServerSettings:
                 f"`{server.listen}` is reachable in plaintext by others; add [server.tls], or allow_plaintext = true",
                 depends=("server.tls", "server.allow_plaintext"),
             )
+        if server.host_certificates is not None:
+            yield from server.host_certificates.mistakes(has_tls=server.tls is not None, other=server.listen)
         metrics = server.metrics_listen
         if metrics is not None and not metrics.is_loopback and not server.metrics_allow_remote:
             yield Mistake(

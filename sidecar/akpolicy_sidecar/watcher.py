@@ -222,11 +222,15 @@ class Watcher:
         with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
             outgoing.put(session.hello())
-            call = stub.Subscribe(_messages(outgoing), metadata=bearer(credentials.api_key))
+            call = stub.Subscribe(_messages(outgoing), metadata=_metadata(credentials.api_key))
             self._call, self._session = call, session
             if self._stop.is_set() or self._wake.is_set():
                 call.cancel()
             session.run(iter(call))
+
+
+def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    return () if api_key is None else bearer(api_key)
 
 
 def _enqueue(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None], message: pb.SubscribeRequest) -> None:

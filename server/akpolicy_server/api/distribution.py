@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 _ENDINGS: Final = {
     End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
+    End.CERTIFICATE_EXPIRED: (StatusCode.UNAUTHENTICATED, "the client certificate has expired"),
+    End.HOST_DENIED: (StatusCode.PERMISSION_DENIED, "this host is refused by this server's operator"),
     End.STOPPING: (StatusCode.UNAVAILABLE, "the server is shutting down; come back later"),
 }
 
@@ -53,7 +55,7 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
         async with self._calls.answer("Subscribe", context, stream=True) as call:
             org, host_id = require_host(caller := await call.authenticate())
             call.note(org=org, host_id=host_id)
-            with self._fanout.joined(HostKey(org, host_id), caller.key_id) as subscriber:
+            with self._fanout.joined(HostKey(org, host_id), caller.key_id, caller.expires_at) as subscriber:
                 # Again, now that a revocation would reach this stream: none falls in between.
                 await call.authenticate()
                 greeting = await _read_hello(request_iterator, org)
