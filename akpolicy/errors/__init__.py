@@ -49,7 +49,7 @@ Rules:
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied  HostDenied  HostNotDenied  TooManyDenials
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
-    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
+    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  StoreUnavailable
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer  SessionRefused
         └── ServerUnreachable  ServerRefused
@@ -105,7 +105,6 @@ from akpolicy.errors.operation import (
     StoreUnavailable,
     StreamProtocolError,
     TooManyDenials,
-    TooManyStreams,
     Unauthenticated,
     UpdateTooSlow,
     VersionConflict,
@@ -337,7 +336,6 @@ __all__ = [
     "TooManyQuestionStreams",
     "TooManyScopes",
     "TooManySessions",
-    "TooManyStreams",
     "TrustError",
     "Unauthenticated",
     "UnknownField",

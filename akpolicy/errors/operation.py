@@ -142,10 +142,6 @@ class TooManyDenials(ServerError):
     """More hosts are refused by id than a server looks through."""
 
 
-class TooManyStreams(ServerError):
-    """A host has too many open streams."""
-
-
 class StoreUnavailable(ServerError):
     """The database cannot be used right now."""
 

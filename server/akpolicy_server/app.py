@@ -152,7 +152,9 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         fence = _started_fence(stack)
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
-        fanout = Fanout(catalog, max_streams_per_host=section.max_streams_per_host)
+        fanout = Fanout(
+            catalog, max_streams_per_host=section.max_streams_per_host, stream_age_s=section.stream_age_seconds
+        )
         pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)

@@ -55,6 +55,7 @@ class ServerSection:
     metrics_allow_remote: StrictBool = False
     keep_alive_seconds: PositiveSeconds = 10.0
     max_streams_per_host: Annotated[StrictInt, Field(ge=1, le=MAX_STREAMS_PER_HOST)] = 4
+    stream_age_seconds: PositiveSeconds = 1800.0
     shutdown_grace_seconds: PositiveSeconds = 5.0
     bundle_lifetime_days: Annotated[StrictInt, Field(ge=1, le=MAX_BUNDLE_LIFETIME_DAYS)] = 30
     heartbeat_lifetime_seconds: Annotated[StrictInt, Field(ge=1, le=MAX_HEARTBEAT_LIFETIME_S)] = (

@@ -3,6 +3,7 @@
 Rules:
 
 - A stream ends when the certificate that opened it does: TLS looks at a certificate in the handshake alone.
+- A stream that is old ends too, so that hosts move to servers that were added; see `Fanout`.
 - One loop looks at all streams, so that a stream costs no timer of its own.
 """
 
@@ -37,3 +38,4 @@ class StreamTerms:
     def once(self) -> None:
         """End what is over."""
         self._fanout.end_expired(self._clock.now())
+        self._fanout.end_old()

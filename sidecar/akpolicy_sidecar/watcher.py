@@ -5,6 +5,7 @@ Rules:
 - It never gives up. Attempts are spread by exponential backoff with full jitter, so that a fleet does not return to a
   restarted server at once; a connection that had a heartbeat begins again with the shortest wait.
 - A server that ends the stream can say when to come back; that is waited for, up to `MAX_ASKED_S`.
+- A server that ends the stream because it is old asks for another one at once. That loses no contact, as below.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
@@ -29,7 +30,7 @@ import grpc
 import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
-from akpolicy.client.channel import RETRY_AFTER_METADATA, bearer, open_channel
+from akpolicy.client.channel import REOPEN_METADATA, RETRY_AFTER_METADATA, bearer, open_channel
 from akpolicy.clock import Moment
 from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
@@ -196,11 +197,13 @@ class Watcher:
         self._wake.clear()
         self._asked_s = 0.0
         status, detail = "OK", "the server ended the stream"
+        reopening = False
         try:
             self._converse(session, outgoing)
         except grpc.RpcError as error:
             status, detail = _status_of(error)
             self._asked_s = _asked_s_of(error)
+            reopening = session.proven and _asks_for_another(error)
         except AkpolicyError as error:
             status, detail = error.code, error.message
         except Exception as error:
@@ -209,7 +212,7 @@ class Watcher:
         finally:
             outgoing.put(None)
             self._call = self._session = None
-            renewing = status == _CANCELLED and self._wake.is_set() and not self._stop.is_set()
+            renewing = (reopening or (status == _CANCELLED and self._wake.is_set())) and not self._stop.is_set()
             if not renewing:
                 self._links.lost()
         if not (renewing or self._stop.is_set()):
@@ -247,6 +250,10 @@ def _messages(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> Iterat
 
 def _status_of(error: Any) -> tuple[str, str]:  # noqa: ANN401 - the errors of a call are calls too, which no type says
     return error.code().name, (error.details() or "")[:MAX_DETAIL_CHARS]
+
+
+def _asks_for_another(error: Any) -> bool:  # noqa: ANN401 - as above
+    return any(entry.key == REOPEN_METADATA for entry in error.trailing_metadata() or ())
 
 
 def _asked_s_of(error: Any) -> float:  # noqa: ANN401 - as above

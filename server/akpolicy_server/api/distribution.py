@@ -36,6 +36,11 @@ _ENDINGS: Final = {
     End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
     End.CERTIFICATE_EXPIRED: (StatusCode.UNAUTHENTICATED, "the client certificate has expired"),
     End.HOST_DENIED: (StatusCode.PERMISSION_DENIED, "this host is refused by this server's operator"),
+    End.SUPERSEDED: (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "a newer stream of this host took this one's place; does another machine use its API key or certificate?",
+    ),
+    End.OLD: (StatusCode.UNAVAILABLE, "the stream is old; open another one"),
     End.STOPPING: (StatusCode.UNAVAILABLE, "the server is shutting down; come back later"),
 }
 
@@ -70,7 +75,7 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
         """Serve the stream until the host closes it or something is wrong."""
         subscription = Subscription(self._services, subscriber, greeting, context.write)
         self._services.metrics.subscribers.inc()
-        parts = (_end(self._fanout, subscriber), _hear(subscription, requests), subscription.talk())
+        parts = (self._end(subscriber), _hear(subscription, requests), subscription.talk())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -79,10 +84,17 @@ class DistributionServicer(distribution_pb2_grpc.DistributionServiceServicer):
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            subscription.note({}, left=True)
+            # A host that is asked to come back at once has not left: if it does not come, it is missed soon enough.
+            subscription.note({}, left=subscriber.end is not End.OLD)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+
+    async def _end(self, subscriber: Subscriber) -> None:
+        why = await subscriber.ended()
+        self._services.metrics.streams_ended.labels(reason=why.name.lower()).inc()
+        status, message = _ENDINGS[why]
+        raise Ended(status, message, retry_after_s=self._fanout.pause_after(why), reopen=why is End.OLD)
 
 
 async def _read_hello(requests: Requests, org: str) -> Greeting:
@@ -99,9 +111,3 @@ async def _read_hello(requests: Requests, org: str) -> Greeting:
 async def _hear(subscription: Subscription, requests: Requests) -> None:
     async for message in requests:
         subscription.hear(message)
-
-
-async def _end(fanout: Fanout, subscriber: Subscriber) -> None:
-    why = await subscriber.ended()
-    status, message = _ENDINGS[why]
-    raise Ended(status, message, retry_after_s=fanout.return_after_s() if why is End.STOPPING else None)
