@@ -197,6 +197,11 @@ SERVER_SUBSCRIBERS: Final = MetricName(
     "akpolicy_server_subscribers",
     "Sidecars with an open stream.",
 )
+SERVER_STREAMS_ENDED: Final = MetricName(
+    "akpolicy_server_streams_ended_total",
+    "Streams of hosts that the server ended, by why.",
+    ("reason",),
+)
 SERVER_UPDATES_SENT: Final = MetricName(
     "akpolicy_server_updates_sent_total",
     "Updates sent to sidecars.",

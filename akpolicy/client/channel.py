@@ -33,6 +33,8 @@ Option = tuple[str, "str | int"]
 
 # Trailing metadata of a call that the server ends: after how many milliseconds the caller is to come back.
 RETRY_AFTER_METADATA: Final = "akpolicy-retry-after-ms"
+# Trailing metadata of a stream that ends for nobody's fault: the host is to open another one, and has not lost contact.
+REOPEN_METADATA: Final = "akpolicy-reopen"
 KEEPALIVE_TIME_MS: Final = 330_000
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 # A server or sidecar that comes back must be found at once; many hosts are spread by the library's own jitter.

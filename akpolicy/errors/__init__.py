@@ -48,9 +48,9 @@ Rules:
     │   └── CacheSymlink  CacheWritableByOthers  CacheWrongOwner  CacheHardlink  CacheNotRegular
     ├── BackupFailed                 a backup that cannot be made or restored
     ├── ServerError                  the server refuses an operation
-    │   ├── Unauthenticated  PermissionDenied
+    │   ├── Unauthenticated  PermissionDenied  HostDenied  HostNotDenied  TooManyDenials
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
-    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
+    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  StoreUnavailable
     │   └── LegacyNotServed  LegacyUnsupported
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer  SessionRefused
@@ -87,6 +87,8 @@ from akpolicy.errors.operation import (
     ClientError,
     DeadlineExceeded,
     DistributionError,
+    HostDenied,
+    HostNotDenied,
     IdempotencyKeyReused,
     InvalidField,
     InvalidRequest,
@@ -108,7 +110,7 @@ from akpolicy.errors.operation import (
     SignersMissing,
     StoreUnavailable,
     StreamProtocolError,
-    TooManyStreams,
+    TooManyDenials,
     Unauthenticated,
     UpdateTooSlow,
     VersionConflict,
@@ -253,6 +255,8 @@ __all__ = [
     "HeartbeatReplay",
     "HeartbeatRollback",
     "HeartbeatStale",
+    "HostDenied",
+    "HostNotDenied",
     "IdempotencyKeyReused",
     "InvalidField",
     "InvalidRequest",
@@ -337,11 +341,11 @@ __all__ = [
     "StoreUnavailable",
     "StreamProtocolError",
     "ThresholdNotMet",
+    "TooManyDenials",
     "TooManyPolicies",
     "TooManyQuestionStreams",
     "TooManyScopes",
     "TooManySessions",
-    "TooManyStreams",
     "TrustError",
     "Unauthenticated",
     "UnknownField",

@@ -82,6 +82,10 @@ class PermissionDenied(ServerError):
     """The API key's role or org does not allow it."""
 
 
+class HostDenied(PermissionDenied):
+    """The host is refused by its id, whatever it shows."""
+
+
 class OrgNotFound(ServerError):
     """No such org."""
 
@@ -130,8 +134,12 @@ class InvalidField(ServerError):
     """A request field is out of bounds."""
 
 
-class TooManyStreams(ServerError):
-    """A host has too many open streams."""
+class HostNotDenied(ServerError):
+    """The host that is to be let in again was not refused."""
+
+
+class TooManyDenials(ServerError):
+    """More hosts are refused by id than a server looks through."""
 
 
 class LegacyNotServed(ServerError):

@@ -9,10 +9,7 @@ import asyncio
 import json
 import os
 import shlex
-import sys
-from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads the annotations when the program runs
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -22,20 +19,18 @@ from akpolicy import __version__
 from akpolicy.addresses import HostPort
 from akpolicy.allocator import map_large_blocks
 from akpolicy.clock import SystemClock
-from akpolicy.errors import AkpolicyError, ConfigError, UsageError
+from akpolicy.errors import UsageError
 from akpolicy.signing import key_file_uri
 from akpolicy.telemetry import configure_logging
+from akpolicy_server import hosts_command
+from akpolicy_server.command_line import EXIT_FAILED, Output, errors_for_people
 from akpolicy_server.settings import ServerSettings
 from akpolicy_server.upkeep_commands import add_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from akpolicy_server.installation import Installation
 
 PROGRAM: Final = "akpolicy-server"
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 
 EXAMPLES: Final = """
 Examples:
@@ -64,13 +59,7 @@ Examples:
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-class Output(StrEnum):
-    """How a command answers."""
-
-    TEXT = "text"
-    JSON = "json"
+app.add_typer(hosts_command.app, name="hosts")
 
 
 def _print_version(value: bool) -> None:
@@ -93,7 +82,7 @@ def server(
     """Publish, sign and distribute Cedar policies to the sidecars of many hosts."""
     if context.invoked_subcommand is not None:
         return
-    with _errors_for_people():
+    with errors_for_people():
         if config is None:
             raise UsageError("--config is missing; make a configuration with `akpolicy-server init --dir DIR`")
         _run(config, ready_file)
@@ -126,7 +115,7 @@ def init(
     """Set up a server: configuration, database, keys, orgs and an admin's API key."""
     from akpolicy_server.installation import install  # noqa: PLC0415 - as in `_run`
 
-    with _errors_for_people():
+    with errors_for_people():
         made = install(
             directory,
             tuple(org or ()),
@@ -150,7 +139,7 @@ def check(
     """
     from akpolicy_server.checking import look_through  # noqa: PLC0415 - as in `_run`
 
-    with _errors_for_people():
+    with errors_for_people():
         concerns = look_through(ServerSettings.load(config, env=os.environ), SystemClock())
     if output is Output.JSON:
         typer.echo(json.dumps([asdict(concern) for concern in concerns], indent=2))
@@ -221,16 +210,7 @@ def _as_text(made: Installation) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def _errors_for_people() -> Iterator[None]:
-    try:
-        yield
-    except AkpolicyError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, ConfigError | UsageError) else EXIT_FAILED)
-
-
-add_to(app, _errors_for_people)
+add_to(app, errors_for_people)
 
 
 def main() -> None:

@@ -27,12 +27,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: taken from the API key, never from a message. `org` None: a platform key."""
+    """Who calls: taken from the API key or the client certificate, never from a message. `org` None: a platform key.
+
+    `expires_at`: when the certificate ends, in epoch seconds; None for an API key alone.
+    """
 
     key_id: str
     role: Role
     org: str | None
     host_id: str | None = None
+    expires_at: float | None = None
 
     @property
     def is_platform_admin(self) -> bool:

@@ -18,10 +18,12 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, Unauthenticated
+from akpolicy.errors import HostDenied, InvalidField, KeyNotFound, LastAdminKey, OrgNotFound, Unauthenticated
 from akpolicy.scope import HOST_ID_PATTERN, is_org_name
 from akpolicy_server.access import Caller, Role, require_admin_of
+from akpolicy_server.denied_hosts import require_not_denied
 from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
+from akpolicy_server.store.hosts import HostKey
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -63,15 +65,18 @@ class ApiKeys:
         self._on_revoked = on_revoked
 
     def authenticate(self, secret: str) -> Caller:
-        """Return who sent this key; raise `Unauthenticated`."""
+        """Return who sent this key; raise `Unauthenticated`, or `HostDenied` for the key of a refused host."""
         key_id = key_id_in(secret)
         with self._database.read() as connection:
             record = find_key(connection, key_id)
+            denied = _denial_of(connection, record)
         expected = record.secret_hash if record else _NO_HASH
         # Hash and comparison happen for an unknown id too.
         matches = hmac.compare_digest(_hash(secret), expected)
         if record is None or not matches or record.revoked_at_us is not None:
             raise Unauthenticated(_REFUSED)
+        if denied is not None:
+            raise denied
         return Caller(record.key_id, Role(record.role), record.org, record.host_id)
 
     def create(self, caller: Caller, *, org: str | None, role: Role, host_id: str, description: str) -> NewApiKey:
@@ -116,6 +121,17 @@ class ApiKeys:
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us
+
+
+def _denial_of(connection: Connection, record: ApiKeyRecord | None) -> HostDenied | None:
+    """Return why the host of a key is refused; None if it is not, or if it is no host's key."""
+    if record is None or record.org is None or record.host_id is None:
+        return None
+    try:
+        require_not_denied(connection, HostKey(record.org, record.host_id))
+    except HostDenied as denied:
+        return denied
+    return None
 
 
 def key_id_in(secret: str) -> str:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_health.v1.health import aio as grpc_health_aio  # type: ignore[import-untyped]
@@ -29,17 +28,19 @@ from akpolicy.errors import EngineUnavailable, StartupError, StoreUnavailable
 from akpolicy.exposition import HttpEndpoint
 from akpolicy.fence.fence import Fence
 from akpolicy.signing import open_signer
-from akpolicy.tls_files import ListenerTls
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
 from akpolicy_server.api.call import Calls
 from akpolicy_server.api.distribution import DistributionServicer
+from akpolicy_server.api.host_calls import HostCalls
+from akpolicy_server.api.listening import bind, not_reloaded
 from akpolicy_server.api.part import Domain
 from akpolicy_server.api.publishing import PublishingServicer
-from akpolicy_server.api.rest.call import HostCalls
+from akpolicy_server.api.rest.call import RestCalls
 from akpolicy_server.api.rest.listener import serving_rest
 from akpolicy_server.api.subscription import Services
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
+from akpolicy_server.certified_hosts import CertifiedHosts
 from akpolicy_server.cycles import settle
 from akpolicy_server.expiries import RootExpiries
 from akpolicy_server.fanout import Fanout
@@ -51,7 +52,6 @@ from akpolicy_server.intake import Intake
 from akpolicy_server.key_check import inspect_keys
 from akpolicy_server.ledger import Ledger
 from akpolicy_server.legacy import LegacyPolicies, require_legacy_keys_apart
-from akpolicy_server.listener import GRPC_OPTIONS, check_free
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import OnlineKeys, ensure_platform_keys
 from akpolicy_server.orgs import Orgs
@@ -75,17 +75,18 @@ from akpolicy_server.store.migrate import upgrade
 from akpolicy_server.store.orgs import is_set_up
 from akpolicy_server.store.overview import count_orgs, earliest_expiry
 from akpolicy_server.sweep import Sweep
+from akpolicy_server.terms import StreamTerms
 from akpolicy_server.threads import Threads
 from akpolicy_server.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
     from pathlib import Path
+
+    import grpc
 
     from akpolicy.addresses import HostPort
     from akpolicy.clock import Clock
-    from akpolicy.errors import AkpolicyError
-    from akpolicy.tls_files import ServerTls
     from akpolicy_server.settings import ServerSection, ServerSettings
 
 SERVICES: Final = tuple(
@@ -114,6 +115,7 @@ class Serving:
     renewal: Renewal
     metrics: ServerMetrics
     background: tuple[asyncio.Task[None], ...]
+    hosts_listen: HostPort | None = None
 
 
 async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> None:
@@ -123,13 +125,20 @@ async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(settings, clock) as server:
-        with ready_file(ready, listen=server.listen, metrics=server.metrics_listen, rest=server.rest_listen):
+        with ready_file(
+            ready,
+            listen=server.listen,
+            metrics=server.metrics_listen,
+            rest=server.rest_listen,
+            hosts=server.hosts_listen,
+        ):
             settle()
             log.info(
                 "listening",
                 address=str(server.listen),
                 metrics=str(server.metrics_listen or ""),
                 rest=str(server.rest_listen or ""),
+                hosts=str(server.hosts_listen or ""),
             )
             await _until(stop, server.background)
             log.info("stopping")
@@ -167,10 +176,13 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         fence = _started_fence(stack)
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
-        fanout = Fanout(catalog, max_streams_per_host=section.max_streams_per_host)
+        fanout = Fanout(
+            catalog, max_streams_per_host=section.max_streams_per_host, stream_age_s=section.stream_age_seconds
+        )
         pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
+        terms = StreamTerms(fanout, clock, interval_s=section.keep_alive_seconds)
         presence = Presence(database, threads, fanout, clock, metrics)
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
@@ -180,37 +192,39 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         intake = Intake(load_default_schema(), fence.check, fence.prove_schema)
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         domain = replace(domain, is_stopping=lambda: fanout.is_stopping)
-        publishing = PublishingServicer(calls, threads, metrics, domain)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds, fanout.spread_s)
         background = await stack.enter_async_context(
-            _background(reports, sweep.run(), reports.run(), renewal.run(), presence.run(), pruning.run(threads))
+            _background(
+                reports, sweep.run(), reports.run(), renewal.run(), presence.run(), terms.run(), pruning.run(threads)
+            )
         )
-        expose, ready = _exposed(database, metrics, clock), _ready(database, fanout)
-        metrics_listen = await stack.enter_async_context(_http(section.metrics_listen, expose, ready))
-        grpc_server, listen = _bind(settings, metrics, clock)
-        publishing_pb2_grpc.add_PublishingServiceServicer_to_server(publishing, grpc_server)
-        distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
-            DistributionServicer(calls, fanout, services), grpc_server
+        page = _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
+        metrics_listen = await stack.enter_async_context(page)
+        grpc_server, listen = bind(section.listen, section.tls, metrics, clock)
+        publishing_pb2_grpc.add_PublishingServiceServicer_to_server(
+            PublishingServicer(calls, threads, metrics, domain), grpc_server
         )
+        _serve_hosts(grpc_server, DistributionServicer(calls, fanout, services))
         # Before gRPC, whose end comes first then and ends what is being fetched here too.
         legacy = LegacyPolicies(catalog, threads, intake, legacy_signers)
-        hosts = HostCalls(api_keys, threads, fanout, services, legacy)
-        rest = serving_rest(section, hosts, clock, partial(_not_reloaded, metrics))
-        rest_listen = await stack.enter_async_context(rest)
-        await stack.enter_async_context(_started(grpc_server, fanout, section.shutdown_grace_seconds))
-        yield Serving(
-            listen,
-            metrics_listen,
-            rest_listen,
-            database,
-            reports,
-            fanout,
-            presence,
-            sweep,
-            renewal,
-            metrics,
-            background,
+        rest = serving_rest(
+            section, RestCalls(api_keys, threads, fanout, services, legacy), clock, partial(not_reloaded, metrics)
         )
+        rest_listen = await stack.enter_async_context(rest)
+        servers, hosts_listen = [grpc_server], None
+        if section.host_certificates is not None:
+            certified = CertifiedHosts(section.host_certificates.naming, database, clock)
+            host_calls = HostCalls(certified, api_keys, threads, metrics, clock)
+            hosts_server, hosts_listen = _bind_hosts(section, metrics, clock)
+            _serve_hosts(hosts_server, DistributionServicer(host_calls, fanout, services))
+            servers.append(hosts_server)
+        await stack.enter_async_context(_started(servers, fanout, section.shutdown_grace_seconds))
+        parts = (database, reports, fanout, presence, sweep, renewal, metrics, background)
+        yield Serving(listen, metrics_listen, rest_listen, *parts, hosts_listen)
+
+
+def _serve_hosts(server: grpc.aio.Server, servicer: DistributionServicer) -> None:
+    distribution_pb2_grpc.add_DistributionServiceServicer_to_server(servicer, server)
 
 
 def _domain(
@@ -332,52 +346,23 @@ def _ready(database: Database, fanout: Fanout) -> Callable[[], tuple[bool, dict[
     return ready
 
 
-def _bind(settings: ServerSettings, metrics: ServerMetrics, clock: Clock) -> tuple[grpc.aio.Server, HostPort]:
-    section = settings.server
-    server = grpc.aio.server(options=GRPC_OPTIONS)
-    check_free(section.listen)
-    try:
-        if section.tls is None:
-            port = server.add_insecure_port(str(section.listen))
-        else:
-            tls = ListenerTls(section.tls, clock=clock, failed=partial(_not_reloaded, metrics))
-            metrics.tls_certificate_expiry.set_function(tls.expires_at)
-            port = server.add_secure_port(str(section.listen), _credentials(tls))
-    except RuntimeError as error:
-        raise StartupError(f"cannot listen on `{section.listen}`: {error}") from error
-    return server, replace(section.listen, port=port)
-
-
-def _credentials(tls: ListenerTls) -> grpc.ServerCredentials:
-    """Return credentials that follow the files: gRPC asks at each handshake, on threads of its own."""
-
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        latest = tls.renewed()
-        return _configuration(latest) if latest else None
-
-    must_present = tls.initial.client_ca is not None
-    first = _configuration(tls.initial)
-    # The stubs do not know that None means: as before.
-    return grpc.dynamic_ssl_server_credentials(first, renewed, must_present)  # type: ignore[arg-type]
-
-
-def _configuration(tls: ServerTls) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(tls.identity.key, tls.identity.chain)], tls.client_ca)
-
-
-def _not_reloaded(metrics: ServerMetrics, error: AkpolicyError) -> None:
-    metrics.credential_reload_failures.inc()
-    log.error("TLS files cannot be used; what was read before stays in use", error=error.message)
+def _bind_hosts(section: ServerSection, metrics: ServerMetrics, clock: Clock) -> tuple[grpc.aio.Server, HostPort]:
+    """Bind the listener of hosts that show a certificate: it serves nothing else."""
+    hosts, files = section.host_certificates, section.tls
+    if hosts is None or files is None:
+        raise StartupError("[server.host_certificates] needs [server.tls]: its certificate is shown there too")
+    return bind(hosts.listen, replace(files, client_ca_file=hosts.client_ca_file), metrics, clock)
 
 
 @asynccontextmanager
-async def _started(server: grpc.aio.Server, fanout: Fanout, grace_s: float) -> AsyncIterator[None]:
+async def _started(servers: Iterable[grpc.aio.Server], fanout: Fanout, grace_s: float) -> AsyncIterator[None]:
     """Answer calls while the block runs, health and reflection among them."""
     health = grpc_health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    await server.start()
+    for server in servers:
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        reflection.enable_server_reflection(names, server)
+        await server.start()
     for name in ("", *SERVICES):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
@@ -385,4 +370,4 @@ async def _started(server: grpc.aio.Server, fanout: Fanout, grace_s: float) -> A
     finally:
         await health.enter_graceful_shutdown()
         fanout.stop()
-        await server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in servers))

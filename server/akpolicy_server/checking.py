@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import StartupError, StateDirUnusable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy.settings_types import TlsFiles
     from akpolicy_server.settings import ServerSettings
+    from akpolicy_server.settings_hosts import HostCertificates
 
 CERTIFICATE_ENDS_SOON_DAYS: Final = 14
 
@@ -55,17 +57,19 @@ def look_through(settings: ServerSettings, clock: Clock) -> tuple[Concern, ...]:
         require_legacy_keys_apart(database, legacy, signers)
         of_keys = concerns_of(database, Signatory(vault, signers), now)
         # After the TLS files have been read, because those that cannot be are a reason not to start.
-        of_tls = tuple(_concerns_of_tls(section.tls, now))
+        of_tls = tuple(_concerns_of_tls(section.tls, section.host_certificates, now))
         with database.read() as connection:
             of_machine = tuple(concerns_of_machine(settings, connection, now))
     return (*of_tls, *of_keys, *of_machine)
 
 
-def _concerns_of_tls(files: TlsFiles | None, now: float) -> Iterator[Concern]:
+def _concerns_of_tls(files: TlsFiles | None, hosts: HostCertificates | None, now: float) -> Iterator[Concern]:
     """Yield what there is to see to of the TLS files; raise `ConfigError` for files that cannot be served with."""
     if files is None:
         return
     expires_at = read_server_tls(files).identity.expires_at
+    if hosts is not None:
+        read_server_tls(replace(files, client_ca_file=hosts.client_ca_file))
     if expires_at - now < CERTIFICATE_ENDS_SOON_DAYS * DAY_S:
         ends = "expired" if expires_at <= now else "expires"
         message = f"the certificate `{files.cert_file}` {ends} at {rfc3339_of(int(expires_at))}; renew it"

@@ -4,9 +4,13 @@ Rules:
 
 - A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
   wins, and a slow stream keeps one bit here and delays nobody.
-- A host may have so many streams at once and no more.
-- A stream ends when its API key is revoked, or when the server stops. Then each host is told when to come back, so
-  that they do not all come at once. In case the server is gone without a word they know before how far to spread.
+- A host may have so many streams at once and no more: the newest takes the place of the oldest, of the same credential
+  if that has one. Whoever holds a stolen one can take places, but not keep a host out.
+- A stream is ended when it is old, so that hosts spread over the servers there are. Its host comes back at once. That
+  does not happen while the host has yet to enforce what it was sent, within `MAX_OVERTIME_S`.
+- A stream ends when its API key is revoked, its client certificate expires, its host is refused, or the server stops.
+  Then each host is told when to come back, so that they do not all come at once. In case the server is gone without a
+  word they know before how far to spread.
 
 Everything runs on the event loop, except `announce` and `end_key`, which any thread may call.
 """
@@ -14,13 +18,14 @@ Everything runs on the event loop, except `announce` and `end_key`, which any th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from contextlib import contextmanager
 from enum import Enum
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final
 
-from akpolicy.errors import TooManyStreams
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -33,21 +38,38 @@ if TYPE_CHECKING:
 RETURNS_A_SECOND: Final = 125
 MIN_SPREAD_S: Final = 1.0
 MAX_SPREAD_S: Final = 60.0
+# Streams that began together do not end together.
+AGE_JITTER: Final = 0.1
+# For how long an old stream may go on because its host has yet to enforce something; a refusal lasts longer than that.
+MAX_OVERTIME_S: Final = 60.0
+# Within how many seconds a host comes back whose stream was old, and one whose place was taken.
+OLD_RETURN_S: Final = 0.5
+SUPERSEDED_RETURN_S: Final = 4.0
+
+
+log = structlog.get_logger(__name__)
 
 
 class End(Enum):
     """Why the server ends a stream."""
 
     KEY_REVOKED = "key revoked"
+    CERTIFICATE_EXPIRED = "certificate expired"
+    HOST_DENIED = "host denied"
+    SUPERSEDED = "superseded"
+    OLD = "old"
     STOPPING = "server stopping"
 
 
 class Subscriber:
-    """One open stream."""
+    """One open stream. `expires_at`: when what opened it expires, in epoch seconds; None: never."""
 
-    def __init__(self, host: HostKey, key_id: str) -> None:
+    def __init__(self, host: HostKey, key_id: str, expires_at: float | None = None) -> None:
         self.host = host
         self.key_id = key_id
+        self.expires_at = expires_at
+        # When it is old, in the loop's time.
+        self.old_at = math.inf
         # What the host was sent and does not enforce yet: since when, in the loop's time.
         self.lacking: dict[str, float] = {}
         self._has_news = False
@@ -92,17 +114,24 @@ class Subscriber:
         """Wait until the server ends the stream."""
         return await asyncio.shield(self._end)
 
+    @property
+    def end(self) -> End | None:
+        """Why the server ends the stream; None while it does not."""
+        return self._end.result() if self._end.done() else None
+
 
 class Fanout:
     """The open streams of this process."""
 
-    def __init__(self, catalog: Catalog, *, max_streams_per_host: int) -> None:
-        """`catalog` forgets what is announced before any stream hears of it."""
+    def __init__(self, catalog: Catalog, *, max_streams_per_host: int, stream_age_s: float = math.inf) -> None:
+        """`catalog` forgets what is announced before any stream hears of it; streams are old after `stream_age_s`."""
         self._catalog = catalog
         self._loop = asyncio.get_running_loop()
         self._max_streams_per_host = max_streams_per_host
+        self._stream_age_s = stream_age_s
         self._by_org: defaultdict[str, set[Subscriber]] = defaultdict(set)
-        self._by_host: defaultdict[HostKey, set[Subscriber]] = defaultdict(set)
+        # Oldest first.
+        self._by_host: defaultdict[HostKey, dict[Subscriber, None]] = defaultdict(dict)
         self._by_key: defaultdict[str, set[Subscriber]] = defaultdict(set)
         self._stopping = False
         self._streams = 0
@@ -110,15 +139,18 @@ class Fanout:
         self._random = SystemRandom()
 
     @contextmanager
-    def joined(self, host: HostKey, key_id: str) -> Iterator[Subscriber]:
-        """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once."""
-        if len(self._by_host.get(host, ())) >= self._max_streams_per_host:
-            raise TooManyStreams(
-                f"the host `{host.host_id}` has {self._max_streams_per_host} open streams already; "
-                "does another machine use the same API key?"
-            )
-        subscriber = Subscriber(host, key_id)
+    def joined(self, host: HostKey, key_id: str, expires_at: float | None = None) -> Iterator[Subscriber]:
+        """Add a stream while the block runs. While the server stops it ends at once.
+
+        `expires_at`: when what opened it expires, in epoch seconds.
+        """
+        self._make_room(host, key_id)
+        subscriber = Subscriber(host, key_id, expires_at)
+        subscriber.old_at = self._loop.time() + self._stream_age_s * self._random.uniform(
+            1 - AGE_JITTER, 1 + AGE_JITTER
+        )
         self._streams += 1
+        self._by_host[host][subscriber] = None
         for index, key in self._indexes(subscriber):
             index[key].add(subscriber)
         if self._stopping:
@@ -131,6 +163,9 @@ class Fanout:
                 index[key].discard(subscriber)
                 if not index[key]:
                     del index[key]
+            del self._by_host[host][subscriber]
+            if not self._by_host[host]:
+                del self._by_host[host]
 
     def __len__(self) -> int:
         return self._streams
@@ -163,6 +198,43 @@ class Fanout:
         """End the streams of a revoked API key; from any thread."""
         self._loop.call_soon_threadsafe(self._end_key, key_id)
 
+    def end_host(self, host: HostKey) -> None:
+        """End the streams of a host that is refused; on the event loop."""
+        for subscriber in self._by_host.get(host, ()):
+            subscriber.finish(End.HOST_DENIED)
+
+    def end_expired(self, now: float) -> None:
+        """End the streams that were opened with what has expired at `now` (epoch seconds); on the event loop."""
+        for subscribers in self._by_org.values():
+            for subscriber in subscribers:
+                if subscriber.expires_at is not None and subscriber.expires_at <= now:
+                    subscriber.finish(End.CERTIFICATE_EXPIRED)
+
+    def end_old(self) -> None:
+        """End the streams that are old, if that does not interrupt anything; on the event loop."""
+        now = self._loop.time()
+        for subscribers in self._by_org.values():
+            for subscriber in subscribers:
+                if subscriber.old_at + (MAX_OVERTIME_S if subscriber.lacking else 0.0) <= now:
+                    subscriber.finish(End.OLD)
+
+    def _make_room(self, host: HostKey, key_id: str) -> None:
+        """End the stream whose place a new one of this host takes, if there is none left."""
+        open_streams = [subscriber for subscriber in self._by_host.get(host, {}) if subscriber.end is None]
+        if len(open_streams) < self._max_streams_per_host:
+            return
+        same = [subscriber for subscriber in open_streams if subscriber.key_id == key_id]
+        oldest = (same or open_streams)[0]
+        log.warning(
+            "a new stream takes the place of the oldest one of its host; does another machine use its credential?",
+            org=host.org,
+            host_id=host.host_id,
+            key_id=key_id,
+            ended_key_id=oldest.key_id,
+            streams=len(open_streams),
+        )
+        oldest.finish(End.SUPERSEDED)
+
     def return_after_s(self) -> float:
         """Return when a host whose stream ends because the server stops is to come back, in seconds.
 
@@ -174,6 +246,13 @@ class Fanout:
         """Return over how many seconds the hosts of now are to spread their return, should the server be gone."""
         return _spread_s(self._streams)
 
+    def pause_after(self, end: End) -> float | None:
+        """Return how long a host whose stream ended so is to wait, in seconds; None if that is its own affair."""
+        if end is End.STOPPING:
+            return self.return_after_s()
+        return_s = {End.OLD: OLD_RETURN_S, End.SUPERSEDED: SUPERSEDED_RETURN_S}.get(end)
+        return None if return_s is None else self._random.uniform(0.0, return_s)
+
     def stop(self) -> None:
         """End every stream, and each that joins from now on."""
         self._stopping = True
@@ -183,8 +262,7 @@ class Fanout:
                 subscriber.finish(End.STOPPING)
 
     def _indexes(self, subscriber: Subscriber) -> list[tuple[defaultdict[Any, set[Subscriber]], Any]]:
-        host = subscriber.host
-        return [(self._by_org, host.org), (self._by_host, host), (self._by_key, subscriber.key_id)]
+        return [(self._by_org, subscriber.host.org), (self._by_key, subscriber.key_id)]
 
     def _announce(self, orgs: tuple[str, ...]) -> None:
         for org in orgs:

@@ -10,6 +10,7 @@ from akpolicy import __version__
 from akpolicy import metrics_names as names
 from akpolicy.errors import AkpolicyError
 from akpolicy.metrics_registry import MetricsRegistry
+from akpolicy_server.fanout import End
 from akpolicy_server.store.hosts import UpdateMode
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ServerMetrics(MetricsRegistry):
         self.orgs = self.gauge(names.SERVER_ORGS)
         self.subscribers = self.gauge(names.SERVER_SUBSCRIBERS)
         self.updates_sent = self.counter(names.SERVER_UPDATES_SENT)
+        self.streams_ended = self.counter(names.SERVER_STREAMS_ENDED)
         self.acks = self.counter(names.SERVER_ACKS)
         self.nacks = self.counter(names.SERVER_NACKS)
         self.propagation = self.histogram(names.SERVER_PROPAGATION)
@@ -56,6 +58,8 @@ class ServerMetrics(MetricsRegistry):
         self.build_info.labels(version=__version__).set(1)
         for outcome in PUBLISH_OUTCOMES:
             self.publishes.labels(outcome=outcome)
+        for end in End:
+            self.streams_ended.labels(reason=end.name.lower())
         for outcome in RENEWAL_OUTCOMES:
             self.renewals.labels(outcome=outcome)
         self.count_lags(())

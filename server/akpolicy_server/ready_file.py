@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 
 @contextmanager
 def ready_file(
-    path: Path | None, *, listen: HostPort, metrics: HostPort | None, rest: HostPort | None = None
+    path: Path | None,
+    *,
+    listen: HostPort,
+    metrics: HostPort | None,
+    rest: HostPort | None = None,
+    hosts: HostPort | None = None,
 ) -> Iterator[None]:
     """Write the file (0600, atomically) while the block runs, unless `path` is None; raise `StartupError`."""
     if path is None:
         yield
         return
-    content = {
+    content: dict[str, object] = {
         "listen": str(listen),
         "metrics": str(metrics) if metrics else None,
         "rest": str(rest) if rest else None,
         "pid": os.getpid(),
     }
+    if hosts is not None:
+        content["hosts"] = str(hosts)
     try:
         write_atomic(path, json.dumps(content).encode("ascii") + b"\n")
     except CacheWriteFailed as error:

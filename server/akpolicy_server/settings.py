@@ -1,8 +1,9 @@
 """What the server can be told, in TOML.
 
-The sections are `[server]`, `[server.tls]`, `[server.retention]` and `[log]`; each key is a field below or in
-`settings_retention`, with its default. What cannot be checked on one value alone stands in `mistakes()`: nobody beyond
-this machine is served in plaintext, or shown metrics, unless that was asked for.
+The sections are `[server]`, `[server.tls]`, `[server.host_certificates]` (`settings_hosts`), `[server.retention]`
+(`settings_retention`) and `[log]`; each key is a field there or below, with its default. What cannot be checked on one
+value alone stands in `mistakes()`: nobody beyond this machine is served in plaintext, or shown metrics, unless that was
+asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from akpolicy.settings_types import (
     ResolvedPath,
     TlsFiles,
 )
+from akpolicy_server.settings_hosts import HostCertificates
 from akpolicy_server.settings_retention import RetentionSection
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class ServerSection:
     metrics_allow_remote: StrictBool = False
     keep_alive_seconds: PositiveSeconds = 10.0
     max_streams_per_host: Annotated[StrictInt, Field(ge=1, le=MAX_STREAMS_PER_HOST)] = 4
+    stream_age_seconds: PositiveSeconds = 1800.0
     shutdown_grace_seconds: PositiveSeconds = 5.0
     bundle_lifetime_days: Annotated[StrictInt, Field(ge=1, le=MAX_BUNDLE_LIFETIME_DAYS)] = 30
     heartbeat_lifetime_seconds: Annotated[StrictInt, Field(ge=1, le=MAX_HEARTBEAT_LIFETIME_S)] = (
@@ -66,6 +69,7 @@ class ServerSection:
     legacy_signers: dict[OrgName, StrictStr] = Field(default_factory=dict)
     tls: TlsFiles | None = None
     retention: RetentionSection = Field(default_factory=RetentionSection)
+    host_certificates: HostCertificates | None = None
 
     @property
     def resolved_database_url(self) -> str:
@@ -107,6 +111,8 @@ class ServerSettings:
                 "is of no use without rest_listen, which serves agentkernel's own endpoint",
                 depends=("server.rest_listen",),
             )
+        if server.host_certificates is not None:
+            yield from server.host_certificates.mistakes(has_tls=server.tls is not None, other=server.listen)
         metrics = server.metrics_listen
         if metrics is not None and not metrics.is_loopback and not server.metrics_allow_remote:
             yield Mistake(

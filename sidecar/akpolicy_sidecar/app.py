@@ -242,7 +242,7 @@ class Sidecar:
                 expiry.labels(use=CLIENT).set(credentials.tls.identity.expires_at)
 
         return CredentialSource(
-            enterprise.api_key_file or _required(enterprise.api_key_env),
+            enterprise.api_key_file or enterprise.api_key_env,
             endpoint.tls_files,
             clock=self._clock,
             failed=partial(self._report.not_reloaded, CLIENT),

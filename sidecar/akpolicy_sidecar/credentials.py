@@ -6,13 +6,15 @@ Rules:
   and the next attempt reads them again; nothing older is shown to the server in their place.
 - A connection that stands is given up for new credentials only when they can be used, and only when they are others:
   neither a half-finished rotation nor a touched file costs a stream.
-- A key from the environment is as the program was started with.
+- A key from the environment is as the program was started with. Without any API key the certificate is what the host
+  is known by, and its key file must be as private as an API key's (`host_key_file`).
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from akpolicy.api_key_file import read_api_key_file
@@ -20,10 +22,10 @@ from akpolicy.errors import ConfigError
 from akpolicy.settings_types import SecretFromEnv
 from akpolicy.tls_files import ClientTls, read_client_tls
 from akpolicy.watched_files import WatchedFiles
+from akpolicy_sidecar.host_key_file import check_host_key_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from akpolicy.clock import Clock
     from akpolicy.errors import AkpolicyError
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An API key and TLS, as a connection is opened with."""
+    """An API key (None: the certificate is all) and TLS, as a connection is opened with."""
 
-    api_key: str = field(repr=False)
+    api_key: str | None = field(repr=False)
     tls: ClientTls
 
 
@@ -43,7 +45,7 @@ class CredentialSource:
 
     def __init__(
         self,
-        api_key: SecretFromEnv | Path,
+        api_key: SecretFromEnv | Path | None,
         tls_files: ClientTlsFiles,
         *,
         clock: Clock,
@@ -54,7 +56,7 @@ class CredentialSource:
         self._api_key = api_key
         self._tls_files = tls_files
         self._loaded = loaded
-        key_files = () if isinstance(api_key, SecretFromEnv) else (api_key,)
+        key_files = (api_key,) if isinstance(api_key, Path) else ()
         self._files = WatchedFiles((*key_files, *tls_files.paths), self._read, clock=clock, failed=failed)
         # Together: what the files hold, and what of that is in use.
         self._lock = threading.Lock()
@@ -82,11 +84,17 @@ class CredentialSource:
             return self._files.are_usable and found is not self._in_use
 
     def _read(self, previous: Credentials | None) -> Credentials:
-        if isinstance(self._api_key, SecretFromEnv):
-            api_key = self._api_key.reveal()
-        else:
-            api_key = read_api_key_file(self._api_key)
+        api_key = self._read_api_key()
         tls = read_client_tls(self._tls_files, previous.tls if previous else None)
         if previous and (previous.api_key, previous.tls) == (api_key, tls):
             return previous
         return Credentials(api_key, tls)
+
+    def _read_api_key(self) -> str | None:
+        if isinstance(self._api_key, SecretFromEnv):
+            return self._api_key.reveal()
+        if self._api_key is not None:
+            return read_api_key_file(self._api_key)
+        if self._tls_files.key_file is not None:
+            check_host_key_file(self._tls_files.key_file)
+        return None

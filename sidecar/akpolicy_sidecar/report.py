@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from akpolicy_sidecar.metrics import SidecarMetrics
     from akpolicy_sidecar.status import Standing
 
-# Statuses that more attempts will not mend: somebody has to look at the API key.
+# Statuses that more attempts will not mend: somebody has to look at the API key or the certificate.
 # How many subjects are remembered with the code of their refusal.
 MAX_REFUSALS: Final = 1024
 
@@ -203,7 +203,7 @@ class Reporter:
             return
         self._trouble = status
         if status in CREDENTIAL_STATUSES:
-            message = "policy server refuses the API key; what was enforced stays enforced"
+            message = "policy server refuses the API key or certificate; what was enforced stays enforced"
             log.error(message, status=status, detail=detail)
         else:
             log.warning("no connection to the policy server; trying again", status=status, detail=detail)

@@ -50,6 +50,7 @@ from akpolicy.settings_types import (
     resolve_path,
 )
 from akpolicy_sidecar.default_paths import AUDIT_NAME, default_socket, default_state_dir
+from akpolicy_sidecar.host_key_file import check_host_key_file
 from akpolicy_sidecar.settings_sessions import SessionsSection
 
 if TYPE_CHECKING:
@@ -162,10 +163,15 @@ class EnterpriseSection:
     jwks_url: OptionalHttpsUrl = ""
     trust_anchors: TrustAnchors = Field(default_factory=TrustAnchors)
 
-    def mistakes(self) -> Iterator[Mistake]:
-        """Return what is wrong between these keys."""
+    @property
+    def lacks_api_key(self) -> bool:
+        """Whether the host shows a certificate alone."""
+        return self.api_key_env is None and self.api_key_file is None
+
+    def mistakes(self, *, has_certificate: bool) -> Iterator[Mistake]:
+        """Return what is wrong between these keys; with a client certificate, no API key is needed."""
         if self.enabled:
-            yield from self._api_key_mistakes()
+            yield from self._api_key_mistakes(has_certificate=has_certificate)
         for name, value in (("policy_server", self.policy_server), ("org_id", self.org_id)):
             if self.enabled and value is None:
                 yield Mistake(f"enterprise.{name}", "is missing; `enabled = true` needs it", ("enterprise.enabled",))
@@ -175,11 +181,13 @@ class EnterpriseSection:
             except TrustError as error:
                 yield Mistake("enterprise.trust_anchors.keys", error.message, ("enterprise.trust_anchors.threshold",))
 
-    def _api_key_mistakes(self) -> Iterator[Mistake]:
+    def _api_key_mistakes(self, *, has_certificate: bool) -> Iterator[Mistake]:
         secret, file = self.api_key_env, self.api_key_file
         if secret is None and file is None:
-            both = ("enterprise.enabled", "enterprise.api_key_file")
-            yield Mistake("enterprise.api_key_env", "is missing; `enabled = true` needs it, or api_key_file", both)
+            if not has_certificate:
+                others = ("enterprise.enabled", "enterprise.api_key_file", "sidecar.client_cert_file")
+                message = "is missing; `enabled = true` needs it, or api_key_file, or client_cert_file in [sidecar]"
+                yield Mistake("enterprise.api_key_env", message, others)
         elif secret is not None and file is not None:
             env = ("enterprise.api_key_env",)
             yield Mistake("enterprise.api_key_file", "stands beside api_key_env; keep one of the two", env)
@@ -192,6 +200,13 @@ class EnterpriseSection:
                 read_api_key_file(file)
             except ConfigError as error:
                 yield Mistake("enterprise.api_key_file", error.message)
+
+
+def _host_key_mistakes(key_file: Path) -> Iterator[Mistake]:
+    try:
+        check_host_key_file(key_file)
+    except ConfigError as error:
+        yield Mistake("sidecar.client_key_file", error.message, ("enterprise.api_key_env", "enterprise.api_key_file"))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -263,8 +278,11 @@ class SidecarSettings:
 
     def mistakes(self) -> Iterator[Mistake]:
         """Return what is wrong between keys."""
-        yield from self.enterprise.mistakes()
+        certificate, key = self.sidecar.client_cert_file, self.sidecar.client_key_file
+        yield from self.enterprise.mistakes(has_certificate=certificate is not None)
         yield from self.sidecar.mistakes()
+        if self.enterprise.enabled and self.enterprise.lacks_api_key and certificate is not None and key is not None:
+            yield from _host_key_mistakes(key)
         server = self.enterprise.policy_server
         if server is None or server.secure or server.address.is_loopback or self.sidecar.allow_plaintext:
             return

@@ -7,6 +7,7 @@ Rules:
 - A fleet may be larger than that spreads: the server says before over how many seconds its hosts are to spread their
   return should it be gone, and no wait is drawn from less, up to `MAX_SPREAD_S`. A server that ends the stream can say
   when to come back instead; that is waited for, up to `MAX_ASKED_S`.
+- A server that ends the stream because it is old asks for another one at once. That loses no contact, as below.
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
@@ -34,7 +35,7 @@ import grpc
 import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
-from akpolicy.client.channel import RETRY_AFTER_METADATA, bearer, open_channel
+from akpolicy.client.channel import REOPEN_METADATA, RETRY_AFTER_METADATA, bearer, open_channel
 from akpolicy.clock import Moment
 from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
@@ -254,6 +255,7 @@ class Watcher:
         polls, was_fallback = mode is UpdateMode.POLL, self._modes.is_fallback
         session = self._begin(answers.take if polls else partial(_enqueue, outgoing), mode)
         status, detail = _OK, "the poll brought no heartbeat" if polls else "the server ended the stream"
+        reopening = False
         try:
             if polls:
                 self._poll(session, answers)
@@ -262,6 +264,7 @@ class Watcher:
         except grpc.RpcError as error:
             status, detail = _status_of(error)
             self._asked_s = _asked_s_of(error)
+            reopening = session.proven and _asks_for_another(error)
         except AkpolicyError as error:
             status, detail = error.code, error.message
         except Exception as error:
@@ -272,7 +275,8 @@ class Watcher:
             self._spread_s = session.spread_s if session.proven else self._spread_s
             self._call = self._session = None
         proven = session.proven and (not polls or status == _OK)
-        if status == _CANCELLED and self._wake.is_set() and not self._stop.is_set():
+        renewing = reopening or (status == _CANCELLED and self._wake.is_set())
+        if renewing and not self._stop.is_set():
             return _RENEWED, proven
         # A stream that cannot be had takes nothing from a host that polls instead.
         spared = was_fallback and not polls and not proven
@@ -300,7 +304,7 @@ class Watcher:
 
     def _poll(self, session: Session, answers: PollAnswers) -> None:
         credentials = self._credentials.load()
-        metadata = bearer(credentials.api_key)
+        metadata = _metadata(credentials.api_key)
         with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
 
@@ -334,11 +338,15 @@ class Watcher:
         with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
             outgoing.put(session.hello())
-            call = stub.Subscribe(_messages(outgoing), metadata=bearer(credentials.api_key))
+            call = stub.Subscribe(_messages(outgoing), metadata=_metadata(credentials.api_key))
             self._call, self._session = call, session
             if self._stop.is_set() or self._wake.is_set():
                 call.cancel()
             session.run(iter(call))
+
+
+def _metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    return () if api_key is None else bearer(api_key)
 
 
 def _enqueue(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None], message: pb.SubscribeRequest) -> None:
@@ -363,6 +371,10 @@ def least_pause_s(asked_s: float | None, spread_s: float, jitter: Random) -> flo
     It is what the server asked for, or else a part of what it wants its hosts spread over.
     """
     return jitter.uniform(0.0, min(MAX_SPREAD_S, spread_s)) if asked_s is None else asked_s
+
+
+def _asks_for_another(error: Any) -> bool:  # noqa: ANN401 - as above
+    return any(entry.key == REOPEN_METADATA for entry in error.trailing_metadata() or ())
 
 
 def _asked_s_of(error: Any) -> float | None:  # noqa: ANN401 - as above

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _DAY = dt.timedelta(days=1)
@@ -67,15 +68,27 @@ class AuthoritySimulator:
         self.ca_file = directory / f"{name.replace(' ', '-')}.pem"
         self.ca_file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
-    def issue(self, name: str, *, days: int = 1) -> Identity:
-        """Sign a certificate for 127.0.0.1 and `localhost`, valid for `days`, and write it with its key."""
+    def issue(
+        self, name: str, *, days: int = 1, uris: Sequence[str] = (), until: dt.datetime | None = None, ca: bool = False
+    ) -> Identity:
+        """Sign a certificate for 127.0.0.1 and `localhost`, and write it with its private key (0600).
+
+        It is valid for `days`, or `until` then, and names `uris` too. `ca`: it is one of an authority.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
-            [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+            [
+                x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                x509.DNSName("localhost"),
+                *map(x509.UniformResourceIdentifier, uris),
+            ]
         )
-        builder = _builder(_name(name), self._name, key, days=days).add_extension(names, critical=False)
+        builder = _builder(_name(name), self._name, key, days=days, until=until).add_extension(names, critical=False)
+        if ca:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         identity = Identity(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         identity.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+        identity.key.touch(mode=0o600)
         identity.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -85,7 +98,12 @@ class AuthoritySimulator:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, days: int = 1
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    days: int = 1,
+    until: dt.datetime | None = None,
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -95,7 +113,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + days * _DAY)
+        .not_valid_after(until or now + days * _DAY)
     )
 
 

@@ -48,6 +48,44 @@ def test_tls_serves_other_machines(tmp_path: Path) -> None:
     assert tls.client_ca_file == tmp_path / "ca.pem"
 
 
+HOSTS = """
+[server.host_certificates]
+client_ca_file = "ca.pem"
+trust_domain = "hosts.example.com"
+orgs = ["acme"]
+"""
+WITH_TLS = '[server]\ndata_dir = "d"\n[server.tls]\ncert_file = "ca.pem"\nkey_file = "ca.pem"\n'
+
+
+def test_hosts_with_certificates_have_a_listener_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    hosts = load(tmp_path, WITH_TLS + HOSTS).server.host_certificates
+    assert hosts is not None
+    assert (hosts.listen, hosts.path) == (HostPort("127.0.0.1", 8184), "/org/{org}/host/{host_id}")
+    assert hosts.naming.names_in("spiffe://hosts.example.com/org/acme/host/h") == ("acme", "h")
+    load(tmp_path, WITH_TLS + HOSTS + 'path = "/sa/{host_id}"\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\ndata_dir = "d"\n' + HOSTS, r"host_certificates.listen: needs \[server.tls\]"),
+        (WITH_TLS + HOSTS + 'listen = "127.0.0.1:8180"\n', "an address of their own"),
+        (WITH_TLS + HOSTS + 'path = "/{org}"\n', "must have `{host_id}` once"),
+        (WITH_TLS + HOSTS.replace('["acme"]', '["*"]') + 'path = "/sa/{host_id}"\n', "must name the one org"),
+        (WITH_TLS + HOSTS.replace('["acme"]', '["a", "b"]') + 'path = "/sa/{host_id}"\n', "must name the one org"),
+        (WITH_TLS + HOSTS.replace('["acme"]', "[]"), "host_certificates.orgs"),
+        (WITH_TLS + HOSTS.replace('["acme"]', '["-"]'), "must be the name of an org"),
+        (WITH_TLS + HOSTS.replace("hosts.example.com", "Hosts.example.com"), "must be a name such as"),
+        (WITH_TLS + HOSTS.replace("ca.pem", "gone.pem"), "does not exist"),
+    ],
+)
+def test_certificates_that_could_name_anybody_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "ca.pem").touch()
+    with pytest.raises(ConfigError, match=said):
+        load(tmp_path, text)
+
+
 def test_plaintext_beyond_this_machine_must_be_asked_for(tmp_path: Path) -> None:
     text = '[server]\ndata_dir = "d"\nlisten = "0.0.0.0:80"\n'
     with pytest.raises(ConfigError, match=r"server.toml:3: server.listen: .*plaintext"):

@@ -92,6 +92,22 @@ def test_an_enabled_sidecar_needs_server_org_key_and_anchors(tmp_path: Path) -> 
     ]
 
 
+CERTIFICATE = '[sidecar]\nclient_cert_file = "host.crt"\nclient_key_file = "host.pem"\n'
+WITHOUT_KEY = ENTERPRISE.replace('api_key_env = "ACME_KEY"', "")
+
+
+def test_a_client_certificate_with_a_private_key_takes_the_place_of_an_api_key(tmp_path: Path) -> None:
+    (tmp_path / "host.crt").touch()
+    key = tmp_path / "host.pem"
+    key.touch(mode=0o600)
+    assert load(tmp_path, WITHOUT_KEY + ANCHORS + CERTIFICATE).enterprise.lacks_api_key
+    key.chmod(0o604)
+    (problem,) = problems_of(tmp_path, WITHOUT_KEY + ANCHORS + CERTIFICATE)
+    assert "sidecar.client_key_file: others have access to the client key" in problem
+    # With an API key it is the channel's alone, and its mode is the operator's to keep.
+    assert not load(tmp_path, ENTERPRISE + ANCHORS + CERTIFICATE).enterprise.lacks_api_key
+
+
 @pytest.mark.parametrize("env", [{}, {"ACME_KEY": ""}])
 def test_a_missing_api_key_names_its_variable(tmp_path: Path, env: dict[str, str]) -> None:
     (problem,) = problems_of(tmp_path, ENTERPRISE + ANCHORS, env | {"HOME": "/h"})
@@ -148,7 +164,7 @@ def test_an_api_key_is_in_the_environment_or_in_a_file_and_not_in_both(tmp_path:
     (problem,) = problems_of(tmp_path, ENTERPRISE + 'api_key_file = "host.key"\n' + ANCHORS)
     assert problem == "6: enterprise.api_key_file: stands beside api_key_env; keep one of the two"
     (problem,) = problems_of(tmp_path, ENTERPRISE.replace('api_key_env = "ACME_KEY"\n', "") + ANCHORS)
-    assert problem.endswith("enterprise.api_key_env: is missing; `enabled = true` needs it, or api_key_file")
+    assert "enterprise.api_key_env: is missing; `enabled = true` needs it, or api_key_file, or client_cert" in problem
 
 
 def test_an_unknown_offline_mode_is_no_silent_default(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from akpolicy.client.channel import RETRY_AFTER_METADATA
+from akpolicy.client.channel import REOPEN_METADATA, RETRY_AFTER_METADATA
 from akpolicy.client.server_errors import CODE_METADATA, REQUEST_ID_METADATA
 from akpolicy.errors import AkpolicyError, PolicyError, StreamProtocolError, Unauthenticated
 from akpolicy_server.api.authentication import bearer_of
@@ -55,21 +55,25 @@ log = structlog.get_logger(__name__)
 class Ended(Exception):
     """A call that the server ends with a status, without anybody's mistake.
 
-    `retry_after_s`: after how many seconds the caller is to come back.
+    `retry_after_s`: after how many seconds the caller is to come back. `reopen`: it is to go on as if it had not gone.
     """
 
-    def __init__(self, status: StatusCode, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: StatusCode, message: str, *, retry_after_s: float | None = None, reopen: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry_after_s = retry_after_s
+        self.reopen = reopen
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What the caller is told beside the status."""
+        reopen = ((REOPEN_METADATA, "1"),) if self.reopen else ()
         if self.retry_after_s is None:
-            return ()
-        return ((RETRY_AFTER_METADATA, str(int(self.retry_after_s * MILLISECONDS))),)
+            return reopen
+        return (*reopen, (RETRY_AFTER_METADATA, str(int(self.retry_after_s * MILLISECONDS))))
 
 
 class Call:

@@ -13,6 +13,7 @@ from akpolicy_server.api.ends import end_of, until_one_ends
 from akpolicy_server.api.greeting import Greeting, read_greeting
 from akpolicy_server.api.polling_calls import PollingPart
 from akpolicy_server.api.subscription import Subscription
+from akpolicy_server.fanout import End
 from akpolicy_server.store.hosts import HostKey
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class DistributionServicer(PollingPart):
         async with self._calls.answer("Subscribe", context, stream=True) as call:
             org, host_id = require_host(caller := await call.authenticate())
             call.note(org=org, host_id=host_id)
-            with self._fanout.joined(HostKey(org, host_id), caller.key_id) as subscriber:
+            with self._fanout.joined(HostKey(org, host_id), caller.key_id, caller.expires_at) as subscriber:
                 # Again, now that a revocation would reach this stream: none falls in between.
                 await call.authenticate()
                 greeting = await _read_hello(request_iterator, org)
@@ -56,12 +57,17 @@ class DistributionServicer(PollingPart):
         """Serve the stream until the host closes it or something is wrong."""
         subscription = Subscription(self._services, subscriber, greeting, context.write)
         self._services.metrics.subscribers.inc()
-        parts = (end_of(self._fanout, subscriber), _hear(subscription, requests), subscription.talk())
+        parts = (
+            end_of(self._fanout, subscriber, self._services.metrics),
+            _hear(subscription, requests),
+            subscription.talk(),
+        )
         try:
             await until_one_ends(*parts)
         finally:
             self._services.metrics.subscribers.dec()
-            subscription.note({}, left=True)
+            # A host that is asked to come back at once has not left: if it does not come, it is missed soon enough.
+            subscription.note({}, left=subscriber.end is not End.OLD)
 
 
 async def _read_hello(requests: Requests, org: str) -> Greeting:

@@ -1,4 +1,4 @@
-"""How the server ends what it sends to a host: its API key was revoked, or the server stops."""
+"""How the server ends what it sends to a host, and what it says to it then."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from typing import Any
 
     from akpolicy_server.fanout import Fanout, Subscriber
+    from akpolicy_server.metrics import ServerMetrics
 
 _ENDINGS: Final = {
     End.KEY_REVOKED: (StatusCode.UNAUTHENTICATED, "the API key was revoked"),
+    End.CERTIFICATE_EXPIRED: (StatusCode.UNAUTHENTICATED, "the client certificate has expired"),
+    End.HOST_DENIED: (StatusCode.PERMISSION_DENIED, "this host is refused by this server's operator"),
+    End.SUPERSEDED: (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "a newer stream of this host took this one's place; does another machine use its API key or certificate?",
+    ),
+    End.OLD: (StatusCode.UNAVAILABLE, "the stream is old; open another one"),
     End.STOPPING: (StatusCode.UNAVAILABLE, "the server is shutting down; come back later"),
 }
 
 
-async def end_of(fanout: Fanout, subscriber: Subscriber) -> None:
+async def end_of(fanout: Fanout, subscriber: Subscriber, metrics: ServerMetrics) -> None:
     """Wait until the server ends the stream, and raise `Ended`."""
     why = await subscriber.ended()
+    metrics.streams_ended.labels(reason=why.name.lower()).inc()
     status, message = _ENDINGS[why]
-    raise Ended(status, message, retry_after_s=fanout.return_after_s() if why is End.STOPPING else None)
+    raise Ended(status, message, retry_after_s=fanout.pause_after(why), reopen=why is End.OLD)
 
 
 async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:

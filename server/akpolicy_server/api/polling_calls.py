@@ -46,13 +46,13 @@ class PollingPart(distribution_pb2_grpc.DistributionServiceServicer):
                 raise InvalidField("hello is missing; say what the host has")
             host, greeting = HostKey(org, host_id), read_greeting(request.hello, org)
             report = read_poll(request, host, greeting)
-            with self._fanout.joined(host, caller.key_id) as subscriber:
+            with self._fanout.joined(host, caller.key_id, caller.expires_at) as subscriber:
                 # Again, now that a revocation would reach this call: none falls in between.
                 await call.authenticate()
                 await context.send_initial_metadata(())
                 note_poll(self._services.reports, report, cleared=(HOST_STATE,))
                 sending = self._send(org, greeting, context, by_index=request.enforces_index)
-                await until_one_ends(end_of(self._fanout, subscriber), sending)
+                await until_one_ends(end_of(self._fanout, subscriber, self._services.metrics), sending)
 
     async def _send(self, org: str, greeting: Greeting, context: FetchContext, *, by_index: bool) -> None:
         base = self._recent.find(org, greeting.index_digest.hex()) if by_index else None

@@ -20,6 +20,7 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.PermissionDenied: StatusCode.PERMISSION_DENIED,
     errors.OrgNotFound: StatusCode.NOT_FOUND,
     errors.KeyNotFound: StatusCode.NOT_FOUND,
+    errors.HostNotDenied: StatusCode.NOT_FOUND,
     errors.RevisionNotFound: StatusCode.NOT_FOUND,
     errors.LegacyNotServed: StatusCode.NOT_FOUND,
     errors.LegacyUnsupported: StatusCode.FAILED_PRECONDITION,
@@ -32,7 +33,7 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.PolicyError: StatusCode.INVALID_ARGUMENT,
     errors.EngineUnavailable: StatusCode.UNAVAILABLE,
     errors.StreamProtocolError: StatusCode.INVALID_ARGUMENT,
-    errors.TooManyStreams: StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooManyDenials: StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailable: StatusCode.UNAVAILABLE,
     # What the server would sign, hosts would refuse; or its keys cannot be used. An operator has to act.
     errors.TrustError: StatusCode.FAILED_PRECONDITION,

@@ -219,3 +219,13 @@ host_nacks = Table(
     Column("reported_at_us", BigInteger, nullable=False),
     ForeignKeyConstraint(["org", "host_id"], ["hosts.org", "hosts.host_id"]),
 )
+
+# Hosts that are refused whatever they show: a certificate cannot be revoked here.
+denied_hosts = Table(
+    "denied_hosts",
+    metadata,
+    Column("org", ForeignKey(orgs.c.org), primary_key=True),
+    Column("host_id", String(128), primary_key=True),
+    Column("denied_at_us", BigInteger, nullable=False),
+    Column("reason", String(200), nullable=False),
+)

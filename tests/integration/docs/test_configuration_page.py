@@ -45,7 +45,7 @@ def directory(tmp_path: Path) -> Path:
     tls = tmp_path / "tls"
     tls.mkdir()
     identity = AuthoritySimulator(tls, "ca").issue("server")
-    for name in ("host.crt", "server.crt", "clients.crt", "runtimes.crt", "ca.crt"):
+    for name in ("host.crt", "server.crt", "clients.crt", "hosts.crt", "runtimes.crt", "ca.crt"):
         (tls / name).write_bytes(identity.certificate.read_bytes())
     for name in ("host.key", "server.key"):
         (tls / name).write_bytes(identity.key.read_bytes())

@@ -316,21 +316,28 @@ def test_a_revoked_key_ends_a_stream_that_nobody_reads(server: LiveServer) -> No
     assert stream.ending()[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_a_host_has_so_many_streams_and_gets_room_when_one_ends(tmp_path: Path) -> None:
+def test_the_newest_streams_of_a_host_stay(tmp_path: Path) -> None:
     with live_server(tmp_path, max_streams_per_host=2, keep_alive_seconds=0.2) as server:
         secret = server.admin.create_key("acme", "host", "host-1").secret
-        streams = [server.stream(secret).hello() for _ in range(2)]
-        for stream in streams:
-            stream.until_keep_alive()
-        code, message = server.stream(secret).hello().ending()
+        streams = []
+        for _ in range(3):
+            streams.append(server.stream(secret).hello())
+            streams[-1].until_keep_alive()
+        code, message = streams[0].ending()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "2 open streams" in message
-        streams[0].close()
-        wait_until(lambda: len(server.serving.fanout) == 1)
-        replacement = server.stream(secret).hello()
-        replacement.until_keep_alive()
-        replacement.call.cancel()
-        streams[1].call.cancel()
+        assert "took this one's place" in message
+        for stream in streams[1:]:
+            stream.until_keep_alive()
+            stream.call.cancel()
+
+
+def test_an_old_stream_ends_with_a_request_for_another(tmp_path: Path) -> None:
+    with live_server(tmp_path, stream_age_seconds=0.5, keep_alive_seconds=0.2) as server:
+        stream = server.host().hello()
+        assert stream.ending() == (grpc.StatusCode.UNAVAILABLE, "the stream is old; open another one")
+        told = {entry.key: entry.value for entry in stream.call.trailing_metadata()}
+        assert told["akpolicy-reopen"] == "1"
+        assert 0 <= int(told["akpolicy-retry-after-ms"]) <= 500
 
 
 def test_a_host_that_closes_its_side_is_let_go(server: LiveServer) -> None:

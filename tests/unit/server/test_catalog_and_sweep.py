@@ -12,6 +12,7 @@ from akpolicy.errors import StoreUnavailable
 from akpolicy.index import build_index
 from akpolicy_server.access import Role
 from akpolicy_server.catalog import Catalog
+from akpolicy_server.denied_hosts import DeniedHosts
 from akpolicy_server.fanout import End, Fanout
 from akpolicy_server.store import layers
 from akpolicy_server.store.batches import VALUES_A_STATEMENT
@@ -174,15 +175,18 @@ def test_the_sweep_finds_what_nobody_announced(core: Core) -> None:
 
 
 def test_the_sweep_asks_about_any_number_of_keys_and_orgs(core: Core) -> None:
-    async def scenario() -> tuple[list[str], set[str]]:
+    async def scenario() -> tuple[list[str], set[str], set[HostKey]]:
         with closing(Threads()) as threads:
             catalog = Catalog(core.database, threads)
             sweep = Sweep(core.database, threads, catalog, Fanout(catalog, max_streams_per_host=1), interval_s=3600)
             keys = [f"{number:016x}" for number in range(2 * VALUES_A_STATEMENT)]
-            return sweep._look({**dict.fromkeys(keys, 1), "acme": 1}, [*keys, revoked_key])
+            hosts = [HostKey("acme", key) for key in keys]
+            return sweep._look({**dict.fromkeys(keys, 1), "acme": 1}, [*keys, revoked_key], [*hosts, refused])
 
     revoked_key = core.publisher_of("acme").key_id
     core.api_keys.revoke(core.admin, revoked_key)
-    changed, revoked = asyncio.run(scenario())
+    refused = HostKey("acme", "refused")
+    DeniedHosts(core.database, core.clock).deny(refused, "")
+    changed, revoked, denied = asyncio.run(scenario())
     assert "acme" not in changed
-    assert revoked == {revoked_key}
+    assert (revoked, denied) == ({revoked_key}, {refused})

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from akpolicy.errors import TooManyStreams
 from akpolicy_server.fanout import End, Fanout, Subscriber
 from akpolicy_server.store.hosts import HostKey
 
@@ -72,21 +71,43 @@ def test_another_thread_may_announce() -> None:
     asyncio.run(scenario())
 
 
-def test_a_host_has_so_many_streams_and_no_more() -> None:
+def test_a_new_stream_takes_the_place_of_the_oldest_of_its_host() -> None:
     async def scenario() -> None:
         fanout = _fanout(limit=2)
         host = HostKey("acme", "h")
-        with fanout.joined(host, "k"):
-            with (
-                fanout.joined(host, "k"),
-                pytest.raises(TooManyStreams, match="2 open streams"),
-                fanout.joined(host, "k"),
-            ):
-                pass
-            with fanout.joined(host, "k"), fanout.joined(HostKey("globex", "h"), "k2"):
-                assert len(fanout) == 3
+        with ExitStack() as stack:
+            first, second, other = (
+                stack.enter_context(fanout.joined(HostKey(org, "h"), "k")) for org in ("acme", "acme", "globex")
+            )
+            third = stack.enter_context(fanout.joined(host, "k"))
+            assert (first.end, second.end, third.end, other.end) == (End.SUPERSEDED, None, None, None)
+            # One with another credential gives way only where the newcomer's own has none.
+            fourth = stack.enter_context(fanout.joined(host, "stolen"))
+            assert (second.end, third.end) == (End.SUPERSEDED, None)
+            stack.enter_context(fanout.joined(host, "stolen"))
+            assert (third.end, fourth.end) == (None, End.SUPERSEDED)
         assert len(fanout) == 0
-        assert fanout.key_ids == []
+        assert (fanout.key_ids, fanout.hosts) == ([], [])
+
+    asyncio.run(scenario())
+
+
+def test_an_old_stream_ends_unless_its_host_has_yet_to_enforce_something() -> None:
+    async def scenario() -> None:
+        fanout = Fanout(cast("Catalog", _Forgetful()), max_streams_per_host=2, stream_age_s=1000)
+        host = HostKey("acme", "h")
+        with fanout.joined(host, "k") as idle, fanout.joined(host, "k") as busy:
+            now = asyncio.get_running_loop().time()
+            assert 890 < idle.old_at - now < 1101
+            fanout.end_old()
+            assert not _has_ended(idle)
+            idle.old_at = busy.old_at = now
+            busy.lacking["org/acme"] = now
+            fanout.end_old()
+            assert (idle.end, busy.end) == (End.OLD, None)
+            busy.old_at = now - 61
+            fanout.end_old()
+            assert busy.end is End.OLD
 
     asyncio.run(scenario())
 

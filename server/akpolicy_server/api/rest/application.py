@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from akpolicy_server.api.rest.call import Answer, HostCalls
+    from akpolicy_server.api.rest.call import Answer, RestCalls
     from akpolicy_server.store.hosts import HostKey
 
     Handler = Callable[[Request, HostKey], Awaitable[Answer]]
@@ -29,7 +29,7 @@ _CODES: Final = {404: "NotFound", 405: "MethodNotAllowed"}
 _PAGE_HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
-def application(calls: HostCalls) -> Starlette:
+def application(calls: RestCalls) -> Starlette:
     """Return the application of a server."""
     service = RestService(calls.services, calls.legacy)
 

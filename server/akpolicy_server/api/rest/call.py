@@ -55,7 +55,7 @@ class Answer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class HostCalls:
+class RestCalls:
     """Answers the calls of hosts."""
 
     api_keys: ApiKeys
@@ -92,7 +92,7 @@ class _Answering:
 
     def __init__(
         self,
-        calls: HostCalls,
+        calls: RestCalls,
         name: str,
         handler: Callable[[Request, HostKey], Awaitable[Answer]],
         request: Request,
@@ -150,7 +150,7 @@ class _Answering:
                 answer = await self._handler(self._request, host)
                 await answer(scope, receive, send)
 
-            await until_one_ends(end_of(calls.fanout, subscriber), work())
+            await until_one_ends(end_of(calls.fanout, subscriber, calls.services.metrics), work())
 
     def _patient(self, send: Send) -> Send:
         async def patient(message: Message) -> None:

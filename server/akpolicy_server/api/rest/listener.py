@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy.errors import AkpolicyError
     from akpolicy.tls_files import ServerTls
-    from akpolicy_server.api.rest.call import HostCalls
+    from akpolicy_server.api.rest.call import RestCalls
     from akpolicy_server.settings import ServerSection
 
 MAX_CONNECTIONS: Final = 1024
@@ -84,7 +84,7 @@ class _PatientProtocol(H11Protocol):
 
 @asynccontextmanager
 async def serving_rest(
-    section: ServerSection, hosts: HostCalls, clock: Clock, failed: Callable[[AkpolicyError], None]
+    section: ServerSection, hosts: RestCalls, clock: Clock, failed: Callable[[AkpolicyError], None]
 ) -> AsyncIterator[HostPort | None]:
     """Serve REST while the block runs, unless there is no address for it; yield the address.
 
