@@ -50,7 +50,7 @@ Rules:
     ├── ServerError                  the server refuses an operation
     │   ├── Unauthenticated  PermissionDenied  HostDenied  HostNotDenied  TooManyDenials
     │   ├── OrgNotFound  OrgExists  KeyNotFound  LastAdminKey  RevisionNotFound  RootNotFound  SignersMissing
-    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  StoreUnavailable
+    │   ├── VersionConflict  OrgFrozen  IdempotencyKeyReused  InvalidField  TooManyStreams  StoreUnavailable
     │   └── LegacyNotServed  LegacyUnsupported
     └── ClientError                  the client library could not get an answer: treat as denied
         ├── SidecarUnreachable  DeadlineExceeded  InvalidRequest  BadAnswer  SessionRefused
@@ -111,6 +111,7 @@ from akpolicy.errors.operation import (
     StoreUnavailable,
     StreamProtocolError,
     TooManyDenials,
+    TooManyStreams,
     Unauthenticated,
     UpdateTooSlow,
     VersionConflict,
@@ -346,6 +347,7 @@ __all__ = [
     "TooManyQuestionStreams",
     "TooManyScopes",
     "TooManySessions",
+    "TooManyStreams",
     "TrustError",
     "Unauthenticated",
     "UnknownField",

@@ -138,6 +138,10 @@ class HostNotDenied(ServerError):
     """The host that is to be let in again was not refused."""
 
 
+class TooManyStreams(ServerError):
+    """A host has too many open streams, all of them too young to make room."""
+
+
 class TooManyDenials(ServerError):
     """More hosts are refused by id than a server looks through."""
 

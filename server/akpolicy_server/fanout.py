@@ -5,7 +5,8 @@ Rules:
 - A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
   wins, and a slow stream keeps one bit here and delays nobody.
 - A host may have so many streams at once and no more: the newest takes the place of the oldest, of the same credential
-  if that has one. Whoever holds a stolen one can take places, but not keep a host out.
+  if that has one. Whoever holds a stolen one can take places, but not keep a host out. A stream keeps its place for
+  `PLACE_S` at the least: what comes meanwhile is refused, because each stream that begins costs a signature.
 - A stream is ended when it is old, so that hosts spread over the servers there are. Its host comes back at once. That
   does not happen while the host has yet to enforce what it was sent, within `MAX_OVERTIME_S`.
 - A stream ends when its API key is revoked, its client certificate expires, its host is refused, or the server stops.
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from akpolicy.errors import TooManyStreams
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -45,6 +48,7 @@ MAX_OVERTIME_S: Final = 60.0
 # Within how many seconds a host comes back whose stream was old, and one whose place was taken.
 OLD_RETURN_S: Final = 0.5
 SUPERSEDED_RETURN_S: Final = 4.0
+PLACE_S: Final = 1.0
 
 
 log = structlog.get_logger(__name__)
@@ -68,6 +72,7 @@ class Subscriber:
         self.host = host
         self.key_id = key_id
         self.expires_at = expires_at
+        self.joined_at = asyncio.get_running_loop().time()
         # When it is old, in the loop's time.
         self.old_at = math.inf
         # What the host was sent and does not enforce yet: since when, in the loop's time.
@@ -140,7 +145,7 @@ class Fanout:
 
     @contextmanager
     def joined(self, host: HostKey, key_id: str, expires_at: float | None = None) -> Iterator[Subscriber]:
-        """Add a stream while the block runs. While the server stops it ends at once.
+        """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once.
 
         `expires_at`: when what opened it expires, in epoch seconds.
         """
@@ -219,12 +224,17 @@ class Fanout:
                     subscriber.finish(End.OLD)
 
     def _make_room(self, host: HostKey, key_id: str) -> None:
-        """End the stream whose place a new one of this host takes, if there is none left."""
+        """End the stream whose place a new one of this host takes, if there is none left; raise `TooManyStreams`."""
         open_streams = [subscriber for subscriber in self._by_host.get(host, {}) if subscriber.end is None]
         if len(open_streams) < self._max_streams_per_host:
             return
         same = [subscriber for subscriber in open_streams if subscriber.key_id == key_id]
         oldest = (same or open_streams)[0]
+        if self._loop.time() - oldest.joined_at < PLACE_S:
+            raise TooManyStreams(
+                f"the host `{host.host_id}` has just opened {self._max_streams_per_host} streams; "
+                "does another machine use its API key or certificate?"
+            )
         log.warning(
             "a new stream takes the place of the oldest one of its host; does another machine use its credential?",
             org=host.org,

@@ -33,6 +33,7 @@ _STATUS: Final[dict[type[errors.AkpolicyError], StatusCode]] = {
     errors.PolicyError: StatusCode.INVALID_ARGUMENT,
     errors.EngineUnavailable: StatusCode.UNAVAILABLE,
     errors.StreamProtocolError: StatusCode.INVALID_ARGUMENT,
+    errors.TooManyStreams: StatusCode.RESOURCE_EXHAUSTED,
     errors.TooManyDenials: StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailable: StatusCode.UNAVAILABLE,
     # What the server would sign, hosts would refuse; or its keys cannot be used. An operator has to act.

@@ -14,6 +14,7 @@ import pytest
 from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as dist
+from akpolicy_server import fanout
 from akpolicy_server.fanout import MIN_SPREAD_S
 from akpolicy_server.store.engine import Database
 from akpolicy_server.store.hosts import HostKey, HostNack, enforced_by, find_host, refused_by
@@ -316,7 +317,8 @@ def test_a_revoked_key_ends_a_stream_that_nobody_reads(server: LiveServer) -> No
     assert stream.ending()[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_the_newest_streams_of_a_host_stay(tmp_path: Path) -> None:
+def test_the_newest_streams_of_a_host_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "PLACE_S", 0.0)
     with live_server(tmp_path, max_streams_per_host=2, keep_alive_seconds=0.2) as server:
         secret = server.admin.create_key("acme", "host", "host-1").secret
         streams = []

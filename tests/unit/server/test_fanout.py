@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from akpolicy.errors import TooManyStreams
+from akpolicy_server import fanout as fanout_module
 from akpolicy_server.fanout import End, Fanout, Subscriber
 from akpolicy_server.store.hosts import HostKey
 
@@ -71,7 +73,21 @@ def test_another_thread_may_announce() -> None:
     asyncio.run(scenario())
 
 
-def test_a_new_stream_takes_the_place_of_the_oldest_of_its_host() -> None:
+def test_a_stream_keeps_its_place_for_a_moment() -> None:
+    async def scenario() -> None:
+        fanout = _fanout(limit=1)
+        host = HostKey("acme", "h")
+        with fanout.joined(host, "k") as first:
+            with pytest.raises(TooManyStreams, match="has just opened 1 streams"), fanout.joined(host, "k"):
+                pass
+            assert (first.end, len(fanout), fanout.hosts) == (None, 1, [host])
+
+    asyncio.run(scenario())
+
+
+def test_a_new_stream_takes_the_place_of_the_oldest_of_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout_module, "PLACE_S", 0.0)
+
     async def scenario() -> None:
         fanout = _fanout(limit=2)
         host = HostKey("acme", "h")
