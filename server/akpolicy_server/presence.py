@@ -70,8 +70,4 @@ class Presence:
         if not present:
             return
 
-        def write() -> None:
-            with self._database.write() as connection:
-                see_hosts(connection, present, now)
-
-        await self._threads.database(write)
+        await self._threads.database(self._database.repeat, lambda connection: see_hosts(connection, present, now))

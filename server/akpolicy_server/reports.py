@@ -5,6 +5,7 @@ Rules:
 - Reports are gathered and written together, `FLUSH_INTERVAL_S` apart at the most often: a publish to thousands of hosts
   makes thousands of acks within a second, and each transaction costs a disk sync that publishers would wait for.
 - The latest wins: per host one row, per scope one revision and one refusal. What did not change is not written again.
+- What a connection says is dropped where a later one of the same host has spoken: it may be with another server by now.
 - While the database does not answer, reports are kept and written later. A crash loses the last moment's; the hosts
   report what they enforce again when they reconnect.
 
@@ -35,6 +36,8 @@ from akpolicy_server.times import now_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sqlalchemy import Connection
 
     from akpolicy.clock import Clock
     from akpolicy_server.store.engine import Database
@@ -136,10 +139,15 @@ class HostReports:
                 raise
 
     def _write(self, batch: list[_Report]) -> None:
-        with self._database.write() as connection:
-            for report in batch:
+        # In one order, so that servers which write at once do not wait for each other.
+        ordered = sorted(batch, key=lambda report: report.record.host)
+
+        def write(connection: Connection) -> None:
+            for report in ordered:
                 host, now = report.record.host, report.record.last_seen_at_us
-                upsert_host(connection, report.record)
+                if not upsert_host(connection, report.record):
+                    # It is connected to another server by now, which says what it enforces.
+                    continue
                 changes = report.changes
                 if report.is_all:
                     changes = differences(connection, host, changes)
@@ -149,3 +157,5 @@ class HostReports:
                         clear_nack(connection, host, scope)
                     else:
                         replace_nack(connection, host, refusal, now)
+
+        self._database.repeat(write)

@@ -69,8 +69,8 @@ class HostNack:
     policy_id: str
 
 
-def upsert_host(connection: Connection, record: HostRecord) -> None:
-    """Write a host's row, unless a connection that began later wrote it: the end of an old one is no news."""
+def upsert_host(connection: Connection, record: HostRecord) -> bool:
+    """Write a host's row; return False if a connection that began later wrote it: the end of an old one is no news."""
     values = {
         "software_version": record.software_version,
         "root_version": record.root_version,
@@ -82,9 +82,11 @@ def upsert_host(connection: Connection, record: HostRecord) -> None:
     here = _is_host(hosts, record.host)
     is_newest = hosts.c.connected_at_us <= record.connected_at_us
     if connection.execute(update(hosts).where(here, is_newest).values(**values)).rowcount:
-        return
-    if connection.scalar(select(hosts.c.host_id).where(here)) is None:
-        connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
+        return True
+    if connection.scalar(select(hosts.c.host_id).where(here)) is not None:
+        return False
+    connection.execute(insert(hosts).values(org=record.host.org, host_id=record.host.host_id, **values))
+    return True
 
 
 def see_hosts(connection: Connection, present: Collection[HostKey], now_us: int) -> None:
