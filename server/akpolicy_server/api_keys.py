@@ -22,6 +22,7 @@ from akpolicy.errors import InvalidField, KeyNotFound, LastAdminKey, OrgNotFound
 from akpolicy.scope import HOST_ID_PATTERN, is_org_name
 from akpolicy_server.access import Caller, Role, require_admin_of
 from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
+from akpolicy_server.store.notices import tell_revoked
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -113,6 +114,7 @@ class ApiKeys:
                 raise LastAdminKey(f"`{key_id}` is the last admin key of the platform; make another one first")
             now = now_us(self._clock)
             revoke_key(connection, key_id, now)
+            tell_revoked(connection, key_id)
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us

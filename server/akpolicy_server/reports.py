@@ -82,10 +82,12 @@ class HostReports:
         self._pending: dict[HostKey, _Report] = {}
         self._arrived = asyncio.Event()
         self._flushing = asyncio.Lock()
+        # How far the clock that all servers share is ahead of this machine's.
+        self.ahead_us = 0
 
     def now_us(self) -> int:
-        """Return the wall clock in epoch microseconds."""
-        return now_us(self._clock)
+        """Return the wall clock that all servers share, in epoch microseconds."""
+        return now_us(self._clock) + self.ahead_us
 
     def note(
         self,

@@ -33,11 +33,12 @@ from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
 from akpolicy_server.vault import Vault
 from tests.simulators.clock import ManualClock
-from tests.simulators.postgresql import PostgreSQL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
+
+    from tests.simulators.postgresql import PostgreSQL
 
 LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -102,13 +103,6 @@ def order(scope: str, text: str, **conditions: object) -> PublishOrder:
 def schema() -> CedarSchema:
     """Return the schema that ships with the package."""
     return load_default_schema()
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
-    """Return a running PostgreSQL."""
-    with PostgreSQL() as running:
-        yield running
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
