@@ -298,25 +298,6 @@ def live_server(directory: Path, orgs: Iterable[str] = ("acme", "globex"), **cha
         yield server
 
 
-@contextmanager
-def live_servers(
-    directory: Path, database_url: str, count: int = 2, orgs: Iterable[str] = ("acme", "globex"), **changes: Any
-) -> Iterator[list[LiveServer]]:
-    """Run several new servers on one empty database and with the same keys; `changes` are of `[server]`."""
-    made = install(
-        directory / "server",
-        tuple(orgs),
-        listen=ANY_PORT,
-        metrics_listen=None,
-        clock=SystemClock(),
-        database_url=database_url,
-    )
-    settings = ServerSettings.load(made.config, env={})
-    settings = replace(settings, server=replace(settings.server, **changes))
-    with ExitStack() as stack:
-        yield [stack.enter_context(LiveServer(settings, made)) for _ in range(count)]
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LiveServer]:
     """Return a running server of the orgs `acme` and `globex`."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.integration.server.conftest import live_servers, policy
+from tests.integration.server.conftest import policy
+from tests.integration.server.replicas import live_servers
 from tests.simulators.postgresql import PostgreSQL
 from tests.simulators.waiting import wait_until
 

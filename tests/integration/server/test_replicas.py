@@ -16,8 +16,9 @@ from akpolicy.heartbeat import Heartbeat
 from akpolicy.strict_json import load
 from akpolicy_server.hearing import Hearing
 from akpolicy_server.store.hosts import HostKey, find_host
-from tests.integration.server.conftest import live_servers, policy
+from tests.integration.server.conftest import policy
 from tests.integration.server.judged import judged
+from tests.integration.server.replicas import live_servers
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
