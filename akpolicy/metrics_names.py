@@ -280,6 +280,10 @@ SERVER_HEARTBEAT_FAILURES: Final = MetricName(
     "akpolicy_server_heartbeat_failures_total",
     "Heartbeats that could not be signed; hosts of the org grow stale.",
 )
+SERVER_HEARING: Final = MetricName(
+    "akpolicy_server_hearing",
+    "1 while what other servers publish to the same database is heard at once; always 1 with SQLite.",
+)
 SERVER_RENEWALS: Final = MetricName(
     "akpolicy_server_renewals_total",
     "Bundles signed anew before they expire, by outcome (renewed, refused); refused counts each bundle once.",

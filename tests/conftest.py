@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simulators.postgresql import PostgreSQL
 
 REQUIRE_ALL = "AKPOLICY_TEST_REQUIRE_ALL"
 
@@ -20,6 +26,15 @@ REQUIRE_ALL = "AKPOLICY_TEST_REQUIRE_ALL"
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") or os.environ.get(REQUIRE_ALL) == "1" else "dev")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """Return a PostgreSQL that runs for all tests of this process; each makes databases of its own."""
+    from tests.simulators.postgresql import PostgreSQL  # noqa: PLC0415 - most tests need none
+
+    with PostgreSQL() as running:
+        yield running
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -48,6 +48,8 @@ Examples:
   akpolicy-server init --dir ./server --org acme
 
   akpolicy-server init --dir ./server --org acme --org globex --output json
+
+  akpolicy-server init --dir ./server --org acme --database-url postgresql://akpolicy@db.internal/akpolicy
 """
 
 CHECK_EXAMPLES: Final = """
@@ -110,6 +112,9 @@ def init(
     metrics_listen: Annotated[str, typer.Option(help="Address for /metrics and health; empty for none.")] = (
         "127.0.0.1:8181"
     ),
+    database_url: Annotated[
+        str, typer.Option(help="An empty PostgreSQL database, `postgresql://...`; without it a file in the directory.")
+    ] = "",
     output: Annotated[Output, typer.Option(help="What to print.")] = Output.TEXT,
 ) -> None:
     """Set up a server: configuration, database, keys, orgs and an admin's API key."""
@@ -122,6 +127,7 @@ def init(
             listen=_address("--listen", listen),
             metrics_listen=_address("--metrics-listen", metrics_listen) if metrics_listen else None,
             clock=SystemClock(),
+            database_url=_postgresql_url(database_url),
         )
     typer.echo(_as_json(made) if output is Output.JSON else _as_text(made))
 
@@ -156,6 +162,18 @@ def _address(option: str, text: str) -> HostPort:
         return HostPort.parse(text)
     except ValueError as error:
         raise UsageError(f"{option} `{text}` {error}") from None
+
+
+def _postgresql_url(text: str) -> str:
+    from akpolicy_server.store.postgresql import connection_info, is_url  # noqa: PLC0415 - as in `_run`
+
+    if text and not is_url(text):
+        raise UsageError("--database-url must begin with `postgresql://`; leave it out for a file in the directory")
+    try:
+        connection_info(text)
+    except ValueError as error:
+        raise UsageError(f"--database-url {error}") from None
+    return text
 
 
 def _as_json(made: Installation) -> str:

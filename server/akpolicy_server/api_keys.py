@@ -24,6 +24,7 @@ from akpolicy_server.access import Caller, Role, require_admin_of
 from akpolicy_server.denied_hosts import require_not_denied
 from akpolicy_server.store.api_keys import ApiKeyRecord, find_key, has_other_platform_admin, insert_key, revoke_key
 from akpolicy_server.store.hosts import HostKey
+from akpolicy_server.store.notices import tell_revoked
 from akpolicy_server.store.orgs import org_exists
 from akpolicy_server.times import now_us
 
@@ -118,6 +119,7 @@ class ApiKeys:
                 raise LastAdminKey(f"`{key_id}` is the last admin key of the platform; make another one first")
             now = now_us(self._clock)
             revoke_key(connection, key_id, now)
+            tell_revoked(connection, key_id)
         # After the commit: who looks again now sees it revoked.
         self._on_revoked(key_id)
         return now if record.revoked_at_us is None else record.revoked_at_us

@@ -47,6 +47,7 @@ from akpolicy_server.fanout import Fanout
 from akpolicy_server.first_root import DAY_S
 from akpolicy_server.fleet import Fleet
 from akpolicy_server.freeze import Freeze
+from akpolicy_server.hearing import Hearing
 from akpolicy_server.history import History
 from akpolicy_server.intake import Intake
 from akpolicy_server.key_check import inspect_keys
@@ -183,7 +184,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
         terms = StreamTerms(fanout, clock, interval_s=section.keep_alive_seconds)
-        presence = Presence(database, threads, fanout, clock, metrics)
+        presence = Presence(database, threads, fanout, reports, metrics)
+        hearing = Hearing(database, catalog, fanout, sweep, reports, clock, metrics)
         api_keys = ApiKeys(database, clock, on_revoked=fanout.end_key)
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
@@ -195,11 +197,19 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds, fanout.spread_s)
         background = await stack.enter_async_context(
             _background(
-                reports, sweep.run(), reports.run(), renewal.run(), presence.run(), terms.run(), pruning.run(threads)
+                reports,
+                sweep.run(),
+                reports.run(),
+                renewal.run(),
+                presence.run(),
+                terms.run(),
+                pruning.run(threads),
+                hearing.run(),
             )
         )
-        page = _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
-        metrics_listen = await stack.enter_async_context(page)
+        metrics_listen = await stack.enter_async_context(
+            _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
+        )
         grpc_server, listen = bind(section.listen, section.tls, metrics, clock)
         publishing_pb2_grpc.add_PublishingServiceServicer_to_server(
             PublishingServicer(calls, threads, metrics, domain), grpc_server

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import StoreUnavailable
@@ -47,6 +48,8 @@ class Catalog:
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._blob_bytes = 0
         self._loads: dict[str | bytes, asyncio.Task[Any]] = {}
+        # When the last load of each org's view began, in the loop's time.
+        self._begun: dict[str, float] = {}
 
     async def roots_between(self, org: str, after: int, upto: int) -> list[RootRecord]:
         """Return the org's roots newer than `after`, up to the version `upto`, oldest first."""
@@ -63,6 +66,17 @@ class Catalog:
         load = self._load(org, lambda connection: read_view(connection, org, before), partial(self._keep_view, org))
         view: OrgView = await asyncio.shield(load)
         return view
+
+    async def view_as_of(self, org: str, moment: float) -> OrgView:
+        """Return what was current for an org at a moment of the loop's time, or later; raise as `view`."""
+        while self._begun.get(org, -inf) < moment:
+            load = self._loads.get(org)
+            if load is None:
+                self._views.pop(org, None)
+                break
+            # It began before. Whoever is the first to go on begins the one for all who wait here.
+            await asyncio.wait([load])
+        return await self.view(org)
 
     async def blob(self, digest: bytes) -> bytes:
         """Return a content blob; raise `StoreUnavailable` if the database lacks it."""
@@ -84,11 +98,19 @@ class Catalog:
         self._views.pop(org, None)
         self._loads.pop(org, None)
 
+    def begin_anew(self) -> None:
+        """Read everything anew, whole: the database may be another one than before."""
+        self._views.clear()
+        self._last.clear()
+        self._loads.clear()
+
     def _load(self, key: str | bytes, query: Callable[[Any], Any], keep: Callable[[Any], None]) -> asyncio.Task[Any]:
         load = self._loads.get(key)
         if load is None:
             load = asyncio.create_task(self._threads.database(self._read, query))
             self._loads[key] = load
+            if isinstance(key, str):
+                self._begun[key] = asyncio.get_running_loop().time()
             # Settled by the load itself: whoever waited for it may have left, and a failed one must not be joined.
             load.add_done_callback(partial(self._settle, key, keep))
         return load

@@ -4,13 +4,14 @@ Rules:
 
 - Nothing that exists is touched: a directory that holds a configuration or data is refused before anything is written.
 - The data is made under a temporary name and renamed when it is complete; the configuration comes last. An interrupted
-  run leaves nothing that a server would start with.
+  run leaves nothing that a server would start with; in a PostgreSQL database it leaves tables, as the next run says.
 - The admin key is returned once. Every signing key is 1-of-1 and lies on this machine, the root keys too, until a next
   root names others.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ _CONFIG: Final = """\
 data_dir = "{data_dir}"
 listen = "{listen}"
 metrics_listen = "{metrics_listen}"
-
+{database}
 [log]
 level = "info"
 """
@@ -71,11 +72,18 @@ class Installation:
 
 
 def install(
-    directory: Path, orgs: tuple[str, ...], *, listen: HostPort, metrics_listen: HostPort | None, clock: Clock
+    directory: Path,
+    orgs: tuple[str, ...],
+    *,
+    listen: HostPort,
+    metrics_listen: HostPort | None,
+    clock: Clock,
+    database_url: str = "",
 ) -> Installation:
-    """Set up a server in `directory` (created 0700).
+    """Set up a server in `directory` (created 0700), with a file there or with an empty PostgreSQL database.
 
-    Raises `UsageError` for what was asked, `StateDirUnusable` for the directory; then nothing was changed.
+    Raises `UsageError` for what was asked, `StateDirUnusable` for the directory; then nothing was changed. Raises
+    `StartupError` or `StoreUnavailable` for the database.
     """
     _check_request(orgs, listen)
     directory = directory.absolute()
@@ -90,10 +98,12 @@ def install(
         private_directory(directory)
         # What an interrupted run left; nothing refers to it.
         shutil.rmtree(unfinished, ignore_errors=True)
-        created, admin_api_key = _make_data(unfinished, orgs, clock)
+        created, admin_api_key = _make_data(unfinished, orgs, clock, database_url)
         unfinished.rename(data)
         sync_directory(directory)
-        text = _CONFIG.format(data_dir=DATA_DIR, listen=listen, metrics_listen=metrics_listen or "")
+        # What JSON writes as a string, TOML reads as one.
+        database = f"database_url = {json.dumps(database_url)}\n" if database_url else ""
+        text = _CONFIG.format(data_dir=DATA_DIR, listen=listen, metrics_listen=metrics_listen or "", database=database)
         write_new_file(config, text.encode("utf-8"))
     except CacheError as error:
         raise StateDirUnusable(error.message) from error
@@ -116,9 +126,12 @@ def _check_request(orgs: tuple[str, ...], listen: HostPort) -> None:
         )
 
 
-def _make_data(directory: Path, orgs: tuple[str, ...], clock: Clock) -> tuple[tuple[CreatedOrg, ...], str]:
+def _make_data(
+    directory: Path, orgs: tuple[str, ...], clock: Clock, database_url: str
+) -> tuple[tuple[CreatedOrg, ...], str]:
     vault = Vault(directory)
-    with closing(Database(f"{SQLITE_PREFIX}{directory / DATABASE_FILE}", create=True)) as database:
+    url = database_url or f"{SQLITE_PREFIX}{directory / DATABASE_FILE}"
+    with closing(Database(url, create=True)) as database:
         upgrade(database)
         ensure_platform_keys(database, vault, clock)
         with database.write() as connection:

@@ -54,6 +54,7 @@ class ServerMetrics(MetricsRegistry):
         self.heartbeats_signed = self.counter(names.SERVER_HEARTBEATS_SIGNED)
         self.heartbeat_failures = self.counter(names.SERVER_HEARTBEAT_FAILURES)
         self.renewals = self.counter(names.SERVER_RENEWALS)
+        self.hearing = self.gauge(names.SERVER_HEARING)
         self.build_info = self.gauge(names.SERVER_BUILD_INFO)
         self.build_info.labels(version=__version__).set(1)
         for outcome in PUBLISH_OUTCOMES:

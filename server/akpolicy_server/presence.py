@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from akpolicy.clock import Clock
     from akpolicy_server.fanout import Fanout
     from akpolicy_server.metrics import ServerMetrics
+    from akpolicy_server.reports import HostReports
     from akpolicy_server.store.engine import Database
     from akpolicy_server.threads import Threads
 
@@ -40,13 +41,13 @@ class Presence:
     """Notes who is there."""
 
     def __init__(
-        self, database: Database, threads: Threads, fanout: Fanout, clock: Clock, metrics: ServerMetrics
+        self, database: Database, threads: Threads, fanout: Fanout, reports: HostReports, metrics: ServerMetrics
     ) -> None:
         self._metrics = metrics
+        self._reports = reports
         self._database = database
         self._threads = threads
         self._fanout = fanout
-        self._clock = clock
 
     async def run(self) -> None:
         """Note everybody, again and again, until cancelled."""
@@ -65,12 +66,8 @@ class Presence:
 
     async def renew(self) -> None:
         """Note everybody who is connected; raise `StoreUnavailable`."""
-        present, now = self._fanout.hosts, now_us(self._clock)
+        present, now = self._fanout.hosts, self._reports.now_us()
         if not present:
             return
 
-        def write() -> None:
-            with self._database.write() as connection:
-                see_hosts(connection, present, now)
-
-        await self._threads.database(write)
+        await self._threads.database(self._database.repeat, lambda connection: see_hosts(connection, present, now))

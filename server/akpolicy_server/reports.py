@@ -5,6 +5,7 @@ Rules:
 - Reports are gathered and written together, `FLUSH_INTERVAL_S` apart at the most often: a publish to thousands of hosts
   makes thousands of acks within a second, and each transaction costs a disk sync that publishers would wait for.
 - The latest wins: per host one row, per scope one revision and one refusal. What did not change is not written again.
+- What a connection says is dropped where a later one of the same host has spoken: it may be with another server by now.
 - While the database does not answer, reports are kept and written later. A crash loses the last moment's; the hosts
   report what they enforce again when they reconnect.
 
@@ -45,10 +46,12 @@ class HostReports:
         self._pending: dict[HostKey, HostReport] = {}
         self._arrived = asyncio.Event()
         self._flushing = asyncio.Lock()
+        # How far the clock that all servers share is ahead of this machine's.
+        self.ahead_us = 0
 
     def now_us(self) -> int:
-        """Return the wall clock in epoch microseconds."""
-        return now_us(self._clock)
+        """Return the wall clock that all servers share, in epoch microseconds."""
+        return now_us(self._clock) + self.ahead_us
 
     def note(
         self,
@@ -102,5 +105,4 @@ class HostReports:
                 raise
 
     def _write(self, batch: list[HostReport]) -> None:
-        with self._database.write() as connection:
-            write_reports(connection, batch)
+        self._database.repeat(lambda connection: write_reports(connection, batch))

@@ -35,13 +35,21 @@ if TYPE_CHECKING:
 
 DATABASE_FILE: Final = "akpolicy.sqlite3"
 SQLITE_PREFIX: Final = "sqlite:///"
+POSTGRESQL_PREFIXES: Final = ("postgresql://", "postgres://")
 MAX_BUNDLE_LIFETIME_DAYS: Final = 366
 MAX_STREAMS_PER_HOST: Final = 64
 
 
 def _database_url(text: str) -> str:
-    if text and not text.startswith(SQLITE_PREFIX):
-        msg = "must begin with `sqlite:///` in this version; leave it out for a file in data_dir"
+    if text.startswith(POSTGRESQL_PREFIXES):
+        from akpolicy_server.store.postgresql import connection_info  # noqa: PLC0415 - only who has one loads a driver
+
+        try:
+            connection_info(text)
+        except ValueError as error:
+            raise SecretValueError(str(error)) from None
+    elif text and not text.startswith(SQLITE_PREFIX):
+        msg = "must begin with `postgresql://` or `sqlite:///`; leave it out for a file in data_dir"
         raise SecretValueError(msg)
     return text
 

@@ -100,10 +100,19 @@ def test_metrics_beyond_this_machine_must_be_asked_for(tmp_path: Path) -> None:
     assert load(tmp_path, text + "metrics_allow_remote = true\n").server.metrics_listen == HostPort("::", 81)
 
 
-def test_only_sqlite_is_taken_and_a_password_is_not_repeated(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="sqlite:///") as caught:
-        load(tmp_path, '[server]\ndata_dir = "d"\ndatabase_url = "postgresql://me:hunter2@db/x"\n')
+@pytest.mark.parametrize(
+    "url", ["mysql://me:hunter2@db/x", "postgresql://me:hunter2@db/x?sslmod=require", "postgresql://me:hunter2@[/x"]
+)
+def test_other_databases_are_refused_and_a_password_is_not_repeated(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="postgresql://") as caught:
+        load(tmp_path, f'[server]\ndata_dir = "d"\ndatabase_url = "{url}"\n')
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_postgresql_url_is_taken_as_it_is(tmp_path: Path) -> None:
+    url = "postgresql://me@one:5432,two/x?sslmode=verify-full&target_session_attrs=read-write"
+    loaded = load(tmp_path, f'[server]\ndata_dir = "d"\ndatabase_url = "{url}"\n')
+    assert loaded.server.resolved_database_url == url
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from akpolicy.persistent import PersistentMap
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, Sent, read_refusal, read_root_version
+from akpolicy_server.api.first_view import first_view
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
 from akpolicy_server.api.messages import revision_message
 from akpolicy_server.api.outbox import Outbox
@@ -86,6 +87,7 @@ class Subscription:
         self._org = subscriber.host.org
         self._greeting = greeting
         self._outbox = Outbox(write, takes_batches=greeting.takes_batches)
+        self._begins = True
         self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
         self._enforced = dict(self._sent)
@@ -133,7 +135,7 @@ class Subscription:
         try:
             while True:
                 self._subscriber.take_news()
-                view = await self._services.catalog.view(self._org)
+                view = await self._view()
                 nothing_left = await self._send_roots(view) and await self._send_changes(view)
                 if nothing_left:
                     await self._send_heartbeat(view)
@@ -146,6 +148,12 @@ class Subscription:
                 await self._subscriber.wait_for_news(self._pause())
         finally:
             self._stop_signing()
+
+    async def _view(self) -> OrgView:
+        if self._begins:
+            self._begins = False
+            return await first_view(self._services.catalog, self._org, self._greeting)
+        return await self._services.catalog.view(self._org)
 
     async def _send_roots(self, view: OrgView) -> bool:
         """Send the roots up to the view's; return whether nothing is held back."""

@@ -1,4 +1,4 @@
-"""The database: opening it, and transactions.
+"""The database: opening it, and transactions. SQLite is here; what PostgreSQL does otherwise is in `postgresql`.
 
 Rules:
 
@@ -10,6 +10,8 @@ Rules:
 - A write transaction begins with BEGIN IMMEDIATE. It never has to upgrade a read lock, so it cannot fail half way for
   having read something old: what it checks still holds when it writes.
 - Writers of this process queue at a lock; `BUSY_TIMEOUT_S` is for other processes.
+- `repeat` is for what may be written beside publishers and by several servers at once: hosts' reports. A try that lost
+  against another one is undone and made again, `MAX_TRIES` times at most.
 - Whatever the database refuses, except a broken constraint, is `StoreUnavailable`; a broken constraint is for the
   caller, who knows what it means.
 """
@@ -17,20 +19,25 @@ Rules:
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
-from contextlib import closing, contextmanager
+import time
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from akpolicy.errors import StartupError, StoreUnavailable
+from akpolicy_server.store import postgresql
+from akpolicy_server.store.notices import ORIGIN, ORIGIN_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BUSY_TIMEOUT_S: Final = 5
 POOL_SIZE: Final = 8
@@ -38,46 +45,89 @@ FILE_MODE: Final = 0o600
 
 SQLITE_PREFIX: Final = "sqlite:///"
 
+MAX_TRIES: Final = 5
+MAX_PAUSE_S: Final = 0.05
+
 # What SQLite puts beside a database in WAL mode while it is open, and leaves there after a crash.
 LOG_SUFFIX: Final = "-wal"
 SHARED_SUFFIX: Final = "-shm"
 
 _WRITE_OPTION: Final = "akpolicy_write"
 # Every database of this program has them, from its first migration on.
-_OWN_TABLES: Final = frozenset({"alembic_version", "platform"})
+_OWN_TABLES: Final = postgresql.OWN_TABLES
+
+
+T = TypeVar("T")
 
 
 class Database:
     """An open database. Thread-safe; blocks, so an event loop calls it through a thread."""
 
     def __init__(self, url: str, *, create: bool = False, read_only: bool = False) -> None:
-        """Open `url` (`sqlite:///<path>`), with `create` as a new file (0600); raise `StartupError`."""
-        path = _sqlite_path(url)
-        _check_file(path, create=create)
-        if not create:
-            _require_ours(path, _look_uri(path) if read_only else _uri(path, "mode=ro"))
-        self._engine: Engine = _looking(path) if read_only else _writing(path)
-        event.listen(self._engine, "begin", _begin)
+        """Open `url` (`sqlite:///<path>` or `postgresql://...`); raise `StartupError`.
+
+        With `create` it must be a new one: a file that is made (0600), or a database without tables.
+        """
+        # By this the servers that share a database tell their own notices from those of the others.
+        self.origin = secrets.token_hex(ORIGIN_BYTES)
+        self.url = url
+        self._shared = postgresql.is_url(url)
+        if self._shared:
+            with _translated():
+                self._engine: Engine = postgresql.opened(url, create=create, read_only=read_only)
+        else:
+            self._engine = _opened_file(_sqlite_path(url), create=create, read_only=read_only)
         self._write_lock = threading.Lock()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may have it open at once."""
+        return self._shared
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the database; raise `StoreUnavailable`."""
-        with _translated(), self._engine.connect() as connection, connection.begin():
-            yield connection
+        with _translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(**postgresql.READS) if self._shared else plain
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self, *, keep: bool = True) -> Iterator[Connection]:
-        """Open a transaction that alone may write; raise `StoreUnavailable`.
+        """Open a transaction that alone may publish; raise `StoreUnavailable`.
 
         It commits at the end, and rolls back if the block fails, or in any case unless `keep`.
         """
-        with _translated(), self._write_lock, self._engine.connect() as plain:
-            connection = plain.execution_options(**{_WRITE_OPTION: True})
-            with connection.begin() as transaction:
+        with self._writing(alone=True) as connection:
+            yield connection
+            if not keep:
+                connection.get_transaction().rollback()  # type: ignore[union-attr] # it is open
+
+    def repeat(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns in a transaction beside which others may write; raise `StoreUnavailable`.
+
+        `work` is called again, in a new transaction, if it lost against another one: it must change nothing else.
+        """
+        for attempt in range(1, MAX_TRIES + 1):
+            try:
+                with self._writing(alone=False) as connection:
+                    return work(connection)
+            except (IntegrityError, StoreUnavailable) as error:
+                if attempt == MAX_TRIES or not postgresql.has_lost(error):
+                    raise
+                time.sleep(SystemRandom().uniform(0, MAX_PAUSE_S))
+        raise AssertionError
+
+    @contextmanager
+    def _writing(self, *, alone: bool) -> Iterator[Connection]:
+        # Those that write alone would only hold connections while they wait.
+        lock = self._write_lock if alone or not self._shared else nullcontext()
+        with _translated(), lock, self._engine.connect() as plain:
+            connection = plain.execution_options(**{_WRITE_OPTION: True, ORIGIN: self.origin})
+            with connection.begin():
+                if self._shared:
+                    postgresql.begin_write(connection, alone=alone)
                 yield connection
-                if not keep:
-                    transaction.rollback()
 
     def check(self) -> None:
         """Raise `StoreUnavailable` unless the database answers."""
@@ -85,7 +135,7 @@ class Database:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:
-        """Close every connection; the last one folds the write-ahead log into the file."""
+        """Close every connection; the last one of SQLite folds the write-ahead log into the file."""
         self._engine.dispose()
 
 
@@ -96,7 +146,7 @@ def _translated() -> Iterator[None]:
     except IntegrityError:
         raise
     except (DBAPIError, SQLAlchemyError) as error:
-        reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+        reason = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         raise StoreUnavailable(f"the database cannot be used right now ({reason}); try again") from error
 
 
@@ -104,8 +154,17 @@ def _sqlite_path(url: str) -> Path:
     # Not parsed as a URL: a path may have `?` or `%`.
     path = url.removeprefix(SQLITE_PREFIX)
     if path in ("", url):
-        raise StartupError("the database must be `sqlite:///<path of a file>` in this version")
+        raise StartupError("the database must be `sqlite:///<path of a file>` or `postgresql://...`")
     return Path(path)
+
+
+def _opened_file(path: Path, *, create: bool, read_only: bool) -> Engine:
+    _check_file(path, create=create)
+    if not create:
+        _require_ours(path, _look_uri(path) if read_only else _uri(path, "mode=ro"))
+    engine = _looking(path) if read_only else _writing(path)
+    event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _check_file(path: Path, *, create: bool) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_, func, insert, literal, select, update
 
 from akpolicy.scope import GLOBAL, org_scope
 from akpolicy_server.store.batches import batches
+from akpolicy_server.store.notices import tell_changed
 from akpolicy_server.store.revisions import RevisionRecord, revision_of
 from akpolicy_server.store.tables import generations, layers, revisions
 
@@ -149,7 +150,8 @@ def begin_generation(connection: Connection, org: str) -> None:
 
 
 def bump_generations(connection: Connection, orgs: Collection[str]) -> None:
-    """Count one more generation for each of the orgs."""
+    """Count one more generation for each of the orgs, and tell other servers."""
+    tell_changed(connection, orgs)
     for some in batches(orgs):
         connection.execute(update(generations).where(generations.c.org.in_(some)).values(seq=generations.c.seq + 1))
 

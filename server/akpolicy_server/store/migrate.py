@@ -4,6 +4,7 @@ Rules:
 
 - Migrations ship with the package and run in one write transaction: either all took place or none did. Two servers that
   start at once do it one after the other.
+- A step runs on both engines. PostgreSQL came with the fourth: there the steps before it find empty tables.
 - A database that a newer version of this program wrote is refused, never guessed at.
 """
 
@@ -19,6 +20,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from akpolicy.errors import StartupError
+from akpolicy_server.store.postgresql import compare_by_bytes
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,6 +42,8 @@ def upgrade(database: Database, revision: str = NEWEST) -> None:
             _require_known(scripts, present)
         config.attributes[CONNECTION] = connection
         command.upgrade(config, revision)
+        if database.is_shared:
+            compare_by_bytes(connection)
 
 
 def is_newest(connection: Connection) -> bool:

@@ -1,4 +1,4 @@
-"""A server's insides on a real database, without the network."""
+"""A server's insides on a real database of each kind, without the network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,23 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
+    from tests.simulators.postgresql import PostgreSQL
+
 LOOPBACK = HostPort("127.0.0.1", 0)
+
+ON_BOTH_ENGINES = {
+    "test_api_keys",
+    "test_catalog_and_sweep",
+    "test_following",
+    "test_freeze",
+    "test_member_layers",
+    "test_orgs",
+    "test_publisher",
+    "test_renewal",
+    "test_reports",
+    "test_rollbacks",
+    "test_roots",
+}
 
 
 @dataclass
@@ -89,18 +105,37 @@ def schema() -> CedarSchema:
     return load_default_schema()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of what writes and reads most on both engines, and the others on SQLite."""
+    if "database_url" in metafunc.fixturenames:
+        name = metafunc.module.__name__.rpartition(".")[2]
+        engines = ["sqlite", "postgresql"] if name in ON_BOTH_ENGINES else ["sqlite"]
+        metafunc.parametrize("database_url", engines, indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the URL of an empty database, or none for a file in the data directory."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    running: PostgreSQL = request.getfixturevalue("postgresql")
+    yield (url := running.new_database())
+    running.drop_database(url)
+
+
 @contextmanager
 def opened(
-    data: Path, clock: ManualClock, schema: CedarSchema, admin_key: str, anchors: dict[str, str]
+    data: Path, clock: ManualClock, schema: CedarSchema, admin_key: str, anchors: dict[str, str], url: str = ""
 ) -> Iterator[Core]:
-    """Wire the domain over the database and the keys of a data directory."""
+    """Wire the domain over a database (without `url` the one in the data directory) and the keys of the directory."""
     announced: list[str] = []
     revoked: list[str] = []
 
     def announce(orgs: Collection[str]) -> None:
         announced.extend(sorted(orgs))
 
-    with closing(Database(f"sqlite:///{data / DATABASE_FILE}")) as database:
+    with closing(Database(url or f"sqlite:///{data / DATABASE_FILE}")) as database:
         vault = Vault(data)
         signatory = Signatory(vault)
         ledger = Ledger(database, signatory, clock, announce=announce)
@@ -131,10 +166,17 @@ def opened(
 
 
 @pytest.fixture
-def core(tmp_path: Path, schema: CedarSchema) -> Iterator[Core]:
+def core(tmp_path: Path, schema: CedarSchema, database_url: str) -> Iterator[Core]:
     """Return a server of the orgs `acme` and `globex`."""
     clock = ManualClock()
-    made = install(tmp_path / "server", ("acme", "globex"), listen=LOOPBACK, metrics_listen=None, clock=clock)
+    made = install(
+        tmp_path / "server",
+        ("acme", "globex"),
+        listen=LOOPBACK,
+        metrics_listen=None,
+        clock=clock,
+        database_url=database_url,
+    )
     anchors = {created.org: created.trust_anchor for created in made.orgs}
-    with opened(tmp_path / "server" / DATA_DIR, clock, schema, made.admin_api_key, anchors) as core:
+    with opened(tmp_path / "server" / DATA_DIR, clock, schema, made.admin_api_key, anchors, database_url) as core:
         yield core

@@ -53,6 +53,54 @@ def test_many_streams_cost_one_read(core: Core) -> None:
     assert len(reads) == 2
 
 
+def test_streams_that_know_more_than_is_in_memory_share_one_read_that_began_after_they_asked(core: Core) -> None:
+    reads = []
+
+    class CountingCatalog(Catalog):
+        """Counts what goes to the database."""
+
+        def _read(self, query: Callable[[Any], Any]) -> Any:
+            reads.append(query)
+            return super()._read(query)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        with closing(Threads()) as threads:
+            catalog = CountingCatalog(core.database, threads)
+            old = await catalog.view("acme")
+            # Another server publishes; nobody tells this one.
+            core.publisher.publish(core.admin, order("org/acme", policy("p")))
+            assert await catalog.view("acme") is old
+            views = await asyncio.gather(*(catalog.view_as_of("acme", loop.time()) for _ in range(50)))
+            assert {view.seq for view in views} == {old.seq + 1}
+            assert len(reads) == 2
+            # One that is under way began before: it does not count for who asks now.
+            catalog.forget("acme")
+            under_way = asyncio.create_task(catalog.view("acme"))
+            await asyncio.sleep(0)
+            await asyncio.gather(*(catalog.view_as_of("acme", loop.time()) for _ in range(50)))
+            await under_way
+            assert len(reads) == 4
+            assert await catalog.view_as_of("acme", 0.0) is await catalog.view("acme")
+
+    asyncio.run(scenario())
+
+
+def test_after_the_database_may_be_another_one_everything_is_read_whole(core: Core) -> None:
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            catalog = Catalog(core.database, threads)
+            core.publisher.publish(core.admin, order("org/acme", policy("p")))
+            before = await catalog.view("acme")
+            catalog.begin_anew()
+            after = await catalog.view("acme")
+            assert after.seq == before.seq
+            assert after.revisions["org/acme"] is not before.revisions["org/acme"]
+            assert after.index == before.index
+
+    asyncio.run(scenario())
+
+
 def test_a_publish_reads_what_it_changed_however_many_scopes_there_are(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +22,7 @@ from akpolicy_server.store.hosts import (
 from akpolicy_server.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
@@ -112,19 +112,39 @@ def test_an_accepted_update_clears_the_scopes_refusal(core: Core) -> None:
         assert refused_by(connection, HOST) == [other]
 
 
+def test_what_an_older_connection_says_late_is_dropped(core: Core) -> None:
+    async def scenario() -> None:
+        with closing(Threads()) as threads:
+            here, there = (HostReports(core.database, threads, core.clock) for _ in range(2))
+            newer = HostRecord(HOST, "0.2.0", 2, connected_at_us=5, last_seen_at_us=5)
+            there.note(newer, _by_scope(REVISION), is_all=True, refused=NACK)
+            await there.flush()
+            # The server that the host left, with what it could not write before.
+            old = HostRevision("org/acme", 1, 6, b"e" * 32)
+            gone = HostRecord(HOST, "0.1.0", 1, connected_at_us=4, last_seen_at_us=9, disconnected_at_us=9)
+            here.note(gone, _by_scope(old), is_all=True, accepted=("org/acme",))
+            await here.flush()
+
+    asyncio.run(scenario())
+    with core.database.read() as connection:
+        found = find_host(connection, HOST)
+        assert enforced_by(connection, HOST) == [REVISION]
+        assert refused_by(connection, HOST) == [NACK]
+    assert found is not None
+    assert (found.software_version, found.root_version, found.disconnected_at_us) == ("0.2.0", 2, None)
+
+
 def test_reports_survive_a_database_that_does_not_answer(core: Core) -> None:
     class Flaky:
         """The real database, which refuses once."""
 
         failures = 1
 
-        @contextmanager
-        def write(self) -> Iterator[Connection]:
+        def repeat(self, work: Callable[[Connection], None]) -> None:
             if self.failures:
                 self.failures -= 1
                 raise StoreUnavailable("busy")
-            with core.database.write() as connection:
-                yield connection
+            core.database.repeat(work)
 
     async def scenario() -> None:
         with closing(Threads()) as threads:

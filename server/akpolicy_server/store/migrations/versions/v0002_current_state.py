@@ -1,7 +1,8 @@
 """What is current for each org; keys, anchors, kinds of revisions.
 
 Frozen, as every step. What was the newest is what hosts have: it becomes each org's layers. Keys that were columns
-become rows. `revisions` is rebuilt, because SQLite cannot make `published_by` nullable in place.
+become rows. `revisions` is rebuilt, because SQLite cannot make `published_by` nullable in place. PostgreSQL, where no
+database was ever as old, wants each name of an index once: there it is made anew.
 """
 
 from __future__ import annotations
@@ -67,8 +68,18 @@ def _move_keys() -> None:
 
 
 def _rebuild_revisions() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.drop_table("revisions")
+        _create_revisions("revisions")
+    else:
+        _create_revisions("revisions_new")
+        _move_revisions()
+    op.create_index("ix_revisions_scope_serial", "revisions", ["scope", "serial"])
+
+
+def _create_revisions(name: str) -> None:
     op.create_table(
-        "revisions_new",
+        name,
         sa.Column("scope", sa.String(512), nullable=False),
         sa.Column("epoch", sa.BigInteger, autoincrement=False, nullable=False),
         sa.Column("version", sa.BigInteger, autoincrement=False, nullable=False),
@@ -104,6 +115,9 @@ def _rebuild_revisions() -> None:
         sa.CheckConstraint("(kind = 'rollback') = (original IS NOT NULL)", name=op.f("ck_revisions_original")),
         sa.CheckConstraint("(kind = 'rollback') = (restores_version IS NOT NULL)", name=op.f("ck_revisions_restores")),
     )
+
+
+def _move_revisions() -> None:
     # Every bundle so far was issued in the second in which it was published, in the order of the rows.
     op.execute(
         """
@@ -117,7 +131,6 @@ def _rebuild_revisions() -> None:
     )
     op.drop_table("revisions")
     op.rename_table("revisions_new", "revisions")
-    op.create_index("ix_revisions_scope_serial", "revisions", ["scope", "serial"])
 
 
 def _create_current() -> None:
@@ -139,7 +152,7 @@ def _create_current() -> None:
     op.execute(
         """
         INSERT INTO layers
-        SELECT orgs.org, revisions.scope, revisions.epoch, revisions.version, 1
+        SELECT orgs.org, revisions.scope, revisions.epoch, revisions.version, true
         FROM orgs JOIN revisions ON revisions.scope IN ('global', 'org/' || orgs.org)
         WHERE revisions.version = (SELECT max(version) FROM revisions AS newer WHERE newer.scope = revisions.scope)
         """
