@@ -21,7 +21,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 RELEASED_PROTOS := tests/testdata/proto/released.binpb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-engine bench-fleet bench-trust bench-scopes mutation mutation-sample check lint types imports protos-check package-check proto lock clean
+.PHONY: help demo test bench bench-engine bench-fleet bench-replicas bench-trust bench-scopes mutation mutation-sample check lint types imports protos-check package-check proto lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-engine: $(VENV)/.test ## Measure decisions with up to 40,000 policies agai
 
 bench-fleet: $(VENV)/.test ## Measure one server under 3,000 streams over TLS, with targets
 	$(BIN)/python -m bench.fleet
+
+bench-replicas: $(VENV)/.test ## Measure two servers on one PostgreSQL, with targets
+	$(BIN)/python -m bench.replicas
 
 bench-trust: $(VENV)/.test ## Measure what trust costs on this machine, with targets
 	$(BIN)/python -m bench.trust

@@ -28,7 +28,6 @@ import structlog
 
 from akpolicy.addresses import HostPort
 from akpolicy.bundle import OfflineMode
-from akpolicy.client.channel import parse_server_url
 from akpolicy.clock import Moment, SystemClock
 from akpolicy.engine.default_policy import load_default_layer
 from akpolicy.engine.schema import load_default_schema
@@ -55,6 +54,7 @@ from akpolicy_sidecar.pauses import switch_often
 from akpolicy_sidecar.permissions import PermissionAdvisor
 from akpolicy_sidecar.ready_file import remove_ready_file, write_ready_file
 from akpolicy_sidecar.report import Reporter
+from akpolicy_sidecar.servers import PolicyServers, endpoints_of
 from akpolicy_sidecar.sessions import SessionBook
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.socket_place import UnixAddress
@@ -216,17 +216,11 @@ class Sidecar:
 
     def _build_watcher(self) -> Watcher:
         enterprise, sidecar = self._settings.enterprise, self._settings.sidecar
-        endpoint = parse_server_url(
-            _required(enterprise.policy_server),
-            allow_plaintext=sidecar.allow_plaintext,
-            ca_file=sidecar.ca_file,
-            client_cert_file=sidecar.client_cert_file,
-            client_key_file=sidecar.client_key_file,
-        )
+        endpoints = endpoints_of(_required(enterprise.policy_server), sidecar)
         return Watcher(
             org=self._org,
-            endpoint=endpoint,
-            credentials=self._build_credentials(endpoint),
+            servers=PolicyServers(endpoints),
+            credentials=self._build_credentials(endpoints[0]),
             updater=self._updater,
             links=self._links,
             clock=self._clock,

@@ -64,6 +64,7 @@ MAX_CACHE_AGE_HOURS: Final = 366 * 24
 MAX_DEFAULT_ROLES: Final = 64
 MAX_ROLE_CHARS: Final = 128
 MAX_WORKER_THREADS: Final = 64
+MAX_FURTHER_SERVERS: Final = 15
 
 MAX_GROUP_CHARS: Final = 64
 
@@ -229,6 +230,7 @@ class SidecarSection:
     ca_file: ExistingFile | None = None
     client_cert_file: ExistingFile | None = None
     client_key_file: ExistingFile | None = None
+    further_policy_servers: Annotated[tuple[PolicyServerUrl, ...], Field(max_length=MAX_FURTHER_SERVERS)] = ()
     update_mode: Literal["stream", "poll"] = "stream"
     poll_interval_s: Annotated[StrictFloat, Field(ge=1, le=MAX_POLL_INTERVAL_S, allow_inf_nan=False)] = 60.0
     metrics_listen: OptionalAddress = HostPort("127.0.0.1", 8182)
@@ -283,11 +285,13 @@ class SidecarSettings:
         yield from self.sidecar.mistakes()
         if self.enterprise.enabled and self.enterprise.lacks_api_key and certificate is not None and key is not None:
             yield from _host_key_mistakes(key)
-        server = self.enterprise.policy_server
-        if server is None or server.secure or server.address.is_loopback or self.sidecar.allow_plaintext:
-            return
-        yield Mistake(
-            "enterprise.policy_server",
-            f"`{server}` is plaintext to another machine; use https://, or allow_plaintext = true in [sidecar]",
-            depends=("sidecar.allow_plaintext",),
-        )
+        servers = [("enterprise.policy_server", self.enterprise.policy_server)]
+        servers += [("sidecar.further_policy_servers", server) for server in self.sidecar.further_policy_servers]
+        for name, server in servers:
+            if server is None or server.secure or server.address.is_loopback or self.sidecar.allow_plaintext:
+                continue
+            yield Mistake(
+                name,
+                f"`{server}` is plaintext to another machine; use https://, or allow_plaintext = true in [sidecar]",
+                depends=("sidecar.allow_plaintext",),
+            )

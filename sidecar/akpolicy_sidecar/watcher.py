@@ -8,6 +8,7 @@ Rules:
   return should it be gone, and no wait is drawn from less, up to `MAX_SPREAD_S`. A server that ends the stream can say
   when to come back instead; that is waited for, up to `MAX_ASKED_S`.
 - A server that ends the stream because it is old asks for another one at once. That loses no contact, as below.
+- Where there are several servers, each connection goes to another one than the last (`servers`).
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
@@ -52,11 +53,11 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.wait import wait_base
 
-    from akpolicy.client.channel import ServerEndpoint
     from akpolicy.clock import Clock
     from akpolicy_sidecar.credentials import CredentialSource
     from akpolicy_sidecar.link import LinkHolder
     from akpolicy_sidecar.report import Reporter
+    from akpolicy_sidecar.servers import PolicyServers
     from akpolicy_sidecar.update_modes import UpdateModes
     from akpolicy_sidecar.updater import Updater
 
@@ -91,7 +92,7 @@ class Watcher:
         self,
         *,
         org: str,
-        endpoint: ServerEndpoint,
+        servers: PolicyServers,
         credentials: CredentialSource,
         updater: Updater,
         links: LinkHolder,
@@ -101,7 +102,7 @@ class Watcher:
     ) -> None:
         """`credentials` are loaded anew for every connection."""
         self._org = org
-        self._endpoint = endpoint
+        self._servers = servers
         self._credentials = credentials
         self._updater = updater
         self._links = links
@@ -240,6 +241,8 @@ class Watcher:
         self._wake.clear()
         self._asked_s = None
         status, proven = self._attempt(mode)
+        if mode is UpdateMode.STREAM or not proven:
+            self._servers.turn()
         if status == _RENEWED:
             return proven
         if mode is UpdateMode.POLL:
@@ -305,7 +308,7 @@ class Watcher:
     def _poll(self, session: Session, answers: PollAnswers) -> None:
         credentials = self._credentials.load()
         metadata = _metadata(credentials.api_key)
-        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
+        with open_channel(self._servers.current, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
 
             def ask(request: pb.FetchRequest) -> Any:  # noqa: ANN401 - a call, of gRPC's own type
@@ -335,7 +338,7 @@ class Watcher:
 
     def _converse(self, session: Session, outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> None:
         credentials = self._credentials.load()
-        with open_channel(self._endpoint, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
+        with open_channel(self._servers.current, options=_CHANNEL_OPTIONS, tls=credentials.tls) as channel:
             stub = distribution_pb2_grpc.DistributionServiceStub(channel)
             outgoing.put(session.hello())
             call = stub.Subscribe(_messages(outgoing), metadata=_metadata(credentials.api_key))

@@ -18,6 +18,7 @@ from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.metrics import SidecarMetrics
 from akpolicy_sidecar.report import Reporter
+from akpolicy_sidecar.servers import PolicyServers
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.update_modes import UpdateMode, UpdateModes
 from akpolicy_sidecar.updater import Updater
@@ -98,7 +99,7 @@ class WitnessedHost:
         self.not_loaded = [trouble.subject for trouble in updater.load_from_cache()]
         self.watcher = Watcher(
             org=self._org,
-            endpoint=parse_server_url(self._url),
+            servers=PolicyServers([parse_server_url(self._url)]),
             credentials=CredentialSource(
                 self._key_file, ClientTlsFiles(), clock=clock, failed=lambda _: None, loaded=lambda _: None
             ),

@@ -102,12 +102,13 @@ class World:
 
     # --- the server ---------------------------------------------------------------------------------------------------
 
-    def init(self, *orgs: str) -> None:
+    def init(self, *orgs: str, database_url: str = "") -> None:
         """Run `akpolicy-server init`, and configure a server that can be restarted on its port."""
         command = [sys.executable, "-m", "akpolicy_server", "init", "--dir", str(self.server_dir)]
         command += ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "127.0.0.1:0", "--output", "json"]
         for org in orgs or (ORG,):
             command += ["--org", org]
+        command += ["--database-url", database_url] if database_url else []
         done = programs.run(command)
         assert done.returncode == 0, done.stderr
         made = json.loads(done.stdout)
@@ -121,6 +122,8 @@ class World:
                 "keep_alive_seconds": 1.0,
             }
         }
+        if database_url:
+            self.server_tables["server"]["database_url"] = database_url
 
     def start_server(self) -> Program:
         """Start the server with `server_tables` as its configuration."""

@@ -9,6 +9,7 @@ from akpolicy.client import parse_server_url
 from akpolicy.tls_files import ClientTlsFiles
 from akpolicy_sidecar.credentials import CredentialSource
 from akpolicy_sidecar.link import LinkHolder
+from akpolicy_sidecar.servers import PolicyServers
 from akpolicy_sidecar.update_modes import UpdateMode, UpdateModes
 from akpolicy_sidecar.view import Viewer
 from akpolicy_sidecar.watcher import Watcher
@@ -55,7 +56,7 @@ class WatchingHost:
         )
         watcher = Watcher(
             org="acme",
-            endpoint=parse_server_url(server.url),
+            servers=PolicyServers([parse_server_url(server.url)]),
             credentials=credentials,
             updater=scene.updater,
             links=self.links,
