@@ -250,7 +250,7 @@ class Fanout:
 
         Spread at random, so that not more than about `RETURNS_A_SECOND` come back at once.
         """
-        return self._random.uniform(0.0, _spread_s(self._streams_at_stop))
+        return self._random.uniform(0.0, max(MIN_SPREAD_S, _spread_s(self._streams_at_stop)))
 
     def spread_s(self) -> float:
         """Return over how many seconds the hosts of now are to spread their return, should the server be gone."""
@@ -287,7 +287,7 @@ class Fanout:
 
 
 def _spread_s(streams: int) -> float:
-    return min(MAX_SPREAD_S, max(MIN_SPREAD_S, streams / RETURNS_A_SECOND))
+    return min(MAX_SPREAD_S, streams / RETURNS_A_SECOND)
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from akpolicy.errors import TooManyStreams
 from akpolicy_server import fanout as fanout_module
-from akpolicy_server.fanout import End, Fanout, Subscriber
+from akpolicy_server.fanout import MIN_SPREAD_S, End, Fanout, Subscriber
 from akpolicy_server.store.hosts import HostKey
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _has_ended(subscriber: Subscriber) -> bool:
     return subscriber._end.done()
 
 
-@pytest.mark.parametrize(("streams", "spread_s"), [(0, 1), (100, 1), (3000, 24), (100_000, 60)])
+@pytest.mark.parametrize(("streams", "spread_s"), [(0, 0), (100, 0.8), (3000, 24), (100_000, 60)])
 def test_the_return_of_hosts_is_spread_over_a_time_that_grows_with_their_number(streams: int, spread_s: float) -> None:
     async def scenario() -> list[float]:
         fanout = _fanout()
@@ -167,5 +167,7 @@ def test_the_return_of_hosts_is_spread_over_a_time_that_grows_with_their_number(
             return [fanout.return_after_s() for _ in range(2000)]
 
     found = asyncio.run(scenario())
-    assert 0 <= min(found) < 0.1 * spread_s
-    assert 0.9 * spread_s < max(found) <= spread_s
+    # One that stops in good order needs a moment until it is back.
+    longest_s = max(MIN_SPREAD_S, spread_s)
+    assert 0 <= min(found) < 0.1 * longest_s
+    assert 0.9 * longest_s < max(found) <= longest_s
