@@ -7,6 +7,7 @@ Rules:
   that it was given up (CANCELLED: whoever is in between may wait for its end), or if `STREAM_ATTEMPTS` in a row brought
   no heartbeat. Then one poll is tried. If it brings a heartbeat, the host polls from now on (it falls
   back); if not, the server is away, and streams are tried on, with a poll among them now and then.
+- One that fell back because nothing answered tries a stream again at once: a server that was only away has streams.
 - A host that fell back tries a stream again every `STREAM_RETRY_S`. That costs it no contact: while such an attempt
   fails, what the last poll proved goes on to count. A stream that brings a heartbeat ends the fallback.
 
@@ -47,6 +48,7 @@ class UpdateModes:
         self._random = random or SystemRandom()
         self._failures = 0
         self._trying_poll = False
+        self._knows_no_streams = False
         self._fallen_back = False
         self._stream_due = 0.0
 
@@ -78,13 +80,18 @@ class UpdateModes:
             self._wait_for_stream(elapsed)
             return
         self._failures += 1
-        self._trying_poll = status in _NO_STREAMS or self._failures % STREAM_ATTEMPTS == 0
+        self._knows_no_streams = status in _NO_STREAMS
+        self._trying_poll = self._knows_no_streams or self._failures % STREAM_ATTEMPTS == 0
 
     def polled(self, elapsed: float, *, proven: bool) -> None:
         """Note that a poll ended, and whether it brought a heartbeat."""
         if self._trying_poll and proven:
             self._fallen_back = True
-            self._wait_for_stream(elapsed)
+            if self._knows_no_streams:
+                self._wait_for_stream(elapsed)
+            else:
+                # It was away, maybe, and is back: the next stream will tell, and costs no contact.
+                self._stream_due = elapsed
         self._trying_poll = False
 
     def pause_s(self, elapsed: float) -> float:

@@ -26,10 +26,11 @@ def test_a_published_policy_decides_and_is_acknowledged(sidecar: Sidecar, server
     server.publish(PERMIT, scope="org/acme")
     sidecar.start()
 
-    decision = sidecar.wait_reason("PERMITTED")
+    sidecar.wait_reason("PERMITTED")
+    wait_until(lambda: sidecar.ask().source == pb.POLICY_SOURCE_LIVE)
+    decision = sidecar.ask()
 
     assert decision.effect == pb.EFFECT_ALLOW
-    assert decision.source == pb.POLICY_SOURCE_LIVE
     assert (decision.fresh, decision.stalest_layer) == (True, "global")
     assert [(b.scope, b.version) for b in decision.bundles] == [("global", 1), ("org/acme", 1)]
     assert decision.deciding_layer == "org/acme"

@@ -55,6 +55,21 @@ def test_streams_that_fail_are_followed_by_one_poll() -> None:
         assert found.pause_s(0.0) == 0.0
 
 
+def test_a_server_that_was_only_away_gets_its_streams_back_at_once() -> None:
+    found = modes()
+    for _ in range(STREAM_ATTEMPTS):
+        found.stream_failed("UNAVAILABLE", 10.0)
+    found.polled(11.0, proven=True)
+    assert (found.is_fallback, found.pause_s(11.0), found.next(11.0)) == (True, 0.0, STREAM)
+    # It has none: then not so soon again.
+    found.stream_failed("UNAVAILABLE", 12.0)
+    assert found.next(12.0) is POLL
+    assert found.pause_s(12.0) >= 60 * (1 - JITTER)
+    assert found.next(12.0 + STREAM_RETRY_S * (1 - JITTER) - 1) is POLL
+    found.stream_proven()
+    assert (found.is_fallback, found.next(13.0)) == (False, STREAM)
+
+
 def test_a_stream_in_between_begins_the_count_anew() -> None:
     found = modes()
     for _ in range(STREAM_ATTEMPTS - 1):
