@@ -95,6 +95,22 @@ def test_the_lock_ends_with_its_holder(directory: StateDirectory, place: Path) -
     reopen(directory, place).load()
 
 
+def test_a_directory_that_is_locked_again_believes_nothing_that_it_held_before(
+    directory: StateDirectory, place: Path
+) -> None:
+    fill(directory)
+    directory.close()
+    (place / "state.json").write_bytes(b"rotten")
+
+    directory.lock_again()
+
+    with pytest.raises(CacheCorrupt):
+        directory.load()
+    assert directory.state == State(format=2, org="acme")
+    with pytest.raises(CacheLocked):
+        StateDirectory.open(place, "acme")
+
+
 def test_another_orgs_directory_is_refused(directory: StateDirectory, place: Path) -> None:
     fill(directory)
 

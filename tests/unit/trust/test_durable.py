@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -319,3 +320,20 @@ def test_only_a_directory_is_synced_as_one(directory: Path) -> None:
 def test_no_rest_of_a_write_looks_like_a_document() -> None:
     # The sweep of a state directory knows them by this prefix; documents are named by hexadecimal digests.
     assert not set(TEMP_PREFIX) <= set("0123456789abcdef")
+
+
+def test_a_file_that_grows_is_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"there")
+    with pytest.raises(CacheWriteFailed, match="journal"):
+        durable.AppendedFile(tmp_path / "journal")
+    assert (tmp_path / "journal").read_bytes() == b"there"
+
+
+def test_a_file_whose_name_cannot_be_made_durable_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(durable, "sync_directory", fail)
+    with pytest.raises(CacheWriteFailed, match="I/O error"):
+        durable.AppendedFile(tmp_path / "journal")
+    assert list(tmp_path.iterdir()) == []
