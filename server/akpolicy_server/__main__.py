@@ -228,7 +228,7 @@ def _as_text(made: Installation) -> str:
     return "\n".join(lines)
 
 
-add_to(app, errors_for_people)
+add_to(app)
 
 
 def main() -> None:

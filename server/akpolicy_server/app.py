@@ -88,6 +88,7 @@ if TYPE_CHECKING:
 
     from akpolicy.addresses import HostPort
     from akpolicy.clock import Clock
+    from akpolicy.signing import Signer
     from akpolicy_server.settings import ServerSection, ServerSettings
 
 SERVICES: Final = tuple(
@@ -165,11 +166,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         # After the database: where there is none, nothing is made.
         vault = Vault(section.data_dir)
         ensure_platform_keys(database, vault, clock)
-        signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
-        legacy_signers = {
-            org: stack.enter_context(closing(open_signer(uri))) for org, uri in section.legacy_signers.items()
-        }
-        require_legacy_keys_apart(database, legacy_signers, signers)
+        signers, legacy_signers = _opened_signers(stack, section, database)
         signatory = Signatory(vault, signers)
         inspect_keys(database, signatory, clock.now())
         threads = stack.enter_context(closing(Threads()))
@@ -198,39 +195,59 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         background = await stack.enter_async_context(
             _background(
                 reports,
-                sweep.run(),
-                reports.run(),
-                renewal.run(),
-                presence.run(),
-                terms.run(),
+                *(each.run() for each in (sweep, reports, renewal, presence, terms, hearing)),
                 pruning.run(threads),
-                hearing.run(),
             )
         )
         metrics_listen = await stack.enter_async_context(
             _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
         )
         grpc_server, listen = bind(section.listen, section.tls, metrics, clock)
-        publishing_pb2_grpc.add_PublishingServiceServicer_to_server(
-            PublishingServicer(calls, threads, metrics, domain), grpc_server
-        )
+        _serve_operators(grpc_server, PublishingServicer(calls, threads, metrics, domain))
         _serve_hosts(grpc_server, DistributionServicer(calls, fanout, services))
         # Before gRPC, whose end comes first then and ends what is being fetched here too.
         legacy = LegacyPolicies(catalog, threads, intake, legacy_signers)
-        rest = serving_rest(
-            section, RestCalls(api_keys, threads, fanout, services, legacy), clock, partial(not_reloaded, metrics)
+        rest = RestCalls(api_keys, threads, fanout, services, legacy)
+        rest_listen = await stack.enter_async_context(
+            serving_rest(section, rest, clock, partial(not_reloaded, metrics))
         )
-        rest_listen = await stack.enter_async_context(rest)
         servers, hosts_listen = [grpc_server], None
-        if section.host_certificates is not None:
-            certified = CertifiedHosts(section.host_certificates.naming, database, clock)
-            host_calls = HostCalls(certified, api_keys, threads, metrics, clock)
+        if (calls_of_certified := _certified_calls(section, database, api_keys, threads, metrics, clock)) is not None:
             hosts_server, hosts_listen = _bind_hosts(section, metrics, clock)
-            _serve_hosts(hosts_server, DistributionServicer(host_calls, fanout, services))
+            _serve_hosts(hosts_server, DistributionServicer(calls_of_certified, fanout, services))
             servers.append(hosts_server)
         await stack.enter_async_context(_started(servers, fanout, section.shutdown_grace_seconds))
         parts = (database, reports, fanout, presence, sweep, renewal, metrics, background)
         yield Serving(listen, metrics_listen, rest_listen, *parts, hosts_listen)
+
+
+def _opened_signers(
+    stack: AsyncExitStack, section: ServerSection, database: Database
+) -> tuple[list[Signer], dict[str, Signer]]:
+    """Open the signers that sign for hosts, and those of agentkernel's own hosts, by org; they share no key."""
+    signers = [stack.enter_context(closing(open_signer(uri))) for uri in section.signers]
+    legacy = {org: stack.enter_context(closing(open_signer(uri))) for org, uri in section.legacy_signers.items()}
+    require_legacy_keys_apart(database, legacy, signers)
+    return signers, legacy
+
+
+def _certified_calls(
+    section: ServerSection,
+    database: Database,
+    api_keys: ApiKeys,
+    threads: Threads,
+    metrics: ServerMetrics,
+    clock: Clock,
+) -> HostCalls | None:
+    """Return what answers hosts that show a certificate, if any may."""
+    if section.host_certificates is None:
+        return None
+    certified = CertifiedHosts(section.host_certificates.naming, database, clock)
+    return HostCalls(certified, api_keys, threads, metrics, clock)
+
+
+def _serve_operators(server: grpc.aio.Server, servicer: PublishingServicer) -> None:
+    publishing_pb2_grpc.add_PublishingServiceServicer_to_server(servicer, server)
 
 
 def _serve_hosts(server: grpc.aio.Server, servicer: DistributionServicer) -> None:
