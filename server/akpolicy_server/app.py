@@ -192,13 +192,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         domain = replace(domain, is_stopping=lambda: fanout.is_stopping)
         services = Services(catalog, pulse, reports, metrics, section.keep_alive_seconds, fanout.spread_s)
-        background = await stack.enter_async_context(
-            _background(
-                reports,
-                *(each.run() for each in (sweep, reports, renewal, presence, terms, hearing)),
-                pruning.run(threads),
-            )
-        )
+        work = (*(each.run() for each in (sweep, reports, renewal, presence, terms, hearing)), pruning.run(threads))
+        background = await stack.enter_async_context(_background(reports, *work))
         metrics_listen = await stack.enter_async_context(
             _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
         )

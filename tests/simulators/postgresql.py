@@ -25,7 +25,7 @@ import psycopg
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 USER: Final = "akpolicy"
 _LOCALE: Final = ("--no-locale", "--encoding=UTF8")
@@ -57,7 +57,11 @@ class PostgreSQL:
     def __enter__(self) -> Self:
         arguments = ["-D", str(self.directory / "data"), "-U", USER, "--auth=trust", "--no-sync", *_LOCALE]
         subprocess.run(
-            [programs() / "initdb", *arguments], check=True, capture_output=True, timeout=_DEADLINE_S, **self._identity
+            self._as_its_user([programs() / "initdb", *arguments]),
+            check=True,
+            capture_output=True,
+            timeout=_DEADLINE_S,
+            cwd="/",
         )
         self.start()
         return self
@@ -75,8 +79,19 @@ class PostgreSQL:
         places = ["-D", str(self.directory / "data"), "-k", str(self.directory)]
         command: list[str | Path] = [programs() / "postgres", *places, *options]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._identity)
+            self._process = subprocess.Popen(self._as_its_user(command), stdout=log, stderr=log, cwd="/")
         wait_until(self._answers, deadline=_DEADLINE_S, what="PostgreSQL")
+
+    def _as_its_user(self, command: Sequence[str | Path]) -> list[str | Path]:
+        """Return a command as the user that PostgreSQL runs as.
+
+        Not by `Popen(user=...)`: that forks, and what gRPC does around forks of a process with open streams can end the
+        child before it is a program (`Mutex::Fer with pending CondVar`).
+        """
+        if not self._identity:
+            return list(command)
+        user, group = self._identity["user"], self._identity["group"]
+        return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *command]
 
     def stop(self) -> None:
         """End it in order; what is connected is disconnected."""
@@ -162,12 +177,12 @@ def programs() -> Path:
     return copy / path.relative_to(package.parent)
 
 
-def _identity() -> Mapping[str, Any]:
+def _identity() -> Mapping[str, int]:
     """Return as whom to run it: as ourselves, but never as root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": (), "cwd": "/"}
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid}
 
 
 def _is_running(pid: int) -> bool:
