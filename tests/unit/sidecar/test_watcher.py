@@ -258,6 +258,17 @@ def test_roots_and_rollbacks_are_followed_on_the_open_stream(host: WatchingHost,
         assert server.nacks == []
 
 
+def test_a_host_turns_to_the_server_that_is_left(host: WatchingHost, server: PolicyServerSimulator) -> None:
+    with (
+        PolicyServerSimulator(host.scene.org, keep_alive_s=0.1, api_key="first") as other,
+        host.watching(server, other),
+    ):
+        wait_until(lambda: len(server.hellos) + len(other.hellos))
+        one, another = (server, other) if server.hellos else (other, server)
+        one.drop_streams()
+        wait_until(lambda: len(another.hellos))
+
+
 class _Longest(random.Random):
     """Draws the longest of all waits, and remembers it."""
 

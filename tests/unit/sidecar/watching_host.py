@@ -49,14 +49,14 @@ class WatchingHost:
         self.key_file.chmod(0o600)
 
     @contextmanager
-    def watching(self, server: PolicyServerSimulator) -> Iterator[Watcher]:
+    def watching(self, *servers: PolicyServerSimulator) -> Iterator[Watcher]:
         scene = self.scene
         credentials = CredentialSource(
             self.key_file, ClientTlsFiles(), clock=scene.clock, failed=lambda _: None, loaded=lambda _: None
         )
         watcher = Watcher(
             org="acme",
-            servers=PolicyServers([parse_server_url(server.url)]),
+            servers=PolicyServers([parse_server_url(server.url) for server in servers]),
             credentials=credentials,
             updater=scene.updater,
             links=self.links,
