@@ -6,17 +6,22 @@ Rules:
   bound to the largest block that was ever freed (up to 32 MiB): the next content then lies in a heap, between small
   blocks that stay, and its memory stays with it.
 - Smaller blocks, such as messages and chunks (256 KiB), are not concerned: mapping costs more than they do.
+- Small blocks that are freed in great numbers, such as the policies of a large bundle, leave holes that glibc keeps for
+  what comes next. Whoever is done with such work gives them back (`give_back`).
 - Where there is no such setting (another C library), nothing happens; nothing depends on it but memory.
 """
 
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from typing import Final
 
 from akpolicy.limits import MIB
 
 MAPPED_FROM_BYTES: Final = MIB
+# From how much content on giving memory back is worth its milliseconds.
+WORTH_GIVING_BACK_BYTES: Final = MIB
 # From malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
 
@@ -28,3 +33,14 @@ def map_large_blocks() -> bool:
     except AttributeError:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM_BYTES))
+
+
+def give_back(size: int = WORTH_GIVING_BACK_BYTES) -> None:
+    """Give free memory back to the system, after work on content of `size` bytes; nothing if it was little.
+
+    Takes about as long as there is free memory to look through, with the allocator's locks held: not for an event loop.
+    """
+    if size < WORTH_GIVING_BACK_BYTES:
+        return
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

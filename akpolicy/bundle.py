@@ -15,7 +15,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from io import BytesIO
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import FailFast, Field, TypeAdapter, model_validator
 
@@ -32,12 +33,14 @@ from akpolicy.errors import (
 )
 from akpolicy.fields import Counter, HexDigest, ScopeText, Seconds, SpecOne
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_JSON_INT, MAX_POLICIES, MAX_POLICY_BYTES, MAX_SCHEMA_BYTES
-from akpolicy.strict_json import Document, dump, load_object, shown, validate, validate_entries
+from akpolicy.stepwise_json import load_with_list
+from akpolicy.strict_json import Document, dump, shown, validate, validate_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTENT_MEDIA: Final = "application/vnd.akpolicy.content.v1+json"
 POLICY_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-# How many policies are read at once.
-ENTRIES_A_STEP: Final = 100
 DEFAULT_OFFLINE_MAX_AGE_S: Final = 86_400
 DEFAULT_LIFETIME_S: Final = 30 * 86_400
 
@@ -129,17 +132,18 @@ class OpenedContent:
 def encode_content(policies: list[tuple[str, str]], schema: str | None = None) -> bytes:
     """Return the blob of `(id, text)` pairs, with a schema where the scope brings its own."""
     content = Content.model_validate({"policies": [PolicyEntry(id=i, text=t) for i, t in policies], "schema": schema})
-    # Entry by entry, what `to_bytes` returns: that has three copies of up to 32 MiB on the way.
-    blob = bytearray(b'{"policies":[')
+    # Entry by entry, what `to_bytes` returns: that has three copies of up to 32 MiB on the way. `getvalue` has none.
+    blob = BytesIO()
+    blob.write(b'{"policies":[')
     for number, entry in enumerate(content.policies):
         if number:
-            blob += b","
-        blob += entry.to_bytes()
-    blob += b"]"
+            blob.write(b",")
+        blob.write(entry.to_bytes())
+    blob.write(b"]")
     if content.schema_text is not None:
-        blob += b',"schema":' + dump(content.schema_text)
-    blob += b"}"
-    return bytes(blob)
+        blob.write(b',"schema":' + dump(content.schema_text))
+    blob.write(b"}")
+    return blob.getvalue()
 
 
 def describe_content(blob: bytes, policies: int) -> ContentReference:
@@ -170,6 +174,33 @@ def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
     Raises `ContentTooLarge`, `ContentDigestMismatch`, `EncodingNotAllowed`, a payload error, or the `PolicyError` that
     says which entry is wrong.
     """
+    policies: list[PolicyEntry] = []
+    content, digest = _opened(blob, reference, policies.extend)
+    content.policies.extend(policies)
+    return OpenedContent(content, blob, digest)
+
+
+def examine_content(blob: bytes, reference: ContentReference) -> None:
+    """Raise what `open_content` raises, without ever having all policies in memory."""
+    _opened(blob, reference, lambda _: None)
+
+
+def _opened(blob: bytes, reference: ContentReference, keep: Callable[[list[PolicyEntry]], None]) -> tuple[Content, str]:
+    """Return content without its policies, which `keep` gets, and its digest."""
+    digest = _checked_digest(blob, reference)
+    check = _EntryCheck(reference.policies)
+
+    def take(entries: list[PolicyEntry]) -> None:
+        check.take(entries)
+        keep(entries)
+
+    content = parse_content(blob, take)
+    check.end()
+    return content, digest
+
+
+def _checked_digest(blob: bytes, reference: ContentReference) -> str:
+    """Return the digest of `blob`, which is what the manifest says; raise why it cannot be opened."""
     check_reference(reference)
     if len(blob) > reference.size:
         msg = f"content has {len(blob)} bytes, the manifest says {reference.size}"
@@ -181,34 +212,56 @@ def open_content(blob: bytes, reference: ContentReference) -> OpenedContent:
     if blob.startswith(_COMPRESSED_MAGIC):
         msg = "content is compressed; nothing inside the trust boundary is decompressed"
         raise EncodingNotAllowed(msg)
-    content = _load_content(blob)
-    _check_entries(content, reference.policies)
-    return OpenedContent(content, blob, digest)
+    return digest
 
 
-def _load_content(blob: bytes) -> Content:
-    """Parse step by step: one call over ten thousands of entries would stop every other thread meanwhile."""
-    value = load_object(blob)
-    entries = value.get("policies")
-    if not isinstance(entries, list):
-        return validate(value, Content)
-    content = validate({**value, "policies": []}, Content)
-    for first in range(0, len(entries), ENTRIES_A_STEP):
-        step = entries[first : first + ENTRIES_A_STEP]
-        content.policies.extend(validate_entries(step, _ENTRIES, Content, "policies", first))
+def parse_content(blob: bytes, take: Callable[[list[PolicyEntry]], None]) -> Content:
+    """Parse a blob step by step; `take` gets the policies, and the content that is returned has none.
+
+    Raises a payload error, or what `take` raises.
+    """
+    count = 0
+
+    def take_step(step: list[object]) -> None:
+        nonlocal count
+        take(validate_entries(step, _ENTRIES, Content, "policies", count))
+        count += len(step)
+
+    return validate(load_with_list(blob, "policies", take_step), Content)
+
+
+def load_content(blob: bytes) -> Content:
+    """Parse a blob that is believed; raise a payload error."""
+    policies: list[PolicyEntry] = []
+    content = parse_content(blob, policies.extend)
+    content.policies.extend(policies)
     return content
 
 
-def _check_entries(content: Content, expected: int) -> None:
-    if len(content.policies) != expected:
-        msg = f"content has {len(content.policies)} policies, the manifest says {expected}"
-        raise PolicyCountMismatch(msg)
-    seen: set[str] = set()
-    for entry in content.policies:
+class _EntryCheck:
+    """Judges policies as they come, and their number at the end."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._seen: set[str] = set()
+
+    def take(self, entries: list[PolicyEntry]) -> None:
+        """Raise the `PolicyError` of the first entry that is wrong."""
+        for entry in entries:
+            self._check(entry)
+            self._seen.add(entry.id)
+
+    def end(self) -> None:
+        """Raise `PolicyCountMismatch` unless there were as many as expected."""
+        if len(self._seen) != self._expected:
+            msg = f"content has {len(self._seen)} policies, the manifest says {self._expected}"
+            raise PolicyCountMismatch(msg)
+
+    def _check(self, entry: PolicyEntry) -> None:
         if not POLICY_ID.fullmatch(entry.id):
             msg = f"policy id `{shown(entry.id)}` is not allowed; use 1 to 128 of [A-Za-z0-9_.-]"
             raise PolicyIdInvalid(msg, policy_id=shown(entry.id))
-        if entry.id in seen:
+        if entry.id in self._seen:
             msg = "the id is used twice; give each policy its own @id"
             raise PolicyIdDuplicate(msg, policy_id=entry.id)
         if len(entry.text.encode("utf-8")) > MAX_POLICY_BYTES:
@@ -217,4 +270,3 @@ def _check_entries(content: Content, expected: int) -> None:
         if not entry.text.strip():
             msg = "the policy is blank"
             raise EmptyPolicySet(msg, policy_id=entry.id)
-        seen.add(entry.id)

@@ -94,17 +94,11 @@ def validate_entries(
 def load_object(data: bytes, limits: JsonLimits = DOCUMENT_LIMITS) -> dict[str, Any]:
     """Parse `data` as one JSON object by the rules of this module, without a model."""
     text = _decode(data)
-    _check_structure(data, limits.structure_bytes)
+    check_structure(data, limits)
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=partial(_object, limits.object_fields),
-            parse_int=_integer,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
-        if _SURROGATE_ESCAPE.search(data):
-            _refuse_lone_surrogates(text=json.dumps(value, ensure_ascii=False))
+        value = decoder(limits).decode(text)
+        if has_surrogate_escapes(data):
+            refuse_lone_surrogates(value)
     except json.JSONDecodeError as error:
         msg = f"payload is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise PayloadMalformed(msg) from None
@@ -112,6 +106,16 @@ def load_object(data: bytes, limits: JsonLimits = DOCUMENT_LIMITS) -> dict[str, 
         msg = "payload is not a JSON object"
         raise PayloadMalformed(msg)
     return value
+
+
+def decoder(limits: JsonLimits) -> json.JSONDecoder:
+    """Return what reads single values by these rules; structure and surrogates are checked apart."""
+    return json.JSONDecoder(
+        object_pairs_hook=partial(object_of, limits),
+        parse_int=_integer,
+        parse_float=_refuse_number,
+        parse_constant=_refuse_number,
+    )
 
 
 def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
@@ -133,8 +137,11 @@ def _decode(data: bytes) -> str:
     return text
 
 
-def _check_structure(data: bytes, limit: int) -> None:
-    """Refuse deep nesting, and millions of tiny values, which would take some twenty times their size in memory."""
+def check_structure(data: bytes, limits: JsonLimits) -> None:
+    """Refuse deep nesting, and millions of tiny values, which would take some twenty times their size in memory.
+
+    Raises `PayloadMalformed`.
+    """
     structure = bytearray()
     # Step by step: one call over megabytes would stop every other thread for as long as it takes.
     end = 0
@@ -143,8 +150,8 @@ def _check_structure(data: bytes, limit: int) -> None:
         end = string.end()
     structure += data[end:]
     structure = structure.translate(None, _WHITESPACE)
-    if len(structure) > limit:
-        msg = f"payload has {len(structure)} bytes outside strings, more than {limit}"
+    if len(structure) > limits.structure_bytes:
+        msg = f"payload has {len(structure)} bytes outside strings, more than {limits.structure_bytes}"
         raise PayloadMalformed(msg)
     depth = 0
     for byte in structure:
@@ -157,9 +164,10 @@ def _check_structure(data: bytes, limit: int) -> None:
             raise PayloadMalformed(msg)
 
 
-def _object(limit: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > limit:
-        msg = f"payload has an object with {len(pairs)} fields, more than {limit}"
+def object_of(limits: JsonLimits, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object with these fields; raise `FieldInvalid` if they are too many, or `DuplicateField`."""
+    if len(pairs) > limits.object_fields:
+        msg = f"payload has an object with {len(pairs)} fields, more than {limits.object_fields}"
         raise FieldInvalid(msg)
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -185,9 +193,15 @@ def _refuse_number(text: str) -> NoReturn:
     raise FieldInvalid(msg)
 
 
-def _refuse_lone_surrogates(*, text: str) -> None:
+def has_surrogate_escapes(data: bytes) -> bool:
+    """Whether a text has escapes that could make lone surrogates."""
+    return _SURROGATE_ESCAPE.search(data) is not None
+
+
+def refuse_lone_surrogates(value: object) -> None:
+    """Raise `PayloadNotUtf8` if there is a lone surrogate anywhere in what was parsed."""
     try:
-        text.encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         msg = "payload has a lone surrogate"
         raise PayloadNotUtf8(msg) from None

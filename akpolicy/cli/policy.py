@@ -91,9 +91,9 @@ def validate(
 def check_offline(files: Sequence[PolicyFile], schema: Path | None = None) -> Validation:
     """Check as a server does, with the file of an org's own schema or the packaged one; report all mistakes."""
     from akpolicy.client.publishing_types import Validation
-    from akpolicy.engine.files import examine
+    from akpolicy.engine.files import cut, examine
 
-    found = examine(files, schema_of(None if schema is None else read_schema_file(schema)))
+    found = examine(cut(files), schema_of(None if schema is None else read_schema_file(schema)))
     return Validation(
         found.problems, tuple(policy.id for policy in found.policies), len(found.policies), found.warnings
     )

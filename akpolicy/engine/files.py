@@ -17,7 +17,8 @@ from akpolicy.engine.caveats import caveats_of
 from akpolicy.engine.check import check_policies
 from akpolicy.engine.compile import Effect, effect_of
 from akpolicy.engine.limits import MAX_PROBLEMS
-from akpolicy.engine.source import split_policies
+from akpolicy.engine.source import split_file
+from akpolicy.engine.windows import first_bad_byte
 from akpolicy.errors import PolicySetInvalid, Problem
 
 if TYPE_CHECKING:
@@ -51,27 +52,32 @@ class Findings:
         return () if self.problems else caveats_of(self.policies)
 
 
-def examine(files: Sequence[PolicyFile], schema: CedarSchema, check: Check = check_policies) -> Findings:
-    """Cut and check the files; problems are a result, not an error, except for those that `check` raises."""
+def cut(files: Iterable[PolicyFile]) -> Findings:
+    """Cut files into policies, with what is wrong with the files.
+
+    No file is kept longer than it takes to cut it: an iterator that forgets them has at most one of them in memory.
+    """
     policies: list[PolicyText] = []
     problems: list[Problem] = []
-    for file in files:
-        try:
-            policies += split_policies(_decode(file), source=file.name)
-        except PolicySetInvalid as error:
-            problems += error.problems
-    if policies:
-        problems += check(policies, schema)
-    elif not problems:
+    for found in map(_cut, files):
+        policies += found.policies
+        problems += found.problems
+    if not policies and not problems:
         problems.append(NO_POLICIES)
-    return Findings(tuple(policies), tuple(problems[:MAX_PROBLEMS]))
+    return Findings(tuple(policies), tuple(problems))
+
+
+def examine(found: Findings, schema: CedarSchema, check: Check = check_policies) -> Findings:
+    """Check what was cut; problems are a result, not an error, except for those that `check` raises."""
+    problems = (*found.problems, *(check(found.policies, schema) if found.policies else ()))
+    return Findings(found.policies, problems[:MAX_PROBLEMS])
 
 
 def read_policies(
     files: Sequence[PolicyFile], schema: CedarSchema, check: Check = check_policies
 ) -> tuple[PolicyText, ...]:
     """Return the policies of the files; raise `PolicySetInvalid` with what is wrong, or what `check` raises."""
-    findings = examine(files, schema, check)
+    findings = examine(cut(files), schema, check)
     if findings.problems:
         raise PolicySetInvalid(findings.problems)
     return findings.policies
@@ -79,10 +85,10 @@ def read_policies(
 
 def cut_policies(files: Sequence[PolicyFile]) -> tuple[PolicyText, ...]:
     """Return the policies of files that somebody else checks; raise `PolicySetInvalid` for what cannot be cut."""
-    policies: list[PolicyText] = []
-    for file in files:
-        policies += split_policies(_decode(file), source=file.name)
-    return tuple(policies)
+    found = cut(files)
+    if found.problems:
+        raise PolicySetInvalid(found.problems)
+    return found.policies
 
 
 def permit_ids(policies: Iterable[PolicyText]) -> tuple[str, ...]:
@@ -90,11 +96,13 @@ def permit_ids(policies: Iterable[PolicyText]) -> tuple[str, ...]:
     return tuple(policy.id for policy in policies if effect_of(policy) is Effect.ALLOW)
 
 
-def _decode(file: PolicyFile) -> str:
+def _cut(file: PolicyFile) -> Findings:
+    """Return the policies of a file, or what is wrong with it."""
+    if (bad := first_bad_byte(file.data)) is not None:
+        line = file.data.count(b"\n", 0, bad) + 1
+        message = f"byte 0x{file.data[bad]:02x} is not UTF-8; save the file as UTF-8"
+        return Findings((), (Problem("PolicyNotUtf8", message, source=file.name, line=line),))
     try:
-        return file.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = file.data.count(b"\n", 0, error.start) + 1
-        message = f"byte 0x{file.data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        problem = Problem("PolicyNotUtf8", message, source=file.name, line=line)
-        raise PolicySetInvalid((problem,)) from None
+        return Findings(split_file(file.data, source=file.name), ())
+    except PolicySetInvalid as error:
+        return Findings((), error.problems)

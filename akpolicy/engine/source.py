@@ -19,12 +19,16 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.engine.limits import MAX_BRACKET_DEPTH, MAX_OPERATORS, MAX_PROBLEMS
-from akpolicy.engine.tokens import Piece, count_operators, head, pieces
+from akpolicy.engine.tokens import count_operators, head
+from akpolicy.engine.windows import outlines
 from akpolicy.errors import PolicySetInvalid, Problem
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from akpolicy.engine.tokens import Piece
+    from akpolicy.engine.windows import Outline
 
 _ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _SHOWN_CHARS: Final = 80
@@ -49,26 +53,36 @@ def is_policy_id(text: str) -> bool:
 
 
 def split_policies(text: str, *, source: str) -> tuple[PolicyText, ...]:
-    """Cut the text of a policy file into its policies.
+    """Cut the text of a policy file into its policies, as `split_file` does.
+
+    Raises `PolicySetInvalid` as that does, and with PolicyNotUtf8.
+    """
+    if problem := total_size_problem(len_utf8(text), source):
+        raise PolicySetInvalid((problem,))
+    return split_file(text.encode(), source=source)
+
+
+def split_file(data: bytes, *, source: str) -> tuple[PolicyText, ...]:
+    """Cut a policy file, which is UTF-8, into its policies.
 
     `source` names the file in messages and gives a single policy its id. Nothing is parsed: `check_policies` judges
     what a policy says.
 
     Raises:
-        PolicySetInvalid: with every mistake, each one of EmptyPolicySet, PolicyNotUtf8, PolicyTooLarge, PolicyTooDeep,
+        PolicySetInvalid: with every mistake, each one of EmptyPolicySet, PolicyTooLarge, PolicyTooDeep,
             TooManyPolicies, PolicyIdMissing, PolicyIdInvalid, PolicyIdDuplicate, PolicyParseError (a last policy
             without `;`).
 
     """
-    if problem := total_size_problem(len_utf8(text), source):
+    if problem := total_size_problem(len(data), source):
         raise PolicySetInvalid((problem,))
-    found = [piece for piece in islice(pieces(text), MAX_POLICIES + 2) if not piece.is_comment]
+    found = [outline for outline in islice(outlines(data), MAX_POLICIES + 2) if not outline.piece.is_comment]
     if not found:
         message = f"no policy in `{source}`, only white space or comments"
         raise PolicySetInvalid((Problem("EmptyPolicySet", message, source=source),))
     if len(found) > MAX_POLICIES:
         raise PolicySetInvalid((too_many_policies(source),))
-    policies, problems = _named(text, found, source)
+    policies, problems = _named(found, source)
     problems += [problem for _, problem in duplicate_problems(policies)]
     if problems:
         raise PolicySetInvalid(tuple(sorted(problems, key=lambda problem: problem.line)[:MAX_PROBLEMS]))
@@ -153,14 +167,13 @@ def problem_of(policy: PolicyText, code: str, message: str, *, line: int = 0) ->
     return Problem(code, message, policy.id if is_policy_id(policy.id) else "", policy.source, line or policy.line)
 
 
-def _named(text: str, found: Sequence[Piece], source: str) -> tuple[tuple[PolicyText, ...], list[Problem]]:
+def _named(found: Sequence[Outline], source: str) -> tuple[tuple[PolicyText, ...], list[Problem]]:
     """Give each piece its id, and say what is wrong with the piece."""
     stem = PurePath(source).stem
     fallback = stem if len(found) == 1 and is_policy_id(stem) else None
     policies, problems = [], []
-    for piece in found:
-        body = text[piece.start : piece.end]
-        annotated = head(body, piece.first - piece.start).id
+    for body, piece in found:
+        annotated = head(body, piece.first).id
         policy_id = fallback if annotated is None else annotated
         policy = PolicyText(policy_id or "", body, source, piece.line)
         policies.append(policy)

@@ -14,7 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import resource
@@ -25,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from akpolicy.allocator import give_back
 from akpolicy.engine.check import check_together
 from akpolicy.engine.schema import parse_schema
 from akpolicy.errors import SchemaInvalid
@@ -43,7 +43,7 @@ from akpolicy.fence.protocol import (
 from akpolicy.limits import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from akpolicy.engine.check import Check
     from akpolicy.engine.schema import CedarSchema
@@ -109,25 +109,22 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 def _serve(source: BinaryIO, sink: BinaryIO, check: Check) -> None:
     schema: CedarSchema | SchemaInvalid | None = None
-    trim = _trimmer()
     _say(sink, encode_frame(HELLO, ()))
     while header := source.read(HEADER_BYTES):
         kind, size = decode_header(header)
-        body = source.read(size)
         if kind == SCHEMA:
-            (text,) = decode_body(body)
+            (text,) = decode_body(source.read(size))
             schema = _schema(text, sink)
         elif kind == JOB and schema is not None:
-            number, policies = decode_job(body)
+            number, policies = decode_job(source.read(size))
             _die_with_parent(sink, dies=True)
             answer = encode_answer(number, _problems(policies, schema, check))
             _die_with_parent(sink, dies=False)
             _say(sink, answer)
-            del policies, answer
+            del policies
         else:
             sys.exit(f"a frame of the kind {kind!r} has no place here")
-        del body
-        trim()
+        give_back()
 
 
 def _schema(text: str, sink: BinaryIO) -> CedarSchema | SchemaInvalid:
@@ -148,7 +145,7 @@ def _problems(policies: Sequence[PolicyText], schema: CedarSchema | SchemaInvali
     return check(policies, schema) if policies else ()
 
 
-def _say(sink: BinaryIO, frame: bytearray) -> None:
+def _say(sink: BinaryIO, frame: bytes) -> None:
     sink.write(frame)
     sink.flush()
 
@@ -168,12 +165,3 @@ def _die_with_parent(sink: BinaryIO, *, dies: bool) -> None:
     poller.register(number, 0)
     if any(event & select.POLLERR for _, event in poller.poll(0)):
         raise BrokenPipeError
-
-
-def _trimmer() -> Callable[[], object]:
-    """Return what gives memory back to the system: glibc keeps all of it after a large job, several hundred MiB."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except AttributeError:  # another C library, which has other habits
-        return lambda: None
-    return lambda: trim(0)

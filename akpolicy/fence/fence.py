@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 from akpolicy.engine.check import set_problem
 from akpolicy.errors import EngineUnavailable, PolicyCrashesEngine, PolicySetInvalid, SchemaInvalid
 from akpolicy.fence.process import ChildLost, ChildProcess, child_command
-from akpolicy.fence.protocol import SCHEMA, decode_answer, encode_frame, encode_job
+from akpolicy.fence.protocol import SCHEMA, Frame, decode_answer, frame_of, job_frame
 from akpolicy.limits import MIB
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Fence:
 
     def _ask(self, policies: Sequence[PolicyText], schema_text: str) -> tuple[Problem, ...]:
         job = _Job(str(next(self._numbers)), policies, schema_text)
-        key, frame = job.key, encode_job(job.number, policies)
+        key, frame = job.key, job_frame(job.number, policies)
         with self._lock:
             try:
                 return self._check(key, job, frame)
@@ -198,14 +198,15 @@ class Fence:
 
     # --- child --------------------------------------------------------------------------------------------------------
 
-    def _check(self, key: _Key, job: _Job, frame: bytearray) -> tuple[Problem, ...]:
+    def _check(self, key: _Key, job: _Job, frame: Frame) -> tuple[Problem, ...]:
         self._refuse_crashed(key)
         child = self._warm_child()
+        frames = [frame]
         if child.schema != key[0]:
-            # In front, and in place: there is one copy.
-            frame[:0] = encode_frame(SCHEMA, [job.schema_text])
+            frames.insert(0, frame_of(SCHEMA, [job.schema_text]))
         try:
-            body = child.ask(frame, self._deadline_s(len(frame)))
+            size = sum(frame.size for frame in frames)
+            body = child.ask(itertools.chain.from_iterable(frame.parts for frame in frames), self._deadline_s(size))
             problems = _decoded(child, body, job)
         except ChildLost as lost:
             self._child = None

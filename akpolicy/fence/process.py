@@ -34,7 +34,7 @@ from akpolicy.fence.protocol import (
 from akpolicy.limits import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # How long a child whose pipe closed may take to be gone.
 EXIT_DEADLINE_S: Final = 5.0
@@ -126,12 +126,12 @@ class ChildProcess:
     def wait_warm(self, deadline_s: float) -> None:
         """Wait until it can work, if it cannot yet; raise `ChildLost`."""
         if not self.warm:
-            self._exchange(b"", HELLO, deadline_s)
+            self._exchange((), HELLO, deadline_s)
             self.warm = True
 
-    def ask(self, frames: bytes | bytearray, deadline_s: float) -> bytes:
-        """Send frames and return the body of the answer; raise `ChildLost`."""
-        return self._exchange(frames, ANSWER, deadline_s)
+    def ask(self, parts: Iterable[bytes | bytearray], deadline_s: float) -> bytes:
+        """Send the parts of frames and return the body of the answer; raise `ChildLost`."""
+        return self._exchange(parts, ANSWER, deadline_s)
 
     def is_usable(self) -> bool:
         """Whether it may be asked: it was not ended, and once it is warm it lives and has said nothing unasked."""
@@ -160,10 +160,11 @@ class ChildProcess:
             self._output.close()
             self._complaints.close()
 
-    def _exchange(self, data: bytes | bytearray, expected: bytes, deadline_s: float) -> bytes:
+    def _exchange(self, parts: Iterable[bytes | bytearray], expected: bytes, deadline_s: float) -> bytes:
         until = time.monotonic() + deadline_s
         try:
-            self._send(data, until)
+            for part in parts:
+                self._send(part, until)
             return self._receive(expected, until)
         except _Overdue:
             self.end(0.0)

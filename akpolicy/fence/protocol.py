@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from akpolicy import errors
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import PolicyError, Problem
-from akpolicy.limits import MIB
+from akpolicy.limits import KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 SCHEMA: Final = b"S"
 JOB: Final = b"J"
@@ -36,6 +37,9 @@ ANSWER: Final = b"A"
 MAX_ANSWER_BYTES: Final = 32 * MIB
 # The child ends with it where Python finds no more memory. (Where Rust finds none, it aborts.)
 EXIT_OUT_OF_MEMORY: Final = 71
+
+# A frame is sent in parts of at least this size, but for the first and the last.
+PART_BYTES: Final = 256 * KIB
 
 _HEADER: Final = struct.Struct("=cQ")
 HEADER_BYTES: Final = _HEADER.size
@@ -51,17 +55,39 @@ _CODES: Final = frozenset(
 )
 
 
-def encode_frame(kind: bytes, strings: Sequence[str]) -> bytearray:
-    """Return a frame."""
-    # String by string: one call over ten thousands would stop every other thread meanwhile. Twice, because content may
-    # have 32 MiB, of which there is then only one copy here.
-    lengths = array(_LENGTH, (len(_encoded(string)) for string in strings))
+class Frame(NamedTuple):
+    """A frame that is made while it is sent: content may have 32 MiB, of which there is no copy here.
+
+    `size` is that of all `parts`, in bytes; they can be taken once.
+    """
+
+    size: int
+    parts: Iterator[bytes | bytearray]
+
+
+def frame_of(kind: bytes, strings: Sequence[str]) -> Frame:
+    """Return a frame in parts."""
+    # String by string: one call over ten thousands would stop every other thread meanwhile.
+    lengths = array(_LENGTH, (len(string) if string.isascii() else len(_encoded(string)) for string in strings))
     packed = lengths.tobytes()
-    frame = bytearray(_HEADER.pack(kind, _COUNT.size + len(packed) + sum(lengths)))
-    frame += _COUNT.pack(len(lengths)) + packed
+    body = _COUNT.size + len(packed) + sum(lengths)
+    head = _HEADER.pack(kind, body) + _COUNT.pack(len(lengths)) + packed
+    return Frame(HEADER_BYTES + body, chain([head], _parts(strings)))
+
+
+def encode_frame(kind: bytes, strings: Sequence[str]) -> bytes:
+    """Return a frame as a whole."""
+    return b"".join(frame_of(kind, strings).parts)
+
+
+def _parts(strings: Iterable[str]) -> Iterator[bytearray]:
+    part = bytearray()
     for string in strings:
-        frame += _encoded(string)
-    return frame
+        part += _encoded(string)
+        if len(part) >= PART_BYTES:
+            yield part
+            part = bytearray()
+    yield part
 
 
 def _encoded(string: str) -> bytes:
@@ -92,11 +118,11 @@ def decode_body(body: bytes) -> list[str]:
     return strings
 
 
-def encode_job(number: str, policies: Sequence[PolicyText]) -> bytearray:
+def job_frame(number: str, policies: Sequence[PolicyText]) -> Frame:
     """Return the frame that asks for a check of these policies."""
     ids, sources = [policy.id for policy in policies], [policy.source for policy in policies]
     lines, texts = [str(policy.line) for policy in policies], [policy.text for policy in policies]
-    return encode_frame(JOB, [number, *ids, *sources, *lines, *texts])
+    return frame_of(JOB, [number, *ids, *sources, *lines, *texts])
 
 
 def decode_job(body: bytes) -> tuple[str, list[PolicyText]]:
@@ -110,7 +136,7 @@ def decode_job(body: bytes) -> tuple[str, list[PolicyText]]:
     ]
 
 
-def encode_answer(number: str, problems: Sequence[Problem]) -> bytearray:
+def encode_answer(number: str, problems: Sequence[Problem]) -> bytes:
     """Return the frame that answers a job."""
     strings = [number]
     for problem in problems:

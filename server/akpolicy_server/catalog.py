@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from akpolicy.errors import StoreUnavailable
 from akpolicy.limits import MIB
-from akpolicy_server.store.revisions import load_blob
+from akpolicy_server.store.blobs import load_blob
 from akpolicy_server.store.roots import roots_after
 from akpolicy_server.views import OrgView, read_view
 

@@ -21,15 +21,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, Content, OfflineFloor
+from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import OrgFrozen, RevisionNotFound
 from akpolicy.freeze import FREEZE_POLICY, FREEZE_POLICY_ID
 from akpolicy.freeze import is_freeze as are_freeze
 from akpolicy.scope import is_member_scope
-from akpolicy.strict_json import load
 from akpolicy_server.access import Caller, require_publisher, scope_of_org
 from akpolicy_server.audience import require_scope
+from akpolicy_server.contents import policies_in
 from akpolicy_server.drafts import BundleDraft, Floor, Reason, manifest_of
 from akpolicy_server.judging import ContentToJudge, ProposedContent, StoredContent, propose_content
 from akpolicy_server.orders import check_request
@@ -67,7 +67,7 @@ def is_freeze(connection: Connection, revision: RevisionRecord) -> bool:
     if revision.policy_count != FREEZE_CONTENT.reference.policies:
         return False
     # Content that was signed elsewhere may be the same policy in other JSON.
-    policies = load(read_content(connection, revision), Content).policies
+    policies = policies_in(read_content(connection, revision))
     return are_freeze([(policy.id, policy.text) for policy in policies])
 
 

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.bundle import Content
+from akpolicy.bundle import load_content
 from akpolicy.errors import InvalidField, RevisionNotFound
 from akpolicy.limits import MAX_JSON_INT
-from akpolicy.strict_json import load
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import require_scope
 from akpolicy_server.store.revisions import (
@@ -72,7 +71,7 @@ class History:
                 what = f"no version {version} of `{scope}`" if version else f"nothing published for `{scope}`"
                 raise RevisionNotFound(f"there is {what}")
             blob = read_content(connection, revision)
-        content = load(blob, Content)
+        content = load_content(blob)
         return revision, content.policies, content.schema_text or ""
 
 

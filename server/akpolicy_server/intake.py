@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from akpolicy.engine.check import Check
-    from akpolicy.engine.files import PolicyFile
     from akpolicy.engine.schema import CedarSchema
     from akpolicy.engine.source import PolicyText
     from akpolicy.errors import Problem
@@ -86,16 +85,16 @@ class Intake:
                 self._parsed.popitem(last=False)
         return parsed
 
-    def examine(self, files: Sequence[PolicyFile], schemas: Sequence[SchemaOf] = PACKAGED) -> Findings:
-        """Say what files hold and what is wrong with it."""
-        findings = examine(files, self.schema(schemas[0].text), self._check)
+    def examine(self, cut: Findings, schemas: Sequence[SchemaOf] = PACKAGED) -> Findings:
+        """Say what is wrong with files that were cut."""
+        findings = examine(cut, self.schema(schemas[0].text), self._check)
         if findings.problems:
             return Findings(findings.policies, _naming(findings.problems, schemas[0]))
         return Findings(findings.policies, self.problems(findings.policies, schemas[1:]))
 
-    def read(self, files: Sequence[PolicyFile], schemas: Sequence[SchemaOf] = PACKAGED) -> tuple[PolicyText, ...]:
-        """Return the policies of files; raise `PolicySetInvalid` with every problem."""
-        findings = self.examine(files, schemas)
+    def read(self, cut: Findings, schemas: Sequence[SchemaOf] = PACKAGED) -> tuple[PolicyText, ...]:
+        """Return the policies of files that were cut; raise `PolicySetInvalid` with every problem."""
+        findings = self.examine(cut, schemas)
         if findings.problems:
             raise PolicySetInvalid(findings.problems)
         return findings.policies

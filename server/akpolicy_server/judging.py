@@ -15,15 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from akpolicy.bundle import Content, describe_content, encode_content, open_content
+from akpolicy.bundle import describe_content, encode_content, examine_content
 from akpolicy.engine.files import permit_ids
-from akpolicy.engine.source import PolicyText
 from akpolicy.errors import InvalidField, TrustError
 from akpolicy.limits import MAX_CONTENT_BYTES
-from akpolicy.strict_json import load
 from akpolicy.trust import refuse_ungranted
 from akpolicy_server.audience import for_hosts
-from akpolicy_server.store.revisions import store_blob
+from akpolicy_server.contents import policies_in
+from akpolicy_server.store.blobs import store_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from akpolicy.bundle import ContentReference
+    from akpolicy.engine.source import PolicyText
     from akpolicy.envelope import SignedEnvelope
     from akpolicy.trust import VerifiedManifest
     from akpolicy_server.audience import Member
@@ -77,8 +77,7 @@ class StoredContent:
 
     def permits(self) -> tuple[str, ...]:
         """Return the ids of its policies that permit."""
-        policies = load(self.read(), Content).policies
-        return permit_ids(PolicyText(entry.id, entry.text) for entry in policies)
+        return permit_ids(policies_in(self.read()))
 
     def store(self, connection: Connection) -> None:
         """Do nothing: it is kept."""
@@ -93,7 +92,7 @@ def propose_content(policies: Sequence[PolicyText], schema: str | None = None) -
     if len(blob) > MAX_CONTENT_BYTES:
         raise InvalidField(f"the content would have {len(blob)} bytes, more than {MAX_CONTENT_BYTES}: split it")
     reference = describe_content(blob, len(policies))
-    open_content(blob, reference)
+    examine_content(blob, reference)
     return content_of(blob, reference, policies)
 
 

@@ -20,17 +20,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from akpolicy.bundle import Content
 from akpolicy.engine.heads import read_heads
 from akpolicy.engine.legacy import load_legacy_schema
-from akpolicy.engine.source import PolicyText
 from akpolicy.engine.verdict import Effect
 from akpolicy.errors import LegacyNotServed, LegacyUnsupported, PolicyError, StartupError
 from akpolicy.legacy import LegacyBundle, sign_legacy
 from akpolicy.limits import MIB
 from akpolicy.scope import GLOBAL, org_scope
-from akpolicy.strict_json import load
 from akpolicy_server.audience import trusted
+from akpolicy_server.contents import policies_in
 from akpolicy_server.intake import SchemaOf
 from akpolicy_server.store.online_keys import online_key_ids
 from akpolicy_server.store.roots import newest_roots
@@ -38,6 +36,7 @@ from akpolicy_server.store.roots import newest_roots
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from akpolicy.engine.source import PolicyText
     from akpolicy.signing import Signer
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.intake import Intake
@@ -97,10 +96,7 @@ class LegacyPolicies:
 
     def _flat(self, org: str, scopes: Sequence[str], blobs: Sequence[bytes]) -> str:
         """Return one text of layers that come broad to specific; raise `LegacyUnsupported`. Blocks."""
-        layers = [
-            [PolicyText(entry.id, entry.text, scope) for entry in load(blob, Content).policies]
-            for scope, blob in zip(scopes, blobs, strict=True)
-        ]
+        layers = [policies_in(blob, scope) for scope, blob in zip(scopes, blobs, strict=True)]
         for layer in layers:
             if problems := self._intake.problems(layer, [SchemaOf(org, load_legacy_schema().text)]):
                 raise LegacyUnsupported(f"{_ADVICE}: {problems[0]}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,8 @@ from akpolicy.scope import GLOBAL, is_member_scope
 from akpolicy.strict_json import dump
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from akpolicy.engine.files import PolicyFile
     from akpolicy.envelope import SignedEnvelope
 
@@ -33,12 +36,36 @@ class SchemaChoice(StrEnum):
     OWN = "own"
 
 
+class Sources:
+    """Policy files that are taken over once: nobody keeps up to 32 MiB for longer than it takes to cut them."""
+
+    def __init__(self, files: Iterable[PolicyFile]) -> None:
+        self._files: deque[PolicyFile] | None = deque(files)
+        self._digests: list[list[str]] = []
+
+    @property
+    def digests(self) -> list[list[str]]:
+        """The name of each file and the hex SHA-256 of what is in it."""
+        if self._files and not self._digests:
+            self._digests = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in self._files]
+        return self._digests
+
+    def drain(self) -> Iterator[PolicyFile]:
+        """Yield each file and forget it; raise `RuntimeError` the second time."""
+        if self._files is None:
+            raise RuntimeError("the files were taken over before")
+        self._digests = self.digests
+        files, self._files = self._files, None
+        while files:
+            yield files.popleft()
+
+
 @dataclass(frozen=True, slots=True)
 class PublishOrder:
     """What to publish and under which conditions; 0 stands for the default of a number of seconds."""
 
     scope: str
-    files: tuple[PolicyFile, ...] = field(repr=False)
+    sources: Sources = field(repr=False)
     expected_version: int | None = None
     idempotency_key: str = ""
     message: str = ""
@@ -52,7 +79,6 @@ class PublishOrder:
 
     def digest(self) -> bytes:
         """Return what names this request."""
-        files = [[file.name, hashlib.sha256(file.data).hexdigest()] for file in self.files]
         return _digest(
             self.scope,
             self.expected_version,
@@ -61,7 +87,7 @@ class PublishOrder:
             self.offline_max_age_s,
             self.lifetime_s,
             self.no_rollback,
-            files,
+            self.sources.digests,
             self.schema,
             hashlib.sha256(self.schema_text.encode("utf-8")).hexdigest(),
         )

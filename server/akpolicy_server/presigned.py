@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from akpolicy.allocator import give_back
 from akpolicy.bundle import Manifest, open_content
+from akpolicy.engine.files import cut
 from akpolicy.engine.source import PolicyText
 from akpolicy.envelope import PayloadType, SignedEnvelope
 from akpolicy.errors import (
@@ -120,7 +122,7 @@ class Presigned:
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
         footing = self._schemas.footing_of(order)
-        content = propose_content(self._intake.read(order.files, footing.schemas), footing.own)
+        content = propose_content(self._intake.read(cut(order.sources.drain()), footing.schemas), footing.own)
         self._schemas.check_layers(footing)
         draft = bundle_of(order, content, Reason(RevisionKind.PUBLISH), self._default_lifetime_s)
         with self._database.read() as connection:
@@ -162,6 +164,7 @@ class Presigned:
 
     def _publish(self, caller: Caller, order: EnvelopeOrder, manifest: Manifest) -> Published:
         content, footing = self._open(manifest, order.content)
+        give_back(content.reference.size)
         digest = bytes.fromhex(content.reference.digest)
         claim = claim_of(caller, order.idempotency_key, order.digest())
         self._outlines.note(content)

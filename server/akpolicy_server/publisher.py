@@ -19,8 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from akpolicy.allocator import give_back
 from akpolicy.bundle import DEFAULT_OFFLINE_MAX_AGE_S, OfflineFloor
 from akpolicy.engine.caveats import caveats_of
+from akpolicy.engine.files import cut
 from akpolicy_server.access import Caller, check_publishable_scope, require_publisher
 from akpolicy_server.audience import require_scope
 from akpolicy_server.claims import claim_of, first_answer
@@ -30,18 +32,17 @@ from akpolicy_server.judging import propose_content
 from akpolicy_server.orders import check_expected
 from akpolicy_server.replacements import NO_REPLACEMENTS
 from akpolicy_server.store.revisions import RevisionKind, current_revision
+from akpolicy_server.submissions import Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from akpolicy.engine.files import Findings, PolicyFile
+    from akpolicy.engine.files import Findings
     from akpolicy.errors import Problem
     from akpolicy_server.intake import Intake
-    from akpolicy_server.judging import ContentToJudge
+    from akpolicy_server.judging import ContentToJudge, ProposedContent
     from akpolicy_server.ledger import Ledger
-    from akpolicy_server.orders import PublishOrder
+    from akpolicy_server.orders import PublishOrder, Sources
     from akpolicy_server.replacements import Outlines, Replacements
-    from akpolicy_server.schemas import Schemas
+    from akpolicy_server.schemas import Footing, Schemas
     from akpolicy_server.store.engine import Database
     from akpolicy_server.store.revisions import RevisionRecord
 
@@ -84,13 +85,13 @@ class Publisher:
         self._outlines = outlines
         self._default_lifetime_s = default_lifetime_s
 
-    def validate(self, caller: Caller, scope: str, files: Sequence[PolicyFile]) -> Findings:
+    def validate(self, caller: Caller, scope: str, sources: Sources) -> Findings:
         """Say what is wrong with policies; raise `PermissionDenied`, `InvalidField` or `OrgNotFound`."""
         require_publisher(caller, check_publishable_scope(scope))
         with self._database.read() as connection:
             require_scope(connection, scope)
             footing = self._schemas.footing(connection, scope, self._schemas.own(connection, scope))
-        return self._intake.examine(files, footing.schemas)
+        return self._intake.examine(cut(sources.drain()), footing.schemas)
 
     def publish(self, caller: Caller, order: PublishOrder) -> Published:
         """Publish a scope's whole policy.
@@ -113,14 +114,13 @@ class Publisher:
         """
         require_publisher(caller, check_publishable_scope(order.scope))
         order.check()
-        return self._schemas.settled(lambda: self._publish(caller, order))
+        submission = Submission(order.sources)
+        return self._schemas.settled(lambda: self._publish(caller, order, submission))
 
-    def _publish(self, caller: Caller, order: PublishOrder) -> Published:
+    def _publish(self, caller: Caller, order: PublishOrder, submission: Submission) -> Published:
         footing = self._schemas.footing_of(order)
-        policies = self._intake.read(order.files, footing.schemas)
-        content = propose_content(policies, footing.own)
-        self._schemas.check_layers(footing)
-        warnings = caveats_of(policies)
+        content, warnings = self._propose(submission, footing)
+        give_back(content.reference.size)
         digest = bytes.fromhex(content.reference.digest)
         self._schemas.note(digest, footing)
         claim = claim_of(caller, order.idempotency_key, order.digest())
@@ -138,6 +138,14 @@ class Publisher:
             revision = self._ledger.commit(change, bundle_of(order, content, reason, self._default_lifetime_s))
             replacements = self._outlines.compare(change.connection, revision, current)
         return Published(revision, repeated=False, dry_run=order.dry_run, replacements=replacements, warnings=warnings)
+
+    def _propose(self, submission: Submission, footing: Footing) -> tuple[ProposedContent, tuple[Problem, ...]]:
+        """Return the content of the policies, and warnings; from here on they are nowhere else."""
+        policies = self._intake.read(submission.findings(), footing.schemas)
+        content = propose_content(policies, footing.own)
+        self._schemas.check_layers(footing)
+        submission.encoded(content)
+        return content, caveats_of(policies)
 
 
 def bundle_of(order: PublishOrder, content: ContentToJudge, reason: Reason, default_lifetime_s: int) -> BundleDraft:

@@ -17,14 +17,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from akpolicy.bundle import Content
 from akpolicy.engine.files import permit_ids
-from akpolicy.engine.source import PolicyText
 from akpolicy.errors import StoreUnavailable
 from akpolicy.scope import GLOBAL, is_team_scope, org_of, org_scope, specificity
-from akpolicy.strict_json import load
+from akpolicy_server.contents import policies_in
+from akpolicy_server.store.blobs import load_blob
 from akpolicy_server.store.layers import contents_of, contents_of_teams
-from akpolicy_server.store.revisions import load_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,7 +95,7 @@ class Outlines:
         blob = load_blob(connection, digest)
         if blob is None:
             raise StoreUnavailable(f"the content {digest.hex()} is missing; restore the database from a backup")
-        policies = [PolicyText(entry.id, entry.text) for entry in load(blob, Content).policies]
+        policies = policies_in(blob)
         outline = Outline(frozenset(policy.id for policy in policies), frozenset(permit_ids(policies)))
         self._keep(digest, outline)
         return outline

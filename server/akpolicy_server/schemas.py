@@ -21,23 +21,23 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from akpolicy.bundle import Content
 from akpolicy.engine.legacy import load_legacy_schema
 from akpolicy.engine.limits import MAX_PROBLEMS
-from akpolicy.engine.source import PolicyText
 from akpolicy.errors import LegacyUnsupported, PolicySetInvalid, Problem, StoreUnavailable
 from akpolicy.scope import GLOBAL, is_member_scope, org_of, org_scope
-from akpolicy.strict_json import load
+from akpolicy_server.contents import policies_in, schema_in
 from akpolicy_server.intake import PACKAGED, SchemaOf
 from akpolicy_server.orders import SchemaChoice
+from akpolicy_server.store.blobs import load_blob
 from akpolicy_server.store.layers import contents_of_org, own_contents
-from akpolicy_server.store.revisions import current_revision, load_blob
+from akpolicy_server.store.revisions import current_revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from sqlalchemy import Connection
 
+    from akpolicy.engine.source import PolicyText
     from akpolicy_server.intake import Intake
     from akpolicy_server.orders import PublishOrder
     from akpolicy_server.store.engine import Database
@@ -175,7 +175,7 @@ class Schemas:
     def _policies(self, digest: bytes) -> list[PolicyText]:
         with self._database.read() as connection:
             blob = _blob(connection, digest)
-        return [PolicyText(entry.id, entry.text) for entry in load(blob, Content).policies]
+        return policies_in(blob)
 
     # --- stored content that comes back -------------------------------------------------------------------------------
 
@@ -221,9 +221,7 @@ class Schemas:
             if digest in self._texts:
                 self._texts.move_to_end(digest)
                 return self._texts[digest]
-        blob = _blob(connection, digest)
-        # Parsing megabytes is for those that may have one: a name in JSON can only be written like this, or escaped.
-        text = load(blob, Content).schema_text if b'"schema"' in blob or b"\\u" in blob else None
+        text = schema_in(_blob(connection, digest))
         with self._lock:
             self._texts[digest] = text
             while len(self._texts) > MAX_KNOWN_CONTENTS:

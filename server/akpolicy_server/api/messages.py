@@ -12,7 +12,7 @@ from akpolicy.limits import MAX_CHUNK_BYTES
 from akpolicy.v1 import bundle_pb2, publishing_pb2
 from akpolicy.wire import envelope_from_proto, envelope_to_proto
 from akpolicy_server.access import Role
-from akpolicy_server.orders import PublishOrder, RollbackOrder, SchemaChoice
+from akpolicy_server.orders import PublishOrder, RollbackOrder, SchemaChoice, Sources
 from akpolicy_server.store.online_keys import KeyRole
 from akpolicy_server.store.revisions import RevisionKind
 
@@ -123,7 +123,7 @@ def order_of(header: publishing_pb2.PublishHeader, upload: Upload) -> PublishOrd
         raise InvalidField(f"offline_mode {header.offline_mode} is none of this version")
     return PublishOrder(
         scope=header.scope,
-        files=upload.files,
+        sources=Sources(upload.files),
         schema=_SCHEMAS[header.schema],
         schema_text=upload.schema,
         expected_version=header.expected_version if header.HasField("expected_version") else None,

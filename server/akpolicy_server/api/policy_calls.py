@@ -12,7 +12,7 @@ from akpolicy_server.api.messages import details_message, envelope_in, order_of,
 from akpolicy_server.api.part import ServicerPart
 from akpolicy_server.api.problems import problem_messages
 from akpolicy_server.api.upload import read_content, read_files, read_header, read_upload
-from akpolicy_server.orders import EnvelopeOrder
+from akpolicy_server.orders import EnvelopeOrder, Sources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,8 +39,8 @@ class PolicyCalls(ServicerPart):
             caller = await call.authenticate()
             scope = (await read_header(request_iterator)).header.scope
             require_publisher(caller, check_publishable_scope(scope))
-            files = await read_files(request_iterator)
-            findings = await self._threads.policies(self._domain.publisher.validate, caller, scope, files)
+            sources = Sources(await read_files(request_iterator))
+            findings = await self._threads.policies(self._domain.publisher.validate, caller, scope, sources)
             call.note(scope=scope, policies=len(findings.policies), problems=len(findings.problems))
             return publishing_pb2.ValidateResponse(
                 problems=problem_messages(findings.problems),

@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, select
+from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from akpolicy.errors import StoreUnavailable
 from akpolicy.wire import envelope_from_bytes, envelope_to_bytes
-from akpolicy_server.store.tables import blobs, revisions
+from akpolicy_server.store.blobs import load_blob
+from akpolicy_server.store.tables import revisions
 
 if TYPE_CHECKING:
     from typing import Any
@@ -148,17 +149,6 @@ def find_by_claim(connection: Connection, claim: IdempotencyClaim) -> tuple[Revi
     )
     row = connection.execute(query).first()
     return None if row is None else (revision_of(row), row.request_digest)
-
-
-def store_blob(connection: Connection, digest: bytes, data: bytes) -> None:
-    """Keep a blob under its digest; one that is there already is left alone."""
-    if not connection.scalar(select(exists().where(blobs.c.digest == digest))):
-        connection.execute(insert(blobs).values(digest=digest, size=len(data), data=data))
-
-
-def load_blob(connection: Connection, digest: bytes) -> bytes | None:
-    """Return a blob, or None."""
-    return connection.scalar(select(blobs.c.data).where(blobs.c.digest == digest))
 
 
 def read_content(connection: Connection, revision: RevisionRecord) -> bytes:

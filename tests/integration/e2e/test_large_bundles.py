@@ -1,8 +1,8 @@
 """A bundle near the limit of 32 MiB arrives, and what it costs in memory is bounded; one beyond it is refused.
 
-Measured with 30 MiB of 2,500 policies, as growth of the peak: server 6.0 times the size, sidecar 3.3 times, the child
-of each fence, which has Cedar parse all of it, 6.8 times and for a moment. One more copy on the way does not fit the
-bounds: the sidecar's is exceeded without `akpolicy.allocator`, and with a second copy of the frame for the fence.
+Measured with 30 MiB of 2,500 policies, as growth of the peak: server 2.4 times the size, sidecar 2.3 times, the child
+of each fence, which has Cedar parse all of it as one text, 9.8 times and for a moment (5.8 if no character is beyond
+Latin-1). One more copy on the way exceeds the bounds of server and sidecar.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SCOPE: Final = f"org/{ORG}"
 POLICIES: Final = 2500
 DEADLINE_S: Final = 180.0
 # How often the size of the bundle each process may grow by.
-SERVER_TIMES: Final = 6.6
-SIDECAR_TIMES: Final = 3.7
-CHILD_TIMES: Final = 8.0
+SERVER_TIMES: Final = 3.0
+SIDECAR_TIMES: Final = 3.0
+CHILD_TIMES: Final = 11.0
 # That many times the size may stay with a program after it.
-STAYS_TIMES: Final = 4.5
+STAYS_TIMES: Final = 2.0
 _RESET_PEAK: Final = "5"
 
 
@@ -38,7 +38,13 @@ def large(size: int) -> str:
     """Return policies of about `size` bytes in total."""
     text = "x" * (size // POLICIES - 120)
     rule = '@id("p{n}") forbid (principal == AgentKernel::User::"u{n}", action, resource) when {{ "{text}" == "y" }};\n'
-    return permit("second") + "".join(rule.format(n=n, text=text) for n in range(POLICIES))
+    # The last one: as one text, Python would need four bytes for each character of all of them.
+    return (
+        permit("second")
+        + "".join(rule.format(n=n, text=text) for n in range(POLICIES))
+        + "// \U0001f512\n"
+        + rule.format(n="-last", text="x")
+    )
 
 
 def status(pid: int, field: str) -> float:
@@ -66,7 +72,7 @@ def test_a_bundle_of_thirty_mebibytes_arrives_and_takes_bounded_memory(enforcing
         Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
     before = {pid: status(pid, "VmHWM") for pid in allowed}
     text = large(30 * MIB)
-    size = len(text) / MIB
+    size = len(text.encode()) / MIB
     assert size > 29
 
     enforcing.publish(text)
@@ -74,10 +80,14 @@ def test_a_bundle_of_thirty_mebibytes_arrives_and_takes_bounded_memory(enforcing
     enforcing.wait_decided_by("second")
 
     for pid, (name, times) in allowed.items():
-        peak, stays = (status(pid, field) - before[pid] for field in ("VmHWM", "VmRSS"))
-        sys.stdout.write(f"{name}: {peak / size:.1f} times the size at most, {stays / size:.1f} stay\n")
-        assert peak <= times * size, name
-        assert stays <= STAYS_TIMES * size, name
+
+        def grown(field: str, pid: int = pid) -> float:
+            return (status(pid, field) - before[pid]) / size
+
+        # It decides before it has let go of all that it needed.
+        wait_until(lambda: grown("VmRSS") <= STAYS_TIMES, what=f"the {name} to give back")  # noqa: B023 - done here
+        sys.stdout.write(f"{name}: {grown('VmHWM'):.1f} times the size at most, {grown('VmRSS'):.1f} stay\n")
+        assert grown("VmHWM") <= times, name
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akpolicy.engine.files import PolicyFile, examine, read_policies
+from akpolicy.engine.files import PolicyFile, cut, examine, read_policies
 from akpolicy.engine.limits import MAX_PROBLEMS
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import PolicySetInvalid
@@ -46,27 +46,27 @@ def test_mistakes_in_several_files_are_all_reported_with_file_and_line(schema: C
 
 
 def test_an_id_is_used_once_in_all_files_together(schema: CedarSchema) -> None:
-    findings = examine([_file("a.cedar", policy("same")), _file("b.cedar", policy("same"))], schema)
+    findings = examine(cut([_file("a.cedar", policy("same")), _file("b.cedar", policy("same"))]), schema)
     assert [(p.code, p.source, p.policy_id) for p in findings.problems] == [("PolicyIdDuplicate", "b.cedar", "same")]
 
 
 @pytest.mark.parametrize("files", [[], [_file("a.cedar", "")], [_file("a.cedar", "// nothing\n")]])
 def test_no_policy_at_all_is_a_mistake(schema: CedarSchema, files: list[PolicyFile]) -> None:
-    assert [problem.code for problem in examine(files, schema).problems] == ["EmptyPolicySet"]
+    assert [problem.code for problem in examine(cut(files), schema).problems] == ["EmptyPolicySet"]
 
 
 def test_forty_thousand_brackets_are_refused_before_cedar_sees_them(schema: CedarSchema) -> None:
     text = '@id("deep") permit (principal, action, resource) when { ' + "(" * 40_000 + "true" + ")" * 40_000 + " };"
-    codes = {problem.code for problem in examine([_file("deep.cedar", text)], schema).problems}
+    codes = {problem.code for problem in examine(cut([_file("deep.cedar", text)]), schema).problems}
     assert codes == {"PolicyTooDeep", "PolicyTooLarge"}
 
 
 def test_reports_are_bounded(schema: CedarSchema) -> None:
     text = "permit (principal, action, resource);\n" * (2 * MAX_PROBLEMS)
-    assert len(examine([_file("many.cedar", text)], schema).problems) == MAX_PROBLEMS
+    assert len(examine(cut([_file("many.cedar", text)]), schema).problems) == MAX_PROBLEMS
 
 
 @given(st.lists(st.binary(max_size=200), max_size=3))
 def test_any_bytes_are_policies_or_problems(files: list[bytes]) -> None:
-    findings = examine([_file(f"{number}.cedar", data) for number, data in enumerate(files)], SCHEMA)
+    findings = examine(cut([_file(f"{number}.cedar", data) for number, data in enumerate(files)]), SCHEMA)
     assert findings.policies or findings.problems

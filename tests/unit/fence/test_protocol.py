@@ -18,7 +18,7 @@ from akpolicy.fence.protocol import (
     decode_job,
     encode_answer,
     encode_frame,
-    encode_job,
+    job_frame,
 )
 
 POLICIES = (PolicyText("a", "permit;", "a.cedar", 1), PolicyText("b", "forbid;", "b.cedar", 2))
@@ -27,7 +27,7 @@ PROBLEM = Problem("PolicyParseError", "message", "a", "a.cedar", 1)
 STRINGS = st.text(st.characters(codec=None, exclude_categories=()))
 
 
-def _body(frame: bytearray) -> bytes:
+def _body(frame: bytes) -> bytes:
     sent = bytes(frame)
     kind, size = decode_header(sent[:HEADER_BYTES])
     assert (kind, size) == (sent[:1], len(sent) - HEADER_BYTES)
@@ -38,7 +38,7 @@ def _body(frame: bytearray) -> bytes:
     st.lists(st.builds(PolicyText, STRINGS, STRINGS, STRINGS, st.integers(0, 2**40)), min_size=1, max_size=5),
 )
 def test_policies_arrive_as_they_are(policies: list[PolicyText]) -> None:
-    assert decode_job(_body(encode_job("7", policies))) == ("7", policies)
+    assert decode_job(_body(b"".join(job_frame("7", policies).parts))) == ("7", policies)
 
 
 @given(

@@ -20,7 +20,7 @@ from akpolicy_server.installation import DATA_DIR, install
 from akpolicy_server.intake import Intake
 from akpolicy_server.ledger import Ledger
 from akpolicy_server.online import OnlineKeys
-from akpolicy_server.orders import PublishOrder
+from akpolicy_server.orders import PublishOrder, Sources
 from akpolicy_server.orgs import Orgs
 from akpolicy_server.presigned import Presigned
 from akpolicy_server.publisher import Publisher
@@ -44,6 +44,7 @@ LOOPBACK = HostPort("127.0.0.1", 0)
 
 ON_BOTH_ENGINES = {
     "test_api_keys",
+    "test_blobs",
     "test_catalog_and_sweep",
     "test_following",
     "test_freeze",
@@ -96,7 +97,7 @@ def policy(policy_id: str, *, effect: str = "permit", roles: str = "developer") 
 
 def order(scope: str, text: str, **conditions: object) -> PublishOrder:
     """Return an order to publish one file."""
-    return PublishOrder(scope, (PolicyFile("policies.cedar", text.encode()),), **conditions)  # type: ignore[arg-type]
+    return PublishOrder(scope, Sources([PolicyFile("policies.cedar", text.encode())]), **conditions)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

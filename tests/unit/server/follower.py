@@ -15,7 +15,7 @@ from akpolicy.keys import ANCHOR_PREFIX, AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.root import Delegation, Role, Root, RootKey, parse_root
 from akpolicy.signing import PrivateKeySigner, sign_document
 from akpolicy.trust import Judge, VerifiedBundle, refuse_ungranted
-from akpolicy_server.store.revisions import load_blob
+from akpolicy_server.store.blobs import load_blob
 from akpolicy_server.store.roots import newest_root, roots_after
 from akpolicy_server.views import OrgView, read_view
 

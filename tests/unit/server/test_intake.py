@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from grpc import StatusCode
 
-from akpolicy.engine.files import PolicyFile
+from akpolicy.engine.files import PolicyFile, cut
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.engine.source import PolicyText
 from akpolicy.errors import EngineUnavailable, PolicyCrashesEngine, PolicySetInvalid
@@ -18,6 +18,8 @@ from akpolicy_server.intake import Intake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from akpolicy.engine.files import Findings
 
 # Within every limit, and yet Cedar needs more memory for them than a child of this size may have.
 CHILD_BYTES = 192 * MIB
@@ -36,9 +38,9 @@ def intake(fence: Fence) -> Intake:
     return Intake(load_default_schema(), fence.check)
 
 
-def cedar(*policies: str) -> list[PolicyFile]:
+def cedar(*policies: str) -> Findings:
     text = "\n".join(f'@id("p{number}") {policy}' for number, policy in enumerate(policies))
-    return [PolicyFile("p.cedar", text.encode())]
+    return cut([PolicyFile("p.cedar", text.encode())])
 
 
 def test_files_that_the_parser_dies_of_are_refused_and_the_next_are_read(intake: Intake, fence: Fence) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from akpolicy.bundle import ContentReference, OfflineMode, OpenedContent, open_content
+from akpolicy.bundle import ContentReference, OfflineMode, examine_content
 from akpolicy.engine.files import PolicyFile, examine
 from akpolicy.errors import (
     IdempotencyKeyReused,
@@ -31,14 +32,15 @@ from akpolicy.keys import AnchorSet, TrustAnchor, parse_anchor
 from akpolicy.trust import Judge
 from akpolicy_server.access import Caller, Role
 from akpolicy_server.history import MAX_PAGE_SIZE
-from akpolicy_server.orders import PublishOrder
-from akpolicy_server.store.revisions import current_revision, load_blob
+from akpolicy_server.orders import PublishOrder, Sources
+from akpolicy_server.store.blobs import load_blob
+from akpolicy_server.store.revisions import current_revision
 from akpolicy_server.store.roots import roots_after
 from tests.unit.server.conftest import order, policy
 from tests.unit.server.follower import current_root, next_root, with_role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from akpolicy.engine.check import Check
     from akpolicy.engine.files import Findings
@@ -115,32 +117,40 @@ def test_an_expected_version_that_is_not_current_is_refused_with_the_current_one
 
 
 def test_a_repeat_gets_the_first_answer_and_announces_nothing(core: Core) -> None:
-    asked = order("org/acme", policy("p"), idempotency_key="change-1", expected_version=0)
-    first = core.publisher.publish(core.admin, asked)
+    asked = partial(order, "org/acme", policy("p"), idempotency_key="change-1", expected_version=0)
+    first = core.publisher.publish(core.admin, asked())
     core.publisher.publish(core.admin, order("org/acme", policy("q")))
     core.clock.advance(60)
-    again = core.publisher.publish(core.admin, asked)
+    again = core.publisher.publish(core.admin, asked())
     assert (first.repeated, again.repeated) == (False, True)
     assert again.revision == first.revision
     assert core.announced == ["acme", "acme"]
     assert core.history.get(core.admin, "org/acme", 0)[0].version == 2
 
 
+def test_the_files_of_an_order_are_taken_over_once(core: Core) -> None:
+    asked = order("org/acme", policy("p"))
+    core.publisher.publish(core.admin, asked)
+    with pytest.raises(RuntimeError, match="taken over before"):
+        core.publisher.publish(core.admin, asked)
+    assert core.history.get(core.admin, "org/acme", 0)[0].version == 1
+
+
 @pytest.mark.parametrize(
     "other",
     [
-        order("org/acme", policy("other"), idempotency_key="k"),
-        order("org/acme", policy("p"), idempotency_key="k", message="another"),
-        order("org/acme", policy("p"), idempotency_key="k", no_rollback=True),
-        order("org/acme", policy("p"), idempotency_key="k", expected_version=1),
-        order("org/globex", policy("p"), idempotency_key="k"),
-        PublishOrder("org/acme", (PolicyFile("renamed.cedar", policy("p").encode()),), idempotency_key="k"),
+        partial(order, "org/acme", policy("other")),
+        partial(order, "org/acme", policy("p"), message="another"),
+        partial(order, "org/acme", policy("p"), no_rollback=True),
+        partial(order, "org/acme", policy("p"), expected_version=1),
+        partial(order, "org/globex", policy("p")),
+        lambda **given: PublishOrder("org/acme", Sources([PolicyFile("renamed.cedar", policy("p").encode())]), **given),
     ],
 )
-def test_an_idempotency_key_belongs_to_one_change(core: Core, other: PublishOrder) -> None:
+def test_an_idempotency_key_belongs_to_one_change(core: Core, other: Callable[..., PublishOrder]) -> None:
     core.publisher.publish(core.admin, order("org/acme", policy("p"), idempotency_key="k"))
     with pytest.raises(IdempotencyKeyReused, match="made version 1 of `org/acme`"):
-        core.publisher.publish(core.admin, other)
+        core.publisher.publish(core.admin, other(idempotency_key="k"))
 
 
 def test_orgs_do_not_meet_in_idempotency_keys(core: Core) -> None:
@@ -211,7 +221,7 @@ def test_reach_is_judged_before_existence(core: Core) -> None:
     with pytest.raises(OrgNotFound):
         core.publisher.publish(core.admin, order("org/nobody", policy("p")))
     with pytest.raises(OrgNotFound):
-        core.publisher.validate(core.admin, "org/nobody", ())
+        core.publisher.validate(core.admin, "org/nobody", Sources([]))
 
 
 def test_a_hosts_key_does_not_publish(core: Core) -> None:
@@ -301,10 +311,10 @@ def test_concurrent_publishers_make_gapless_versions_and_each_expected_version_w
 
 
 def test_concurrent_repeats_of_one_request_publish_once(core: Core) -> None:
-    asked = order("org/acme", policy("p"), idempotency_key="once")
+    asked = partial(order, "org/acme", policy("p"), idempotency_key="once")
     answers = []
     threads = [
-        threading.Thread(target=lambda: answers.append(core.publisher.publish(core.admin, asked))) for _ in range(6)
+        threading.Thread(target=lambda: answers.append(core.publisher.publish(core.admin, asked()))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -330,9 +340,9 @@ def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
 ) -> None:
     caller = core.publisher_of("acme")
 
-    def check_slowly(files: Sequence[PolicyFile], schema: CedarSchema, check: Check) -> Findings:
+    def check_slowly(cut: Findings, schema: CedarSchema, check: Check) -> Findings:
         core.api_keys.revoke(core.admin, caller.key_id)
-        return examine(files, schema, check)
+        return examine(cut, schema, check)
 
     monkeypatch.setattr("akpolicy_server.intake.examine", check_slowly)
     with pytest.raises(Unauthenticated, match="revoked"):
@@ -345,15 +355,14 @@ def test_a_key_that_is_revoked_while_its_policies_are_checked_publishes_nothing(
 def test_content_is_opened_before_other_writers_have_to_wait(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def open_and_write(blob: bytes, reference: ContentReference) -> OpenedContent:
+    def examine_and_write(blob: bytes, reference: ContentReference) -> None:
         # Another write meanwhile, if none is under way.
         if not core.database._write_lock.locked():
             core.publisher_of("acme")
             opened.append(reference.policies)
-        return open_content(blob, reference)
+        examine_content(blob, reference)
 
-    for module in ("akpolicy.trust.judge", "akpolicy_server.judging"):
-        monkeypatch.setattr(f"{module}.open_content", open_and_write)
+    monkeypatch.setattr("akpolicy_server.judging.examine_content", examine_and_write)
     core.publisher.publish(core.admin, order("global", policy("a") + policy("b")))
     assert opened == [2]
 

@@ -146,8 +146,8 @@ def test_policies_of_teams_and_users_fit_their_orgs_schema(core: Core) -> None:
         assert "(by the schema of the org `acme`)" in refusal.value.message
     with pytest.raises(PolicySetInvalid):
         publish(core, "org/globex/team/red", by_level("p"))
-    assert [p.code for p in core.publisher.validate(core.admin, TEAM, order(TEAM, by_level("p")).files).problems] == []
-    assert core.publisher.validate(core.admin, "org/globex", order(ACME, by_level("p")).files).problems
+    assert core.publisher.validate(core.admin, TEAM, order(TEAM, by_level("p")).sources).problems == ()
+    assert core.publisher.validate(core.admin, "org/globex", order(ACME, by_level("p")).sources).problems
     assert_everything_fits(core)
 
 
@@ -159,7 +159,7 @@ def test_policies_of_everybody_fit_the_packaged_schema_and_each_orgs_own(core: C
     publish(core, "org/globex", policy("p"), SMALLER)
     with pytest.raises(PolicySetInvalid, match=r"\(by the schema of the org `globex`\)"):
         publish(core, GLOBAL, PORT_MAP)
-    assert core.publisher.validate(core.admin, GLOBAL, order(GLOBAL, PORT_MAP).files).problems
+    assert core.publisher.validate(core.admin, GLOBAL, order(GLOBAL, PORT_MAP).sources).problems
     publish(core, GLOBAL, policy("p"))
     for org in ("acme", "globex"):
         assert_everything_fits(core, org)

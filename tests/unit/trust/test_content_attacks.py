@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from akpolicy.bundle import (
-    ENTRIES_A_STEP,
     ContentReference,
     check_reference,
     describe_content,
@@ -37,6 +36,7 @@ from akpolicy.errors import (
     UnknownField,
 )
 from akpolicy.limits import MAX_CONTENT_BYTES, MAX_POLICIES, MAX_POLICY_BYTES
+from akpolicy.stepwise_json import ELEMENTS_A_STEP
 from akpolicy.strict_json import MAX_STRUCTURE_BYTES, shown
 from tests.simulators.org import PERMIT_ALL, content_reference, delegation, role
 from tests.simulators.tampering import flip_bit
@@ -197,7 +197,7 @@ def test_what_a_publisher_says_of_content_is_what_a_host_checks() -> None:
     assert (reference.size, reference.digest) == (len(blob), hashlib.sha256(blob).hexdigest())
 
 
-@pytest.mark.parametrize("count", [1, ENTRIES_A_STEP, ENTRIES_A_STEP + 1, 2 * ENTRIES_A_STEP + 7])
+@pytest.mark.parametrize("count", [1, ELEMENTS_A_STEP, ELEMENTS_A_STEP + 1, 2 * ELEMENTS_A_STEP + 7])
 def test_content_of_several_steps_is_whole_and_in_order(count: int) -> None:
     blob = blob_of(*(entry(f"p{number}") for number in range(count)))
 
@@ -207,7 +207,7 @@ def test_content_of_several_steps_is_whole_and_in_order(count: int) -> None:
     assert opened.content.schema_text is None
 
 
-@pytest.mark.parametrize("at", [0, ENTRIES_A_STEP - 1, ENTRIES_A_STEP, 2 * ENTRIES_A_STEP + 3])
+@pytest.mark.parametrize("at", [0, ELEMENTS_A_STEP - 1, ELEMENTS_A_STEP, 2 * ELEMENTS_A_STEP + 3])
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
@@ -220,7 +220,7 @@ def test_content_of_several_steps_is_whole_and_in_order(count: int) -> None:
 def test_a_wrong_entry_is_named_by_its_place_whatever_step_it_is_in(
     at: int, wrong: object, error: type[AkpolicyError], words: str
 ) -> None:
-    entries: list[object] = [entry(f"p{number}") for number in range(2 * ENTRIES_A_STEP + 7)]
+    entries: list[object] = [entry(f"p{number}") for number in range(2 * ELEMENTS_A_STEP + 7)]
     entries[at] = wrong
     blob = blob_of(*entries)
 
@@ -230,8 +230,9 @@ def test_a_wrong_entry_is_named_by_its_place_whatever_step_it_is_in(
     assert words.format(at) in caught.value.message
 
 
-def test_what_is_wrong_beside_the_entries_is_told_first() -> None:
-    blob = blob_of({"id": "a"}, surprise=1)
+@pytest.mark.parametrize("entries", [0, 1, ELEMENTS_A_STEP, ELEMENTS_A_STEP + 1])
+def test_what_is_wrong_beside_good_entries_is_told(entries: int) -> None:
+    blob = blob_of(*(entry(f"p{number}") for number in range(entries)), surprise=1)
 
     with pytest.raises(UnknownField, match="`surprise`"):
-        open_content(blob, describe_content(blob, 1))
+        open_content(blob, describe_content(blob, max(1, entries)))
