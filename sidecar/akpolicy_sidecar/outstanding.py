@@ -4,7 +4,7 @@ Rules:
 
 - The server sends an update once a connection, so what was not taken has to be asked for by another one: soon if the
   cause is on this host or on the way (a full disk, a broken transfer), later if it is the document, whose verdict only
-  time can change.
+  time can change. For a stream's first heartbeat `heartbeat_pauses` says when.
 - While something is refused and not made good, the stream does not make decisions live: what is enforced is known to be
   older than what the server has. What is refused of a team or user is held against their members alone. A refused
   heartbeat takes nothing away: anybody on the way could send one.
@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import (
@@ -68,9 +69,18 @@ class Outstanding:
         """Whether a refusal of this scope can be told from others."""
         return not is_member_scope(subject) or subject in self._members or len(self._members) < MAX_SUBJECTS
 
-    def refuse(self, subject: str, error: AkpolicyError, elapsed: float) -> None:
-        """Note that an update was refused."""
-        self._ask_again(subject, elapsed + _pause_after(subject, error))
+    def refuse(self, subject: str, error: AkpolicyError, elapsed: float, *, pause_s: float | None = None) -> None:
+        """Note that an update was refused. `pause_s`: after how many seconds to ask again; None: as fits the error."""
+        self._ask_again(subject, elapsed + (_pause_after(subject, error) if pause_s is None else pause_s))
+
+    def hasten(self, subject: str, due: float) -> None:
+        """Ask for an update at `due` at the latest, if it stands refused."""
+        if subject in self._refused:
+            self._ask_again(subject, due)
+
+    def due_at(self, subject: str) -> float:
+        """Return when a refused update is to be asked for; infinite if it is not refused."""
+        return self._refused.get(subject, math.inf)
 
     def drop(self, scope: str, elapsed: float) -> None:
         """Note that what is enforced had to be dropped."""

@@ -7,7 +7,9 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 - Each root and bundle is answered, and once: Ack when it is on disk and in force, Nack with the error's code when it is
   refused, and what was enforced stays enforced. A refused heartbeat is answered with Nack. One bad update does not end
   the conversation; content that follows a refused one is dropped.
-- The first heartbeat must answer the nonce of Hello. From then on the stream counts (`link`), unless something was
+- The first heartbeat must answer the nonce of Hello. If it is refused, the stream ends after a pause
+  (`heartbeat_pauses`) and while nothing is on the way, so that another one asks with a new nonce.
+  From the first heartbeat on the stream counts (`link`), unless something was
   refused on this connection and not made good since: what is enforced is then known to be older than what the server
   has. A refusal is noted under the name that the server gave, and made good by what a signed document says.
 - The server sends an update once a connection, and nothing that Hello claimed. What was refused, dropped because of a
@@ -20,6 +22,7 @@ Rules (`proto/akpolicy/v1/distribution.proto`):
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from typing import TYPE_CHECKING, Final
@@ -37,6 +40,7 @@ from akpolicy.index import IndexChanges
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.wire import envelope_from_proto
 from akpolicy.wire_distribution import unpacked
+from akpolicy_sidecar.heartbeat_pauses import HeartbeatPauses
 from akpolicy_sidecar.heartbeat_updates import Question
 from akpolicy_sidecar.inbox import Inbox, receive_content
 from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S, bounded_interval
@@ -75,8 +79,12 @@ class Session:
         report: Reporter,
         send: Callable[[pb.SubscribeRequest], None],
         on_proven: Callable[[], None] = lambda: None,
+        pauses: HeartbeatPauses | None = None,
     ) -> None:
-        """`send` takes each message for the server; `on_proven` is called when a heartbeat has answered the nonce."""
+        """`send` takes each message for the server; `on_proven` is called when a heartbeat has answered the nonce.
+
+        `pauses` is shared by all connections of a host.
+        """
         self._org = org
         self._updater = updater
         self._links = links
@@ -84,6 +92,7 @@ class Session:
         self._report = report
         self._send = send
         self._on_proven = on_proven
+        self._pauses = pauses or HeartbeatPauses()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._asked_at = clock.elapsed()
         self._roots_came = False
@@ -101,6 +110,10 @@ class Session:
         self.spread_s = 0.0
         # Whether a heartbeat has answered the nonce.
         self.proven = False
+        # When to end for another nonce, in seconds since boot; infinite while something may be on the way.
+        self._ends_at = math.inf
+        # Whether the pause after a refused heartbeat is over, and has not to be waited again.
+        self.has_paused = False
 
     def hello(self) -> pb.SubscribeRequest:
         """Return the first message."""
@@ -157,11 +170,21 @@ class Session:
         self._nack(b"", error)
         return True
 
+    def wants_another(self) -> bool:
+        """Whether only another connection brings a heartbeat that counts, and it is time for it.
+
+        Safe to ask from any thread.
+        """
+        if self._clock.elapsed() >= self._ends_at:
+            self.has_paused = True
+        return self.has_paused
+
     def _wait(self) -> None:
         self.waiting_since = Moment.read(self._clock)
 
     def _heard(self) -> None:
         self.waiting_since = None
+        self._ends_at = math.inf
         if self.proven:
             # Before that, nothing that comes may keep alive what an earlier connection has proven.
             self._links.heard(Moment.read(self._clock))
@@ -259,9 +282,10 @@ class Session:
         try:
             self._updater.apply_heartbeat(envelope_from_proto(update.envelope), _index(update), question)
         except REFUSALS as error:
-            self._refuse(HEARTBEAT, update.nonce, error)
+            self._refuse(HEARTBEAT, update.nonce, error, pause_s=self._heartbeat_pause_s())
             return
         self._outstanding.make_good(HEARTBEAT)
+        self._pauses.begin_anew()
         self._report.heartbeat()
         # It comes behind everything that it names.
         self._tell_dropped(self._updater.settle())
@@ -274,6 +298,25 @@ class Session:
         if not self._outstanding.is_refused:
             self._links.proven(Moment.read(self._clock))
 
+    def _heartbeat_pause_s(self) -> float | None:
+        """Return how long to wait before a refused heartbeat is asked for; None: for as long as its error says."""
+        if self.proven:
+            # The next one needs to answer nothing, and may come on this stream.
+            return None
+        return math.inf if self._is_heartbeat_refused else self._pauses.next_s()
+
+    def _hasten(self) -> None:
+        """Ask soon for a heartbeat that was refused: something signed is here that may be what it lacked."""
+        if self.proven:
+            return
+        self._pauses.begin_anew()
+        if self._is_heartbeat_refused:
+            self._outstanding.hasten(HEARTBEAT, self._clock.elapsed() + self._pauses.next_s())
+
+    @property
+    def _is_heartbeat_refused(self) -> bool:
+        return self._outstanding.due_at(HEARTBEAT) < math.inf
+
     def _ask_for_withheld(self) -> None:
         for scope in self._outstanding.withhold(self._updater.lacking, self._clock.elapsed()):
             self._report.withheld(scope)
@@ -284,6 +327,9 @@ class Session:
         if self.proven:
             self._links.announced(self.interval_s)
         self._tell_dropped(self._updater.settle())
+        if not self.proven:
+            self._ends_at = self._outstanding.due_at(HEARTBEAT)
+            self.wants_another()
         if wanted := self._outstanding.due(self._clock.elapsed()):
             msg = f"what was refused or never came ({wanted}) is asked for again"
             raise StreamProtocolError(msg)
@@ -293,14 +339,15 @@ class Session:
     def _count(self, subject: str, outcome: Outcome, version: int) -> None:
         if outcome is Outcome.APPLIED:
             self._report.applied(subject, version)
+            self._hasten()
         else:
             self._report.unchanged(subject)
 
-    def _refuse(self, subject: str, nonce: bytes, error: AkpolicyError) -> None:
+    def _refuse(self, subject: str, nonce: bytes, error: AkpolicyError, *, pause_s: float | None = None) -> None:
         if isinstance(error, CacheError):
             self._report.cache_failed(error)
         self._report.refused(subject, error)
-        self._outstanding.refuse(subject, error, self._clock.elapsed())
+        self._outstanding.refuse(subject, error, self._clock.elapsed(), pause_s=pause_s)
         if subject != HEARTBEAT:
             self._fall_behind()
         self._nack(nonce, error)

@@ -6,10 +6,12 @@ Rules:
   restarted server at once; a connection that had a heartbeat begins again with the shortest wait.
 - A fleet may be larger than that spreads: the server says before over how many seconds its hosts are to spread their
   return should it be gone, and no wait is drawn from less, up to `MAX_SPREAD_S`. A server that ends the stream can say
-  when to come back instead; that is waited for, up to `MAX_ASKED_S`.
+  when to come back instead; that is waited for, within bounds (`call_ends`).
 - A server that ends the stream because it is old asks for another one at once. That loses no contact, as below.
 - Where there are several servers, each connection goes to another one than the last (`servers`).
 - A stream that is silent for three announced intervals is dead: it is cancelled and opened anew.
+- A stream whose first heartbeat was refused is ended after a pause that was waited on it (`heartbeat_pauses`); the next
+  one follows as after a stream that had a heartbeat.
 - When the clock jumped, a new connection is opened: its first heartbeat answers a new nonce and tells the time.
 - A server that takes no answers gets no further ones: beyond `MAX_UNSENT` the connection is given up.
 - Refused credentials do not drop what is enforced. They are logged once, and tried again.
@@ -36,11 +38,13 @@ import grpc
 import structlog
 from tenacity import Retrying, retry_if_result, sleep_using_event, stop_when_event_set, wait_random_exponential
 
-from akpolicy.client.channel import REOPEN_METADATA, RETRY_AFTER_METADATA, bearer, open_channel
+from akpolicy.client.channel import bearer, open_channel
 from akpolicy.clock import Moment
 from akpolicy.errors import AkpolicyError, ClockJump, StreamProtocolError
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy.v1 import distribution_pb2_grpc
+from akpolicy_sidecar.call_ends import MAX_DETAIL_CHARS, asked_s_of, asks_for_another, status_of
+from akpolicy_sidecar.heartbeat_pauses import HeartbeatPauses
 from akpolicy_sidecar.link import SILENT_INTERVALS
 from akpolicy_sidecar.poll_answers import PollAnswers
 from akpolicy_sidecar.session import Session
@@ -64,20 +68,17 @@ if TYPE_CHECKING:
 # Full jitter: the wait before attempt n is uniform between 0 and min(MAX, FIRST * 2^n) seconds.
 FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
-# However long the server asks to be left alone, and however far it wants its hosts spread.
-MAX_ASKED_S: Final = 300.0
+# However far the server wants its hosts spread.
 MAX_SPREAD_S: Final = 60.0
 STOP_DEADLINE_S: Final = 5.0
 REPORT_TIMEOUT_S: Final = 5.0
 MAX_UNSENT: Final = 64
-MAX_DETAIL_CHARS: Final = 300
-MILLISECONDS: Final = 1000
-_MAX_DIGITS: Final = 12
 
 _OK = grpc.StatusCode.OK.name
 _CANCELLED = grpc.StatusCode.CANCELLED.name
 # Ended by ourselves, for new credentials.
 _RENEWED = "renewed"
+_PAUSED = StreamProtocolError.__name__
 
 # Each connection begins with name resolution and backoff of its own: this module does the waiting.
 _CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
@@ -127,6 +128,9 @@ class Watcher:
         self._asked_s: float | None = None
         # Over how many seconds it wants its hosts spread, as it said last.
         self._spread_s = 0.0
+        self._pauses = HeartbeatPauses()
+        # Whether the last connection ended after a pause of these.
+        self._has_paused = False
 
     @property
     def asked_s(self) -> float | None:
@@ -181,10 +185,16 @@ class Watcher:
         self._asked_for_time = has_jumped
 
     def check_silence(self) -> None:
-        """Cancel a stream that has been silent for too long. Call it every now and then, from any thread."""
+        """Cancel a stream that has been silent for too long, or whose heartbeat is to be asked for again.
+
+        Call it every now and then, from any thread.
+        """
         session = self._session
         waiting_since = session.waiting_since if session else None
         if session is None or waiting_since is None:
+            return
+        if session.wants_another():
+            self._cancel()
             return
         # Read after the session, which the watcher's thread changes meanwhile: no silence is longer than it was.
         silence = Moment.read(self._clock).since(waiting_since)
@@ -215,7 +225,7 @@ class Watcher:
                 sleep=sleep_using_event(self._wake),
                 retry_error_callback=lambda _: None,
             )
-            # Returns when a connection that had a heartbeat is lost, or a poll has brought one.
+            # Returns when a connection that had a heartbeat is lost, or one that has paused, or a poll has brought one.
             retrying(self._connect_once)
             self._wake.wait(self._rest_s())
 
@@ -235,7 +245,7 @@ class Watcher:
         return least_pause_s(self._asked_s, self._spread_s, self._jitter)
 
     def _connect_once(self) -> bool:
-        """Hold one connection until it ends, or poll once; return whether it had a heartbeat."""
+        """Hold one connection until it ends, or poll once; return whether the next one may follow soon."""
         mode = self._modes.next(self._clock.elapsed())
         self._report.attempting(mode)
         self._wake.clear()
@@ -249,7 +259,7 @@ class Watcher:
             self._modes.polled(self._clock.elapsed(), proven=proven)
         elif not proven:
             self._modes.stream_failed(status, self._clock.elapsed())
-        return proven
+        return proven or self._has_paused
 
     def _attempt(self, mode: UpdateMode) -> tuple[str, bool]:
         """Stream or poll; return how it ended, and whether it had a heartbeat. Nothing is raised."""
@@ -265,9 +275,11 @@ class Watcher:
             else:
                 self._converse(session, outgoing)
         except grpc.RpcError as error:
-            status, detail = _status_of(error)
-            self._asked_s = _asked_s_of(error)
-            reopening = session.proven and _asks_for_another(error)
+            status, detail = status_of(error)
+            self._asked_s = asked_s_of(error)
+            reopening = session.proven and asks_for_another(error)
+            if status == _CANCELLED and session.has_paused:
+                status, detail = _PAUSED, "a heartbeat was refused and is asked for again"
         except AkpolicyError as error:
             status, detail = error.code, error.message
         except Exception as error:
@@ -276,6 +288,7 @@ class Watcher:
         finally:
             outgoing.put(None)
             self._spread_s = session.spread_s if session.proven else self._spread_s
+            self._has_paused = session.has_paused
             self._call = self._session = None
         proven = session.proven and (not polls or status == _OK)
         renewing = reopening or (status == _CANCELLED and self._wake.is_set())
@@ -283,8 +296,8 @@ class Watcher:
             return _RENEWED, proven
         # A stream that cannot be had takes nothing from a host that polls instead.
         spared = was_fallback and not polls and not proven
-        # A poll ends by itself, and a successor goes on from what this one leaves.
-        if not (spared or self._keep_contact or (polls and status == _OK)):
+        # A poll ends by itself, a successor goes on from what this one leaves, and no wrong heartbeat takes anything.
+        if not (spared or self._keep_contact or session.has_paused or (polls and status == _OK)):
             self._links.lost()
         if not (spared or (polls and proven) or self._stop.is_set()):
             self._report.lost(status, detail)
@@ -300,6 +313,7 @@ class Watcher:
             report=self._report,
             send=send,
             on_proven=self._modes.stream_proven if mode is UpdateMode.STREAM else self._announce_polls,
+            pauses=self._pauses,
         )
 
     def _announce_polls(self) -> None:
@@ -332,7 +346,7 @@ class Watcher:
                 self._call.result()
         except grpc.RpcError as error:
             # What is enforced is enforced: the next poll says all of it.
-            log.debug("the report of a poll is not taken", status=_status_of(error)[0])
+            log.debug("the report of a poll is not taken", status=status_of(error)[0])
             return False
         return True
 
@@ -364,25 +378,9 @@ def _messages(outgoing: queue.SimpleQueue[pb.SubscribeRequest | None]) -> Iterat
         yield message
 
 
-def _status_of(error: Any) -> tuple[str, str]:  # noqa: ANN401 - the errors of a call are calls too, which no type says
-    return error.code().name, (error.details() or "")[:MAX_DETAIL_CHARS]
-
-
 def least_pause_s(asked_s: float | None, spread_s: float, jitter: Random) -> float:
     """Return how long to wait at the least before a host comes back, in seconds.
 
     It is what the server asked for, or else a part of what it wants its hosts spread over.
     """
     return jitter.uniform(0.0, min(MAX_SPREAD_S, spread_s)) if asked_s is None else asked_s
-
-
-def _asks_for_another(error: Any) -> bool:  # noqa: ANN401 - as above
-    return any(entry.key == REOPEN_METADATA for entry in error.trailing_metadata() or ())
-
-
-def _asked_s_of(error: Any) -> float | None:  # noqa: ANN401 - as above
-    """Return how long the server asks to be left alone, in seconds; None if it does not, or not in a number."""
-    for entry in error.trailing_metadata() or ():
-        if entry.key == RETRY_AFTER_METADATA and entry.value.isascii() and entry.value.isdigit():
-            return min(MAX_ASKED_S, int(entry.value[:_MAX_DIGITS]) / MILLISECONDS)
-    return None

@@ -20,6 +20,7 @@ from akpolicy.engine.schema import load_default_schema, parse_schema
 from akpolicy.errors import PolicySetInvalid
 from akpolicy_sidecar.cache import StateDirectory
 from akpolicy_sidecar.enforcement import Enforcement
+from akpolicy_sidecar.heartbeat_pauses import HeartbeatPauses
 from akpolicy_sidecar.layers import LayerBuilder
 from akpolicy_sidecar.link import LinkHolder
 from akpolicy_sidecar.metrics import SidecarMetrics
@@ -97,6 +98,8 @@ class HostSimulator:
         self.report = Reporter(self.metrics)
         self.links = LinkHolder()
         self.sent: list[pb.SubscribeRequest] = []
+        # Of all connections.
+        self.pauses = HeartbeatPauses()
         self.directory = StateDirectory.open(place, self.org.org)
         self.snapshots = SnapshotHolder(Snapshot.build((), local=local))
         self.updater = Updater(
@@ -152,6 +155,7 @@ class HostSimulator:
             clock=self.clock,
             report=self.report,
             send=self.sent.append,
+            pauses=self.pauses,
         )
         return self.session
 

@@ -124,7 +124,7 @@ def test_hosts_refuse_an_older_database_say_so_and_follow_a_new_epoch(enforcing:
     enforcing.publish(permit("third"))
     bundle = enforcing.wait_decided_by("third").bundles[0]
     assert (bundle.epoch, bundle.version) == (2, 2)
-    # The host asks again for the heartbeat that it refused half a minute after that.
+    # The new root lets the host ask again at once for the heartbeat that it refused.
     wait_until(lambda: not refusals(enforcing), deadline=programs.DEADLINE_S, what="nothing that is refused")
 
 

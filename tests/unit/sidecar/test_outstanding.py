@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from akpolicy.errors import (
@@ -66,6 +68,25 @@ def test_a_second_refusal_does_not_put_off_what_is_due_and_may_bring_it_forward(
     outstanding.refuse("global", StreamProtocolError("x"), START)
 
     assert outstanding.due(START + PASSING_PAUSE_S) == "global"
+
+
+def test_a_pause_that_is_given_is_kept_whatever_the_error(outstanding: Outstanding) -> None:
+    outstanding.refuse(HEARTBEAT, HeartbeatStale("x"), START, pause_s=0.5)
+    outstanding.refuse(HEARTBEAT, HeartbeatStale("x"), START, pause_s=math.inf)
+
+    assert outstanding.due_at(HEARTBEAT) == START + 0.5
+    assert (outstanding.due(START + 0.499), outstanding.due(START + 0.5)) == ("", HEARTBEAT)
+
+
+def test_only_what_stands_refused_is_hastened_and_never_put_off(outstanding: Outstanding) -> None:
+    outstanding.hasten(HEARTBEAT, START)
+    assert (outstanding.due_at(HEARTBEAT), outstanding.is_refused) == (math.inf, False)
+    outstanding.refuse(HEARTBEAT, HeartbeatStale("x"), START)
+
+    outstanding.hasten(HEARTBEAT, START + 2)
+    outstanding.hasten(HEARTBEAT, START + 3)
+
+    assert outstanding.due_at(HEARTBEAT) == START + 2
 
 
 def test_what_was_dropped_is_asked_for_soon(outstanding: Outstanding) -> None:

@@ -10,6 +10,8 @@ import pytest
 from akpolicy.decision import PolicySource, Reason
 from akpolicy.errors import HeartbeatStale
 from akpolicy_sidecar import watcher as module
+from akpolicy_sidecar.call_ends import MAX_ASKED_S
+from akpolicy_sidecar.link import MAX_KEEP_ALIVE_S
 from tests.simulators.org import DAY
 from tests.simulators.policy_server import PolicyServerSimulator
 from tests.simulators.waiting import wait_until
@@ -88,7 +90,7 @@ def test_a_host_comes_back_when_the_server_asks_it_to(host: WatchingHost, server
         wait_until(host.is_live)
         server.drop_streams(retry_after="100000000000000000000")
         wait_until(lambda: host.trouble == "UNAVAILABLE")
-        wait_until(lambda: watcher.asked_s == module.MAX_ASKED_S)
+        wait_until(lambda: watcher.asked_s == MAX_ASKED_S)
         # However long it is asked to wait: a new key is tried at once.
         server.accept(api_key="second")
         host.write_key("second")
@@ -234,6 +236,50 @@ def test_a_clock_that_jumped_is_answered_by_a_new_connection(
         assert len(server.hellos) == 2
 
 
+def test_a_refused_first_heartbeat_is_asked_for_by_another_stream_and_takes_no_contact(
+    host: WatchingHost, server: PolicyServerSimulator, no_retry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server.holding() as office:
+        wrong = office.heartbeat(nonce="00" * 16)
+
+    def change(message: pb.SubscribeResponse) -> list[pb.SubscribeResponse]:
+        # No silence is to be a reason to give the stream up.
+        if message.HasField("keep_alive"):
+            message.keep_alive.interval_ms = int(MAX_KEEP_ALIVE_S * 1000)
+        return [wrong] if message.HasField("heartbeat") and is_wrong else [message]
+
+    with host.watching(server) as watcher:
+        # Of all that is drawn for waits between streams; what was waited on a stream is not waited again.
+        monkeypatch.setattr(watcher, "_jitter", _Shortest())
+        wait_until(host.is_live)
+        losses = host.links.losses
+        is_wrong = True
+        server.tamper(change)
+        server.accept(api_key="second")
+        host.write_key("second")
+        watcher.check_credentials()
+
+        for number in (2, 3):
+            server.wait_for(lambda s, number=number: len(s.hellos) == number)  # type: ignore[misc]
+            server.wait_for(lambda s, number=number: len(s.nacks) == number - 1)  # type: ignore[misc]
+            watcher.check_silence()
+            assert watcher._call.is_active()
+            if number == 3:
+                is_wrong = False
+
+            def is_given_up(number: int = number) -> bool:
+                host.scene.clock.advance(0.05)
+                watcher.check_silence()
+                return len(server.hellos) > number
+
+            wait_until(is_given_up)
+        assert {nack.code for nack in server.nacks} == {"HeartbeatNonceMismatch"}
+        wait_until(host.is_live)
+        assert host.trouble == ""
+        assert host.links.losses == losses
+        assert not host.modes.is_fallback
+
+
 def test_a_server_without_heartbeats_is_no_contact(host: WatchingHost, server: PolicyServerSimulator) -> None:
     server.withhold_heartbeats()
     with host.watching(server):
@@ -267,6 +313,13 @@ def test_a_host_turns_to_the_server_that_is_left(host: WatchingHost, server: Pol
         one, another = (server, other) if server.hellos else (other, server)
         one.drop_streams()
         wait_until(lambda: len(another.hellos))
+
+
+class _Shortest(random.Random):
+    """Draws the shortest of all waits."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
 
 
 class _Longest(random.Random):
