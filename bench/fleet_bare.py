@@ -20,7 +20,7 @@ import grpc
 
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
-from akpolicy_server.listener import GRPC_OPTIONS
+from akpolicy_server.listener import grpc_options
 
 METHOD = "Subscribe"
 SERVICE = "akpolicy.v1.DistributionService"
@@ -67,7 +67,7 @@ async def _main(certificate: bytes, key: bytes) -> None:
     handler = grpc.stream_stream_rpc_method_handler(
         bare.subscribe, request_deserializer=pb.SubscribeRequest.FromString, response_serializer=bytes
     )
-    server = grpc.aio.server(options=GRPC_OPTIONS)
+    server = grpc.aio.server(options=grpc_options())
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()

@@ -197,7 +197,7 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         metrics_listen = await stack.enter_async_context(
             _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
         )
-        grpc_server, listen = bind(section.listen, section.tls, metrics, clock)
+        grpc_server, listen = bind(section.listen, section.tls, section, metrics, clock)
         _serve_operators(grpc_server, PublishingServicer(calls, threads, metrics, domain))
         _serve_hosts(grpc_server, DistributionServicer(calls, fanout, services))
         # Before gRPC, whose end comes first then and ends what is being fetched here too.
@@ -373,7 +373,7 @@ def _bind_hosts(section: ServerSection, metrics: ServerMetrics, clock: Clock) ->
     hosts, files = section.host_certificates, section.tls
     if hosts is None or files is None:
         raise StartupError("[server.host_certificates] needs [server.tls]: its certificate is shown there too")
-    return bind(hosts.listen, replace(files, client_ca_file=hosts.client_ca_file), metrics, clock)
+    return bind(hosts.listen, replace(files, client_ca_file=hosts.client_ca_file), section, metrics, clock)
 
 
 @asynccontextmanager

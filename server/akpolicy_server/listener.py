@@ -24,15 +24,23 @@ if TYPE_CHECKING:
 MAX_RECEIVED_BYTES: Final = MIB
 MAX_STREAMS_PER_CONNECTION: Final = 128
 
-# A stream may be quiet for a long time. The server pings such a connection every 30 s and gives it up when 10 s pass
-# without an answer, so half-open connections end within 40 s. Clients may ping every 5 s, with or without calls, and
-# are not sent away for it (GOAWAY too_many_pings).
-GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+# A host may have nothing to say for a long time. The server pings a connection from which nothing came for so long, and
+# gives it up when no answer comes in time: together, three of the intervals in which streams say that they live.
+DEFAULT_PING_INTERVAL_S: Final = 20.0
+DEFAULT_PING_TIMEOUT_S: Final = 10.0
+# Below that a busy machine is taken for a dead one; above, a host that is gone is shown as connected for too long.
+MIN_PING_S: Final = 0.5
+MAX_PING_INTERVAL_S: Final = 300.0
+MAX_PING_TIMEOUT_S: Final = 60.0
+# Clients may ping so many times as often as the server does, with or without calls. Who pings more often is sent away
+# (GOAWAY too_many_pings).
+TOLERATED_PINGS: Final = 4
+
+_MILLISECONDS: Final = 1000
+
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     # TLS records of 1 KiB: with the 16 KiB of a full one each connection has a buffer that broadcasts fill for good,
     # 12 KB resident of 90 (grpcio 1.85.1, 600 streams).
     ("grpc.tsi.max_frame_size", 1024),
@@ -41,6 +49,21 @@ GRPC_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
 )
+
+
+def grpc_options(
+    ping_interval_s: float = DEFAULT_PING_INTERVAL_S, ping_timeout_s: float = DEFAULT_PING_TIMEOUT_S
+) -> tuple[tuple[str, int], ...]:
+    """Return the channel arguments of a listener that pings after so many seconds, and waits so long for the answer."""
+    interval_ms, timeout_ms = int(ping_interval_s * _MILLISECONDS), int(ping_timeout_s * _MILLISECONDS)
+    return (
+        ("grpc.keepalive_time_ms", interval_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # That alone does not end a connection whose kernel still answers (grpcio 1.85.1): a ping waits a minute.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.http2.min_ping_interval_without_data_ms", interval_ms // TOLERATED_PINGS),
+        *_OPTIONS,
+    )
 
 
 def check_free(address: HostPort) -> None:

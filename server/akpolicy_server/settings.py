@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
 from akpolicy.addresses import HostPort, SecretValueError
@@ -25,6 +25,13 @@ from akpolicy.settings_types import (
     PositiveSeconds,
     ResolvedPath,
     TlsFiles,
+)
+from akpolicy_server.listener import (
+    DEFAULT_PING_INTERVAL_S,
+    DEFAULT_PING_TIMEOUT_S,
+    MAX_PING_INTERVAL_S,
+    MAX_PING_TIMEOUT_S,
+    MIN_PING_S,
 )
 from akpolicy_server.settings_hosts import HostCertificates
 from akpolicy_server.settings_retention import RetentionSection
@@ -66,6 +73,12 @@ class ServerSection:
     metrics_listen: OptionalAddress = HostPort("127.0.0.1", 8181)
     metrics_allow_remote: StrictBool = False
     keep_alive_seconds: PositiveSeconds = 10.0
+    ping_interval_seconds: Annotated[StrictFloat, Field(ge=MIN_PING_S, le=MAX_PING_INTERVAL_S, allow_inf_nan=False)] = (
+        DEFAULT_PING_INTERVAL_S
+    )
+    ping_timeout_seconds: Annotated[StrictFloat, Field(ge=MIN_PING_S, le=MAX_PING_TIMEOUT_S, allow_inf_nan=False)] = (
+        DEFAULT_PING_TIMEOUT_S
+    )
     max_streams_per_host: Annotated[StrictInt, Field(ge=1, le=MAX_STREAMS_PER_HOST)] = 4
     stream_age_seconds: PositiveSeconds = 1800.0
     shutdown_grace_seconds: PositiveSeconds = 5.0

@@ -6,7 +6,7 @@ Rules:
   endpoint, listeners, stream client, ready file. Whatever fails raises a `StartupError` or `CacheError`, and what was
   started is stopped again.
 - What the cache holds is enforced before the first call can come.
-- Signals are blocked in every thread and taken by the main one: SIGTERM and SIGINT stop, SIGHUP reopens the audit log.
+- Signals are received by a thread of their own (`signals`): SIGTERM and SIGINT stop, SIGHUP reopens the audit log.
   Between signals the main thread looks at silence, credentials and health.
 - Take-over: the fence is warm before the predecessor lets go of the state directory; the sockets get their names once
   the stream counts and the sessions are here, and then the predecessor leaves. With a successor it is the other way
@@ -56,6 +56,7 @@ from akpolicy_sidecar.ready_file import remove_ready_file, write_ready_file
 from akpolicy_sidecar.report import Reporter
 from akpolicy_sidecar.servers import PolicyServers, endpoints_of
 from akpolicy_sidecar.sessions import SessionBook
+from akpolicy_sidecar.signals import Signals
 from akpolicy_sidecar.snapshot import Snapshot, SnapshotHolder
 from akpolicy_sidecar.socket_place import UnixAddress
 from akpolicy_sidecar.takeover import LIVE_DEADLINE_S, Predecessor
@@ -86,8 +87,8 @@ def run(settings: SidecarSettings, ready_file: Path | None = None, *, take_over:
     `ready_file` is written once everything serves, and removed at the end unless a successor wrote it. With `take_over`
     a sidecar that runs in the state directory is replaced. Raises `StartupError` or `CacheError`.
     """
-    # Threads inherit the mask, so this comes before any is started.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # Before any other thread is started, which inherits the mask.
+    signals = Signals(SIGNALS)
     switch_often()
     with ExitStack() as stack:
         sidecar = Sidecar(settings, stack, take_over=take_over)
@@ -96,7 +97,7 @@ def run(settings: SidecarSettings, ready_file: Path | None = None, *, take_over:
             write_ready_file(ready_file, sidecar.addresses())
             stack.callback(remove_ready_file, ready_file)
         log.info("sidecar is ready", **sidecar.addresses())
-        sidecar.serve_until_end()
+        sidecar.serve_until_end(signals)
         log.info("sidecar is stopping")
     log.info("sidecar has stopped")
 
@@ -308,13 +309,13 @@ class Sidecar:
             "tcp": str(self._tcp) if self._tcp else None,
         }
 
-    def serve_until_end(self) -> None:
+    def serve_until_end(self, signals: Signals) -> None:
         """Look after health and silence until SIGTERM, SIGINT or a successor comes; raise `HandoverFailed`."""
         while self._clock.elapsed() < self._leaves_at:
-            received = signal.sigtimedwait(SIGNALS, TICK_S)
+            received = signals.next(TICK_S)
             if received is None:
                 self._look_after()
-            elif received.si_signo == signal.SIGHUP:
+            elif received == signal.SIGHUP:
                 self._audit.reopen()
             else:
                 return

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from akpolicy.addresses import HostPort
+from akpolicy.client.channel import KEEPALIVE_TIME_MS
 from akpolicy.errors import ConfigError
+from akpolicy_server.listener import MAX_PING_INTERVAL_S, MAX_PING_TIMEOUT_S, MIN_PING_S, grpc_options
 from akpolicy_server.settings import ServerSettings
+from akpolicy_sidecar.link import SILENT_INTERVALS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +30,33 @@ def test_a_data_directory_is_all_that_is_needed(tmp_path: Path) -> None:
     assert server.metrics_listen == HostPort("127.0.0.1", 8181)
     assert server.resolved_database_url == f"sqlite:///{tmp_path}/data/akpolicy.sqlite3"
     assert (server.keep_alive_seconds, server.shutdown_grace_seconds) == (10, 5)
+    # A host that does not answer is gone within three keep-alives.
+    assert (server.ping_interval_seconds, server.ping_timeout_seconds) == (20, 10)
+    assert server.ping_interval_seconds + server.ping_timeout_seconds <= SILENT_INTERVALS * server.keep_alive_seconds
     assert (server.max_streams_per_host, server.bundle_lifetime_days) == (4, 30)
     assert (server.heartbeat_lifetime_seconds, server.signers) == (300, ())
     assert server.tls is None
     assert not server.allow_plaintext
+
+
+def test_pings_are_as_frequent_as_bounds_permit(tmp_path: Path) -> None:
+    text = '[server]\ndata_dir = "d"\nping_interval_seconds = {}\nping_timeout_seconds = {}\n'
+    for interval_s, timeout_s in ((MIN_PING_S, MIN_PING_S), (MAX_PING_INTERVAL_S, MAX_PING_TIMEOUT_S)):
+        server = load(tmp_path, text.format(interval_s, timeout_s)).server
+        assert (server.ping_interval_seconds, server.ping_timeout_seconds) == (interval_s, timeout_s)
+
+
+@pytest.mark.parametrize("value", ["0.0", "0.49", "-1.0", "300.5", "inf", "nan", "true", '"1"'])
+@pytest.mark.parametrize("key", ["ping_interval_seconds", "ping_timeout_seconds"])
+def test_pings_that_find_nobody_or_everybody_dead_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"server.toml:3: server.{key}"):
+        load(tmp_path, f'[server]\ndata_dir = "d"\n{key} = {value}\n')
+
+
+def test_what_sidecars_ping_is_tolerated_at_every_interval() -> None:
+    for interval_s in (MIN_PING_S, MAX_PING_INTERVAL_S):
+        tolerated_ms = dict(grpc_options(interval_s))["grpc.http2.min_ping_interval_without_data_ms"]
+        assert 0 < tolerated_ms < KEEPALIVE_TIME_MS
 
 
 def test_metrics_can_be_turned_off(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import structlog
 
 from akpolicy.errors import StartupError
 from akpolicy.tls_files import ListenerTls
-from akpolicy_server.listener import GRPC_OPTIONS, check_free
+from akpolicy_server.listener import check_free, grpc_options
 
 if TYPE_CHECKING:
     from akpolicy.addresses import HostPort
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from akpolicy.settings_types import TlsFiles
     from akpolicy.tls_files import ServerTls
     from akpolicy_server.metrics import ServerMetrics
+    from akpolicy_server.settings import ServerSection
 
 log = structlog.get_logger(__name__)
 
 
 def bind(
-    listen: HostPort, files: TlsFiles | None, metrics: ServerMetrics, clock: Clock
+    listen: HostPort, files: TlsFiles | None, section: ServerSection, metrics: ServerMetrics, clock: Clock
 ) -> tuple[grpc.aio.Server, HostPort]:
-    """Return a server that is not started and where it listens; raise `StartupError` or `ConfigError`."""
-    server = grpc.aio.server(options=GRPC_OPTIONS)
+    """Return a server that is not started and where it listens; raise `StartupError` or `ConfigError`.
+
+    `section` says how patient connections are.
+    """
+    server = grpc.aio.server(options=grpc_options(section.ping_interval_seconds, section.ping_timeout_seconds))
     check_free(listen)
     try:
         if files is None:

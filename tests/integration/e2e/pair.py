@@ -24,12 +24,12 @@ SCOPE: Final = f"org/{ORG}"
 class Pair:
     """Two servers of a world, which share a database; `host-1` turns to the second alone, `host-2` to both."""
 
-    def __init__(self, world: World, database: PostgreSQL) -> None:
+    def __init__(self, world: World, database: PostgreSQL, keep_alive_s: float = 20.0) -> None:
         self.world = world
         self.database = database
         world.init(database_url=database.url("akpolicy"))
         # What is found within seconds is heard, and not found by the sweep.
-        world.server_tables["server"]["keep_alive_seconds"] = 20.0
+        world.server_tables["server"]["keep_alive_seconds"] = keep_alive_s
         self.first = world.start_server()
         self.second, self.port = self._start_second()
         self.publish("first")

@@ -21,6 +21,7 @@ import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -30,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.simulators.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
 DEADLINE_S: Final = 60.0
@@ -63,6 +64,15 @@ class Program:
         """End the process without a chance to clean up (SIGKILL)."""
         self.process.kill()
         self.process.wait(DEADLINE_S)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stand still while the block runs (SIGSTOP): the kernel keeps its connections, and nobody answers."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """Ask the process to end, and return its exit code; kill it if it does not end."""
