@@ -234,8 +234,10 @@ class Watcher:
         pause_s = self._modes.pause_s(self._clock.elapsed())
         if pause_s:
             return max(pause_s, self._asked_s or 0.0)
-        self._stop.wait(self._jitter.uniform(0, FIRST_BACKOFF_S))
-        return self._least_pause_s()
+        moment_s = self._jitter.uniform(0, FIRST_BACKOFF_S)
+        self._stop.wait(moment_s)
+        # It counts: a host whose stream is old has three keep-alives to be back.
+        return max(0.0, self._least_pause_s() - moment_s)
 
     def _pause(self, usual: wait_base) -> Callable[[RetryCallState], float]:
         """Return how to wait between attempts: as usual, and at least as long as the server wants."""

@@ -366,6 +366,23 @@ def test_what_the_server_asks_for_is_spread_already(asked_s: float | None, sprea
     assert asked_s is not None or min(drawn) <= longest / 10
 
 
+@pytest.mark.parametrize(("asked_s", "rest_s"), [(None, 0.0), (0.015625, 0.0), (0.0625, 0.03125)])
+def test_the_moment_before_each_connection_counts_as_a_part_of_what_the_server_asks_for(
+    host: WatchingHost,
+    server: PolicyServerSimulator,
+    monkeypatch: pytest.MonkeyPatch,
+    asked_s: float | None,
+    rest_s: float,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.03125)
+    with host.watching(server) as watcher:
+        wait_until(host.is_live)
+        monkeypatch.setattr(watcher, "_jitter", _Longest())
+        monkeypatch.setattr(watcher, "_asked_s", asked_s)
+
+        assert watcher._rest_s() == rest_s
+
+
 def _with_spread(message: pb.SubscribeResponse, spread_ms: int) -> list[pb.SubscribeResponse]:
     if message.HasField("keep_alive"):
         message.keep_alive.spread_ms = spread_ms
