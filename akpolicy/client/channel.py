@@ -9,6 +9,8 @@ Rules:
   settings counts a ping as abuse when less than 5 minutes of silence lie before it (gRFC A8, `grpc.http2.
   min_ping_interval_without_data_ms`). 330 s is above that, and below the 350 s after which common load balancers drop
   an idle connection.
+- What is on its way to this end is bounded (`WINDOW_BYTES`): on a slow line a server's ping waits behind it, and a
+  server that waits too long takes this end for dead. By itself gRPC lets it grow until the line is never idle.
 - An API key goes into the metadata of a call, never into a message or an error.
 """
 
@@ -22,7 +24,7 @@ import grpc
 from akpolicy.addresses import SecretValueError, ServerUrl, is_loopback
 from akpolicy.api_key_file import check_api_key
 from akpolicy.errors import ConfigError
-from akpolicy.limits import MAX_MESSAGE_BYTES
+from akpolicy.limits import KIB, MAX_MESSAGE_BYTES
 from akpolicy.tls_files import ClientTls, ClientTlsFiles, read_client_tls
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ RETRY_AFTER_METADATA: Final = "akpolicy-retry-after-ms"
 REOPEN_METADATA: Final = "akpolicy-reopen"
 KEEPALIVE_TIME_MS: Final = 330_000
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
+# With a chunk of content (256 KiB) that is waited for, up to 320 KiB are on their way.
+WINDOW_BYTES: Final = 64 * KIB
 # A server or sidecar that comes back must be found at once; many hosts are spread by the library's own jitter.
 INITIAL_BACKOFF_MS: Final = 100
 MAX_BACKOFF_MS: Final = 5_000
@@ -111,6 +115,8 @@ def channel_options(endpoint: ServerEndpoint, extra: Sequence[Option] = ()) -> l
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_BACKOFF_MS),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ]
     if is_loopback(endpoint.target.rpartition(":")[0].strip("[]")):
         # A proxy of the environment cannot reach this machine's loopback.

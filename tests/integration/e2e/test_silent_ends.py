@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from akpolicy.decision import PolicySource
+from akpolicy.limits import KIB
 from akpolicy_server.listener import MIN_PING_S
 from tests.integration.e2e.pair import Pair
 from tests.integration.e2e.world import HOST, ORG, World, decided_by, permit
 from tests.simulators.postgresql import PostgreSQL
 from tests.simulators.waiting import wait_until
-from tests.simulators.wire import Wire
+from tests.simulators.wire import PIECE_BYTES, Wire
 
 if TYPE_CHECKING:
     from tests.integration.e2e.programs import Program
@@ -24,6 +25,9 @@ HOUR_S: Final = 3600.0
 # Of a ping, and how many are waited for.
 PING_FRAME_BYTES: Final = 17
 PINGS: Final = 20
+# A line on which a ping of two seconds waits behind 320 KiB at most, and a bundle of 3 MB.
+LINE_BYTES_A_SECOND: Final = 160 * KIB
+LARGE_POLICIES: Final = 190
 
 
 def begin(world: World, mode: str = "cached_with_expiry", **server: object) -> Program:
@@ -117,3 +121,30 @@ def test_a_quiet_stream_of_a_real_sidecar_outlives_many_pings(world: World) -> N
         wait_until(lambda: wire.carried >= before + PINGS * PING_FRAME_BYTES, what=f"{PINGS} pings")
         assert is_live(world.ask())
         assert (wire.connections, wire.open_connections) == (1, 1)
+
+
+# --- the line is slow -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_large_bundle_arrives_over_a_slow_line_on_which_a_ping_waits_behind_it(world: World) -> None:
+    world.init()
+    world.server_tables["server"] |= {"ping_interval_seconds": 1.0, "ping_timeout_seconds": 2.0}
+    world.start_server()
+    world.publish(permit("first"))
+    with Wire(world.port) as wire:
+        tables = world.sidecar_tables()
+        tables["enterprise"]["policy_server"] = f"http://127.0.0.1:{wire.port}"
+        world.start_sidecar(tables=tables)
+        world.wait_for_decision(is_live, what="a live stream")
+        wire.delay(PIECE_BYTES / LINE_BYTES_A_SECOND)
+        world.publish(
+            permit("second") + f"// {'x' * 16_000}\n".join(forbid(number) for number in range(LARGE_POLICIES))
+        )
+        world.wait_for_decision(lambda d: is_live(d) and decided_by(d) == "second", what="the large bundle")
+        # Whose ping is answered too late is dead for the server, and the next connection begins the bundle anew.
+        assert wire.connections == 1
+
+
+def forbid(number: int) -> str:
+    return f'@id("p{number}") forbid (principal == AgentKernel::User::"u{number}", action, resource);\n'
