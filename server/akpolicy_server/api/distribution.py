@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from grpc.aio import EOF
 
 from akpolicy.errors import StreamProtocolError
-from akpolicy.v1 import distribution_pb2
+from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc
 from akpolicy_server.access import require_host
 from akpolicy_server.api.ends import counted_end
 from akpolicy_server.api.greeting import Greeting, read_greeting
@@ -25,12 +25,13 @@ from akpolicy_server.store.hosts import HostKey
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    import grpc
     from grpc.aio import ServicerContext
 
     from akpolicy_server.api.call import Call
     from akpolicy_server.fanout import Subscriber
 
-    Context = ServicerContext[distribution_pb2.SubscribeRequest, distribution_pb2.SubscribeResponse]
+    Context = ServicerContext[distribution_pb2.SubscribeRequest, bytes]
 
 HELLO_TIMEOUT_S: Final = 10
 
@@ -114,3 +115,25 @@ async def _read_hello(context: Context, org: str) -> Greeting:
     if not isinstance(first, distribution_pb2.SubscribeRequest) or first.WhichOneof("message") != "hello":
         raise StreamProtocolError("the first message must be Hello")
     return read_greeting(first.hello, org)
+
+
+def add_to(server: grpc.aio.Server, servicer: DistributionServicer) -> None:
+    """Have a server answer the service's calls: as generated, but that `Subscribe` writes bytes (`encoding`)."""
+    distribution_pb2_grpc.add_DistributionServiceServicer_to_server(
+        servicer, cast("grpc.aio.Server", _WithBytes(server))
+    )
+
+
+class _WithBytes:
+    """Stands before a server while methods are added to it."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: object) -> None:
+        """Leave them out: what is registered by name is found first."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Add the methods."""
+        handlers["Subscribe"] = handlers["Subscribe"]._replace(response_serializer=bytes)
+        self._server.add_registered_method_handlers(service, handlers)

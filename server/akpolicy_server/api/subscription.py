@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -32,9 +32,9 @@ from akpolicy.persistent import PersistentMap
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, Sent, read_refusal, read_root_version
+from akpolicy_server.api.encoding import Bundles, chunk
 from akpolicy_server.api.first_view import first_view
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
-from akpolicy_server.api.messages import revision_message
 from akpolicy_server.api.outbox import Outbox
 from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
@@ -76,6 +76,7 @@ class Services:
     metrics: ServerMetrics
     keep_alive_s: float
     spread_s: Callable[[], float]
+    bundles: Bundles = field(default_factory=Bundles)
 
 
 class Subscription:
@@ -203,7 +204,7 @@ class Subscription:
                 version=root.version, envelope=envelope_to_proto(root.envelope), nonce=self._awaited.add_root(root)
             )
             self._sent_root = root.version
-            await self._outbox.add(distribution_pb2.SubscribeResponse(root=update))
+            await self._outbox.add(distribution_pb2.SubscribeResponse(root=update).SerializeToString())
         return True
 
     async def _send_changes(self, view: OrgView) -> bool:
@@ -234,18 +235,11 @@ class Subscription:
         blob = b"" if is_held else await self._services.catalog.blob(revision.content_digest)
         self._sent[revision.scope] = name
         self._subscriber.lacking.setdefault(revision.scope, asyncio.get_running_loop().time())
-        update = distribution_pb2.BundleUpdate(
-            nonce=self._awaited.add_bundle(revision),
-            revision=revision_message(revision),
-            envelope=envelope_to_proto(revision.envelope),
-            content_size=len(blob),
-            original=None if revision.original is None else envelope_to_proto(revision.original),
-        )
-        await self._outbox.add(distribution_pb2.SubscribeResponse(bundle=update))
+        nonce = self._awaited.add_bundle(revision)
+        await self._outbox.add(*self._services.bundles.update(revision, nonce=nonce, content_size=len(blob)))
         for offset in range(0, len(blob), MAX_CHUNK_BYTES):
-            data = blob[offset : offset + MAX_CHUNK_BYTES]
-            chunk = distribution_pb2.BlobChunk(digest=revision.content_digest, offset=offset, data=data)
-            await self._outbox.add(distribution_pb2.SubscribeResponse(chunk=chunk))
+            data = memoryview(blob)[offset : offset + MAX_CHUNK_BYTES]
+            await self._outbox.add(*chunk(revision.content_digest, offset, data))
         self._services.metrics.updates_sent.inc()
 
     async def _send_heartbeat(self, view: OrgView) -> None:
@@ -265,7 +259,7 @@ class Subscription:
             nonce=self._awaited.add_heartbeat(), envelope=envelope_to_proto(beat.envelope)
         )
         self._indexes.add_to(update, view.index)
-        await self._outbox.add(distribution_pb2.SubscribeResponse(heartbeat=update))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(heartbeat=update).SerializeToString())
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
         """Return the next heartbeat for a view; None if there is none, or none yet: then its end is news."""
@@ -303,7 +297,7 @@ class Subscription:
         interval_ms = int(self._services.keep_alive_s * MILLISECONDS)
         spread_ms = int(self._services.spread_s() * MILLISECONDS)
         keep_alive = distribution_pb2.KeepAlive(interval_ms=interval_ms, spread_ms=spread_ms)
-        await self._outbox.add(distribution_pb2.SubscribeResponse(keep_alive=keep_alive))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(keep_alive=keep_alive).SerializeToString())
 
     def _pause(self) -> float:
         """Return how long to wait for news: until the next keep-alive, or the next heartbeat."""

@@ -120,7 +120,7 @@ def test_an_old_stream_ends_unless_its_host_has_yet_to_enforce_something() -> No
             now = asyncio.get_running_loop().time()
             assert 890 < idle.old_at - now < 1101
             fanout.end_old()
-            assert idle.end is None
+            assert [stream.end for stream in (idle, busy)] == [None, None]
             idle.old_at = busy.old_at = now
             busy.lacking["org/acme"] = now
             fanout.end_old()
