@@ -134,6 +134,10 @@ class Subscriber:
             self.end = end
             self.on_end()
 
+    def forget(self) -> None:
+        """Call nobody any more: whoever was called may go then without a look for garbage."""
+        self.on_news = self.on_end = _nobody
+
     async def ended(self) -> End:
         """Wait until the server ends the stream; for one at a time."""
         if self.end is None:

@@ -87,6 +87,7 @@ class DistributionServicer(PollingPart):
                 while _is_heard(await context.read(), subscription):
                     pass
         finally:
+            subscriber.forget()
             await rounds.stop()
             self._services.metrics.subscribers.dec()
             # A host that is asked to come back at once has not left: if it does not come, it is missed soon enough.

@@ -32,15 +32,21 @@ class Interruption:
             self._task.cancel()
 
     def __enter__(self) -> None:
-        if self._why is not None:
-            raise self._why
+        why, self._why = self._why, None
+        if why is not None:
+            raise why
         self._is_open = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_open = False
-        if self._why is None or self._task is None:
+        # Not kept: an error that its own traceback leads to would stay until Python looks for garbage.
+        why, self._why = self._why, None
+        if why is None or self._task is None:
             return
         if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise self._why from None
+            try:
+                raise why from None
+            finally:
+                del why

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -212,3 +214,32 @@ def test_what_the_block_raises_by_itself_is_raised() -> None:
             raise KeyError
 
     run(scenario)
+
+
+class _Reason(Exception):
+    """Can be asked whether it is still there."""
+
+
+def test_nothing_stays_of_a_reason_until_python_looks_for_garbage() -> None:
+    async def told(reasons: list[Interruption]) -> None:
+        reason = Interruption()
+        reasons.append(reason)
+        with pytest.raises(_Reason), reason:
+            await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        reasons: list[Interruption] = []
+        task = asyncio.create_task(told(reasons))
+        await asyncio.sleep(0)
+        why = _Reason()
+        seen = weakref.ref(why)
+        reasons[0].because(why)
+        del why
+        await task
+        assert seen() is None
+
+    gc.disable()
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
