@@ -5,7 +5,12 @@ Rules:
 - Blocks of a MiB and more are mapped each for itself, and unmapped when they are freed. By itself glibc raises that
   bound to the largest block that was ever freed (up to 32 MiB): the next content then lies in a heap, between small
   blocks that stay, and its memory stays with it.
-- Smaller blocks, such as messages and chunks (256 KiB), are not concerned: mapping costs more than they do.
+- A program with thousands of connections maps blocks from 16 KiB on (`CONNECTION_BUFFER_BYTES`): of the buffers of
+  17 KiB that TLS has in each connection, only the pages that were ever written to are then in memory, and a broadcast
+  of content leaves no holes. Mapping costs about what copying such a block does, so that whoever makes many of them
+  makes few copies.
+- No more than `MAX_MAPPED` blocks are mapped; what is beyond lies in a heap. Linux gives a process 65,530 mappings, and
+  threads need some.
 - Small blocks that are freed in great numbers, such as the policies of a large bundle, leave holes that glibc keeps for
   what comes next. Whoever is done with such work gives them back (`give_back`).
 - Where there is no such setting (another C library), nothing happens; nothing depends on it but memory.
@@ -17,22 +22,25 @@ import ctypes
 from contextlib import suppress
 from typing import Final
 
-from akpolicy.limits import MIB
+from akpolicy.limits import KIB, MIB
 
 MAPPED_FROM_BYTES: Final = MIB
+CONNECTION_BUFFER_BYTES: Final = 16 * KIB
+MAX_MAPPED: Final = 32_768
 # From how much content on giving memory back is worth its milliseconds.
 WORTH_GIVING_BACK_BYTES: Final = MIB
 # From malloc.h.
 _M_MMAP_THRESHOLD: Final = -3
+_M_MMAP_MAX: Final = -4
 
 
-def map_large_blocks() -> bool:
-    """Have large blocks mapped one by one in this process from now on; return whether that is so."""
+def map_large_blocks(from_bytes: int = MAPPED_FROM_BYTES) -> bool:
+    """Have blocks of `from_bytes` and more mapped one by one in this process from now on; return whether that is so."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM_BYTES))
+    return bool(mallopt(_M_MMAP_THRESHOLD, from_bytes) and mallopt(_M_MMAP_MAX, MAX_MAPPED))
 
 
 def give_back(size: int = WORTH_GIVING_BACK_BYTES) -> None:

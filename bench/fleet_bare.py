@@ -2,8 +2,8 @@
 
 Rules:
 
-- It listens with the real server's TLS files and connection settings, and takes the same calls on the same message
-  types. Nothing is looked up, signed, stored or answered.
+- It listens with the real server's TLS files, connection settings and allocator, and takes the same calls on the same
+  message types. Nothing is looked up, signed, stored or answered.
 - Each host gets what it is sent as one message, serialized once for all.
 - A line on standard input names a size in bytes: that much goes to every host. The line on standard output that answers
   says how many hosts there are. The first line of output says the port.
@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from akpolicy.allocator import CONNECTION_BUFFER_BYTES, map_large_blocks
 from akpolicy.v1 import bundle_pb2
 from akpolicy.v1 import distribution_pb2 as pb
 from akpolicy_server.listener import grpc_options
@@ -80,4 +81,5 @@ async def _main(certificate: bytes, key: bytes) -> None:
 
 
 if __name__ == "__main__":
+    map_large_blocks(CONNECTION_BUFFER_BYTES)
     asyncio.run(_main(Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]).read_bytes()))

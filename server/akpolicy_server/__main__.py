@@ -17,7 +17,7 @@ import typer
 
 from akpolicy import __version__
 from akpolicy.addresses import HostPort
-from akpolicy.allocator import map_large_blocks
+from akpolicy.allocator import CONNECTION_BUFFER_BYTES, map_large_blocks
 from akpolicy.clock import SystemClock
 from akpolicy.errors import UsageError
 from akpolicy.signing import key_file_uri
@@ -98,7 +98,7 @@ def _run(config: Path, ready_file: Path | None) -> None:
     # Only now: what is wrong with the settings is said without loading everything.
     from akpolicy_server.app import run  # noqa: PLC0415
 
-    map_large_blocks()
+    map_large_blocks(CONNECTION_BUFFER_BYTES)
     asyncio.run(run(settings, SystemClock(), ready_file))
 
 

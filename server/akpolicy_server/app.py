@@ -28,9 +28,9 @@ from akpolicy.errors import EngineUnavailable, StartupError, StoreUnavailable
 from akpolicy.exposition import HttpEndpoint
 from akpolicy.fence.fence import Fence
 from akpolicy.signing import open_signer
-from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc, publishing_pb2, publishing_pb2_grpc
+from akpolicy.v1 import distribution_pb2, publishing_pb2, publishing_pb2_grpc
 from akpolicy_server.api.call import Calls
-from akpolicy_server.api.distribution import DistributionServicer
+from akpolicy_server.api.distribution import DistributionServicer, add_to
 from akpolicy_server.api.host_calls import HostCalls
 from akpolicy_server.api.listening import bind, not_reloaded
 from akpolicy_server.api.part import Domain
@@ -246,7 +246,7 @@ def _serve_operators(server: grpc.aio.Server, servicer: PublishingServicer) -> N
 
 
 def _serve_hosts(server: grpc.aio.Server, servicer: DistributionServicer) -> None:
-    distribution_pb2_grpc.add_DistributionServiceServicer_to_server(servicer, server)
+    add_to(server, servicer)
 
 
 def _domain(

@@ -21,17 +21,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from contextlib import contextmanager
 from enum import Enum
+from functools import partial
+from itertools import chain
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
 from akpolicy.errors import TooManyStreams
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.store.hosts import HostKey
@@ -66,7 +68,24 @@ class End(Enum):
 
 
 class Subscriber:
-    """One open stream. `expires_at`: when what opened it expires, in epoch seconds; None: never."""
+    """One open stream. `expires_at`: when what opened it expires, in epoch seconds; None: never.
+
+    `on_news` is called when there may be something new, `on_end` when the server ends the stream; both on the event
+    loop. Thousands of streams wait at once: what waits here is no task and no future.
+    """
+
+    __slots__ = (
+        "_has_news",
+        "end",
+        "expires_at",
+        "host",
+        "joined_at",
+        "key_id",
+        "lacking",
+        "old_at",
+        "on_end",
+        "on_news",
+    )
 
     def __init__(self, host: HostKey, key_id: str, expires_at: float | None = None) -> None:
         self.host = host
@@ -77,52 +96,58 @@ class Subscriber:
         self.old_at = math.inf
         # What the host was sent and does not enforce yet: since when, in the loop's time.
         self.lacking: dict[str, float] = {}
+        # Why the server ends the stream; None while it does not.
+        self.end: End | None = None
+        self.on_news: Callable[[], None] = _nobody
+        self.on_end: Callable[[], None] = _nobody
         self._has_news = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     def lag_s(self, now: float) -> float:
         """Return for how long the host has been without something that it was sent, in seconds; 0 for nothing."""
         return max(0.0, now - min(self.lacking.values())) if self.lacking else 0.0
 
+    def enforces(self, scope: str) -> None:
+        """Note that the host no longer lacks what it was sent of a scope."""
+        self.lacking.pop(scope, None)
+        if not self.lacking:
+            # A dictionary keeps the room that it once took.
+            self.lacking = {}
+
     def wake(self) -> None:
         """Say that there may be something new."""
         self._has_news = True
-        if self._waiter is not None:
-            _release(self._waiter)
+        self.on_news()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be something new since news were taken."""
+        return self._has_news
 
     def take_news(self) -> bool:
         """Return whether there may be something new since the last call."""
         had_news, self._has_news = self._has_news, False
         return had_news
 
-    async def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until there may be something new, at most `timeout_s` seconds."""
-        if self._has_news:
-            return
-        # Thousands of streams wait here: no event, task or context for each, but a future and a timer.
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        timer = loop.call_later(timeout_s, _release, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
-
     def finish(self, end: End) -> None:
-        """Let `ended` return."""
-        if not self._end.done():
-            self._end.set_result(end)
+        """End the stream, unless it ends already."""
+        if self.end is None:
+            self.end = end
+            self.on_end()
+
+    def forget(self) -> None:
+        """Call nobody any more: whoever was called may go then without a look for garbage."""
+        self.on_news = self.on_end = _nobody
 
     async def ended(self) -> End:
-        """Wait until the server ends the stream."""
-        return await asyncio.shield(self._end)
-
-    @property
-    def end(self) -> End | None:
-        """Why the server ends the stream; None while it does not."""
-        return self._end.result() if self._end.done() else None
+        """Wait until the server ends the stream; for one at a time."""
+        if self.end is None:
+            told = asyncio.get_running_loop().create_future()
+            self.on_end = partial(_release, told)
+            try:
+                await told
+            finally:
+                self.on_end = _nobody
+        return cast("End", self.end)
 
 
 class Fanout:
@@ -135,16 +160,14 @@ class Fanout:
         self._max_streams_per_host = max_streams_per_host
         self._stream_age_s = stream_age_s
         self._by_org: defaultdict[str, set[Subscriber]] = defaultdict(set)
-        # Oldest first.
-        self._by_host: defaultdict[HostKey, dict[Subscriber, None]] = defaultdict(dict)
-        self._by_key: defaultdict[str, set[Subscriber]] = defaultdict(set)
+        # Oldest first. A host has one stream as a rule, and a tuple of one is small.
+        self._by_host: dict[HostKey, tuple[Subscriber, ...]] = {}
         self._stopping = False
         self._streams = 0
         self._streams_at_stop = 0
         self._random = SystemRandom()
 
-    @contextmanager
-    def joined(self, host: HostKey, key_id: str, expires_at: float | None = None) -> Iterator[Subscriber]:
+    def joined(self, host: HostKey, key_id: str, expires_at: float | None = None) -> AbstractContextManager[Subscriber]:
         """Add a stream while the block runs; raise `TooManyStreams`. While the server stops it ends at once.
 
         `expires_at`: when what opened it expires, in epoch seconds.
@@ -154,23 +177,29 @@ class Fanout:
         subscriber.old_at = self._loop.time() + self._stream_age_s * self._random.uniform(
             1 - AGE_JITTER, 1 + AGE_JITTER
         )
+        return _Place(self, subscriber)
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Add a stream that has a place."""
+        host = subscriber.host
         self._streams += 1
-        self._by_host[host][subscriber] = None
-        for index, key in self._indexes(subscriber):
-            index[key].add(subscriber)
+        self._by_host[host] = (*self._by_host.get(host, ()), subscriber)
+        self._by_org[host.org].add(subscriber)
         if self._stopping:
             subscriber.finish(End.STOPPING)
-        try:
-            yield subscriber
-        finally:
-            self._streams -= 1
-            for index, key in self._indexes(subscriber):
-                index[key].discard(subscriber)
-                if not index[key]:
-                    del index[key]
-            del self._by_host[host][subscriber]
-            if not self._by_host[host]:
-                del self._by_host[host]
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Take a stream away that was added."""
+        host = subscriber.host
+        self._streams -= 1
+        self._by_org[host.org].discard(subscriber)
+        if not self._by_org[host.org]:
+            del self._by_org[host.org]
+        others = tuple(other for other in self._by_host[host] if other is not subscriber)
+        if others:
+            self._by_host[host] = others
+        else:
+            del self._by_host[host]
 
     def __len__(self) -> int:
         return self._streams
@@ -188,12 +217,12 @@ class Fanout:
     def lags_s(self) -> list[float]:
         """Return of each stream for how long its host has been without something that it was sent, in seconds."""
         now = self._loop.time()
-        return [subscriber.lag_s(now) for subscribers in self._by_org.values() for subscriber in subscribers]
+        return [subscriber.lag_s(now) for subscriber in self._all()]
 
     @property
     def key_ids(self) -> list[str]:
         """The API keys that opened streams."""
-        return list(self._by_key)
+        return list({subscriber.key_id: None for subscriber in self._all()})
 
     def announce(self, orgs: Collection[str]) -> None:
         """Tell every stream of these orgs that something changed; from any thread."""
@@ -210,22 +239,20 @@ class Fanout:
 
     def end_expired(self, now: float) -> None:
         """End the streams that were opened with what has expired at `now` (epoch seconds); on the event loop."""
-        for subscribers in self._by_org.values():
-            for subscriber in subscribers:
-                if subscriber.expires_at is not None and subscriber.expires_at <= now:
-                    subscriber.finish(End.CERTIFICATE_EXPIRED)
+        for subscriber in self._all():
+            if subscriber.expires_at is not None and subscriber.expires_at <= now:
+                subscriber.finish(End.CERTIFICATE_EXPIRED)
 
     def end_old(self) -> None:
         """End the streams that are old, if that does not interrupt anything; on the event loop."""
         now = self._loop.time()
-        for subscribers in self._by_org.values():
-            for subscriber in subscribers:
-                if subscriber.old_at + (MAX_OVERTIME_S if subscriber.lacking else 0.0) <= now:
-                    subscriber.finish(End.OLD)
+        for subscriber in self._all():
+            if subscriber.old_at + (MAX_OVERTIME_S if subscriber.lacking else 0.0) <= now:
+                subscriber.finish(End.OLD)
 
     def _make_room(self, host: HostKey, key_id: str) -> None:
         """End the stream whose place a new one of this host takes, if there is none left; raise `TooManyStreams`."""
-        open_streams = [subscriber for subscriber in self._by_host.get(host, {}) if subscriber.end is None]
+        open_streams = [subscriber for subscriber in self._by_host.get(host, ()) if subscriber.end is None]
         if len(open_streams) < self._max_streams_per_host:
             return
         same = [subscriber for subscriber in open_streams if subscriber.key_id == key_id]
@@ -267,12 +294,11 @@ class Fanout:
         """End every stream, and each that joins from now on."""
         self._stopping = True
         self._streams_at_stop = len(self)
-        for subscribers in self._by_org.values():
-            for subscriber in subscribers:
-                subscriber.finish(End.STOPPING)
+        for subscriber in self._all():
+            subscriber.finish(End.STOPPING)
 
-    def _indexes(self, subscriber: Subscriber) -> list[tuple[defaultdict[Any, set[Subscriber]], Any]]:
-        return [(self._by_org, subscriber.host.org), (self._by_key, subscriber.key_id)]
+    def _all(self) -> Iterator[Subscriber]:
+        return chain.from_iterable(self._by_org.values())
 
     def _announce(self, orgs: tuple[str, ...]) -> None:
         for org in orgs:
@@ -282,12 +308,35 @@ class Fanout:
                 subscriber.wake()
 
     def _end_key(self, key_id: str) -> None:
-        for subscriber in self._by_key.get(key_id, ()):
-            subscriber.finish(End.KEY_REVOKED)
+        # Rare enough to look at every stream: an index of keys would cost each of them more than this.
+        for subscriber in self._all():
+            if subscriber.key_id == key_id:
+                subscriber.finish(End.KEY_REVOKED)
+
+
+class _Place:
+    """The place of one stream among all, while a block runs."""
+
+    __slots__ = ("_fanout", "_subscriber")
+
+    def __init__(self, fanout: Fanout, subscriber: Subscriber) -> None:
+        self._fanout = fanout
+        self._subscriber = subscriber
+
+    def __enter__(self) -> Subscriber:
+        self._fanout.add(self._subscriber)
+        return self._subscriber
+
+    def __exit__(self, *_: object) -> None:
+        self._fanout.remove(self._subscriber)
 
 
 def _spread_s(streams: int) -> float:
     return min(MAX_SPREAD_S, streams / RETURNS_A_SECOND)
+
+
+def _nobody() -> None:
+    """Stand where nobody waits."""
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -44,6 +44,8 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # TLS records of 1 KiB: with the 16 KiB of a full one each connection has a buffer that broadcasts fill for good,
     # 12 KB resident of 90 (grpcio 1.85.1, 600 streams).
     ("grpc.tsi.max_frame_size", 1024),
+    # What gRPC would remember of each connection for channelz, which this server does not serve.
+    ("grpc.enable_channelz", 0),
     # Two servers on one port would take turns.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
@@ -43,6 +43,13 @@ RETRY_S: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
+class Moment(NamedTuple):
+    """What hosts compare of two heartbeats: the generation, then the second. All that a stream keeps of one."""
+
+    seq: int
+    issued_at: int
+
+
 @dataclass(frozen=True, slots=True)
 class SignedHeartbeat:
     """A heartbeat that hosts will believe. Times are in epoch seconds."""
@@ -52,9 +59,14 @@ class SignedHeartbeat:
     expires_at: int
     envelope: SignedEnvelope
 
-    def is_later(self, than: SignedHeartbeat | None) -> bool:
+    @property
+    def moment(self) -> Moment:
+        """What hosts compare."""
+        return Moment(self.seq, self.issued_at)
+
+    def is_later(self, than: SignedHeartbeat | Moment | None) -> bool:
         """Whether a host that accepted `than` takes this one."""
-        return than is None or (self.seq, self.issued_at) > (than.seq, than.issued_at)
+        return than is None or self.moment > (than.seq, than.issued_at)
 
 
 @dataclass(frozen=True, slots=True)

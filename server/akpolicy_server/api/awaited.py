@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -52,14 +53,17 @@ class Sent:
 class Awaited:
     """The updates of one stream that may still be answered."""
 
+    __slots__ = ("_count", "_heartbeats", "_prefix", "_unanswered")
+
     def __init__(self) -> None:
         # A nonce names an update of this stream, and proves nothing: a random beginning tells streams apart, a number
         # goes on. Random bytes for each of thousands of messages are a tenth of what a broadcast costs.
         self._prefix = secrets.token_bytes(NONCE_BYTES - COUNTER_BYTES)
         self._count = 0
         self._unanswered: dict[bytes, Sent] = {}
-        # Oldest first. A deque would have room for 64 in each of thousands of streams.
-        self._heartbeats: list[bytes] = []
+        # The numbers of their nonces, oldest first. A deque would have room for 64 in each of thousands of streams, and
+        # a list of nonces would be a KB.
+        self._heartbeats = array("Q")
 
     @property
     def is_full(self) -> bool:
@@ -79,7 +83,7 @@ class Awaited:
     def add_heartbeat(self) -> bytes:
         """Return the nonce of a heartbeat that goes out."""
         nonce = self._next_nonce()
-        self._heartbeats.append(nonce)
+        self._heartbeats.append(self._count)
         del self._heartbeats[:-MAX_HEARTBEATS]
         return nonce
 
@@ -87,20 +91,28 @@ class Awaited:
         """Return what an Ack is about; raise `StreamProtocolError`."""
         if nonce not in self._unanswered:
             raise StreamProtocolError("the nonce names no update of this stream that waits for an answer")
-        return self._unanswered.pop(nonce)
+        sent = self._unanswered.pop(nonce)
+        if not self._unanswered:
+            # A dictionary keeps the room that it once took.
+            self._unanswered = {}
+        return sent
 
     def refused(self, nonce: bytes) -> Sent:
         """Return what a Nack is about; raise `StreamProtocolError`."""
         if not nonce:
             return Sent(HOST_STATE)
-        if nonce in self._heartbeats:
-            self._heartbeats.remove(nonce)
+        number = int.from_bytes(nonce[-COUNTER_BYTES:])
+        if nonce == self._nonce(number) and number in self._heartbeats:
+            self._heartbeats.remove(number)
             return Sent(HOST_STATE)
         return self.accepted(nonce)
 
     def _next_nonce(self) -> bytes:
         self._count += 1
-        return self._prefix + self._count.to_bytes(COUNTER_BYTES)
+        return self._nonce(self._count)
+
+    def _nonce(self, number: int) -> bytes:
+        return self._prefix + number.to_bytes(COUNTER_BYTES)
 
     def _add(self, sent: Sent) -> bytes:
         nonce = self._next_nonce()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -32,7 +31,7 @@ from akpolicy_server.api.status import status_of
 from akpolicy_server.api_keys import key_id_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from grpc.aio import ServicerContext
 
@@ -78,6 +77,8 @@ class Ended(Exception):
 
 class Call:
     """One call being answered."""
+
+    __slots__ = ("_calls", "_context", "is_authenticated", "notes", "request_id")
 
     def __init__(self, calls: Calls, context: ServicerContext[Any, Any]) -> None:
         self._calls = calls
@@ -125,62 +126,89 @@ class Calls:
             self._metrics.authentication_failures.labels(reason=reason).inc()
             raise
 
-    @asynccontextmanager
-    async def answer(
+    def answer(
         self, method: str, context: ServicerContext[Any, Any], *, stream: bool = False, routine: bool = False
-    ) -> AsyncIterator[Call]:
+    ) -> AbstractAsyncContextManager[Call]:
         """Run the block as the answer to a call; whatever it raises becomes the call's status.
 
         `routine`: hosts make it all day; it is logged at debug level if it goes well.
         """
-        call = Call(self, context)
-        context.set_trailing_metadata(call.metadata)
-        with structlog.contextvars.bound_contextvars(request_id=call.request_id):
-            async with self._ended(method, context, call, stream=stream, routine=routine):
-                yield call
+        return _Answer(Call(self, context), method, context, self._metrics, self._clock, stream, routine)
 
-    @asynccontextmanager
-    async def _ended(
-        self, method: str, context: ServicerContext[Any, Any], call: Call, *, stream: bool, routine: bool
-    ) -> AsyncIterator[None]:
-        started = self._clock.elapsed()
-        status = StatusCode.INTERNAL
-        try:
-            yield
-            status = StatusCode.OK
-        except asyncio.CancelledError:
-            status = StatusCode.CANCELLED
-            raise
-        except Ended as end:
-            status = end.status
-            call.note(reason=end.message)
-            await context.abort(status, end.message, (*call.metadata, *end.metadata))
-        except AkpolicyError as error:
-            expected = status_of(error)
-            if expected is None:
-                await self._abort_internal(call, context, error)
-                raise
-            status = expected
-            await self._abort(call, context, status, error)
-        except DecodeError:
-            # Only what a stream receives is decoded here without being caught where it is.
-            broken = StreamProtocolError("a message is no protobuf of its kind; does the caller speak this API?")
-            status = StatusCode.INVALID_ARGUMENT
-            await self._abort(call, context, status, broken)
-        except Exception as error:
-            await self._abort_internal(call, context, error)
-            raise
-        finally:
-            self._metrics.rpcs.labels(method=method, status=status.name).inc()
-            if not stream:
-                self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - started)
-            is_known = call.is_authenticated or status not in _STRANGERS_ENDS
-            write = log.info if is_known and not (routine and status is StatusCode.OK) else log.debug
-            write("call", method=method, status=status.name, **call.notes)
 
-    async def _abort(
-        self, call: Call, context: ServicerContext[Any, Any], status: StatusCode, error: AkpolicyError
+class _Answer:
+    """The block that answers a call. A class, because thousands of streams stay in such blocks: see ADR 0035."""
+
+    __slots__ = ("_call", "_clock", "_context", "_method", "_metrics", "_routine", "_started", "_status", "_stream")
+
+    def __init__(
+        self,
+        call: Call,
+        method: str,
+        context: ServicerContext[Any, Any],
+        metrics: ServerMetrics,
+        clock: Clock,
+        stream: bool,
+        routine: bool,
     ) -> None:
+        self._call = call
+        self._method = method
+        self._context = context
+        self._metrics = metrics
+        self._clock = clock
+        self._stream = stream
+        self._routine = routine
+        self._started = clock.elapsed()
+        self._status = StatusCode.INTERNAL
+
+    async def __aenter__(self) -> Call:
+        self._context.set_trailing_metadata(self._call.metadata)
+        # gRPC runs each call in a task, and so in a context, of its own.
+        structlog.contextvars.bind_contextvars(request_id=self._call.request_id)
+        return self._call
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            await self._end(error)
+        finally:
+            self._tell()
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Tell the caller how the call ended; what nobody foresaw goes on to be raised."""
+        match error:
+            case None:
+                self._status = StatusCode.OK
+            case asyncio.CancelledError():
+                self._status = StatusCode.CANCELLED
+            case Ended():
+                self._status = error.status
+                self._call.note(reason=error.message)
+                await self._context.abort(error.status, error.message, (*self._call.metadata, *error.metadata))
+            case AkpolicyError() if (expected := status_of(error)) is not None:
+                self._status = expected
+                await self._abort(error)
+            case DecodeError():
+                # Only what a stream receives is decoded here without being caught where it is.
+                self._status = StatusCode.INVALID_ARGUMENT
+                await self._abort(
+                    StreamProtocolError("a message is no protobuf of its kind; does the caller speak this API?")
+                )
+            case Exception():
+                await self._abort_internal(error)
+
+    def _tell(self) -> None:
+        """Count the call, and write its line into the log."""
+        method, status, call = self._method, self._status, self._call
+        self._metrics.rpcs.labels(method=method, status=status.name).inc()
+        if not self._stream:
+            self._metrics.rpc_duration.labels(method=method).observe(self._clock.elapsed() - self._started)
+        is_known = call.is_authenticated or status not in _STRANGERS_ENDS
+        write = log.info if is_known and not (self._routine and status is StatusCode.OK) else log.debug
+        write("call", method=method, status=status.name, **call.notes)
+
+    async def _abort(self, error: AkpolicyError) -> None:
+        call = self._call
         metadata: tuple[tuple[str, str | bytes], ...] = (*call.metadata, (CODE_METADATA, error.code))
         call.note(code=error.code)
         if isinstance(error, PolicyError):
@@ -188,15 +216,15 @@ class Calls:
             call.note(problems=len(error.problems))
         else:
             call.note(reason=error.message)
-        await context.abort(status, _cut(str(error)), metadata)
+        await self._context.abort(self._status, _cut(str(error)), metadata)
 
-    async def _abort_internal(self, call: Call, context: ServicerContext[Any, Any], error: Exception) -> None:
+    async def _abort_internal(self, error: Exception) -> None:
         incident = secrets.token_hex(INCIDENT_BYTES)
-        call.note(incident=incident)
+        self._call.note(incident=incident)
         # With the traceback: it is nowhere else, because the abort below takes the exception's place.
         log.error("call failed unexpectedly", incident=incident, exc_info=error)
         message = f"internal error; the server's log has it as incident {incident}"
-        await context.abort(StatusCode.INTERNAL, message, call.metadata)
+        await self._context.abort(StatusCode.INTERNAL, message, self._call.metadata)
 
 
 def _cut(text: str) -> str:

@@ -32,10 +32,14 @@ _ENDINGS: Final = {
 
 async def end_of(fanout: Fanout, subscriber: Subscriber, metrics: ServerMetrics) -> None:
     """Wait until the server ends the stream, and raise `Ended`."""
-    why = await subscriber.ended()
+    raise counted_end(fanout, await subscriber.ended(), metrics)
+
+
+def counted_end(fanout: Fanout, why: End, metrics: ServerMetrics) -> Ended:
+    """Count that the server ends a stream; return what its host is told."""
     metrics.streams_ended.labels(reason=why.name.lower()).inc()
     status, message = _ENDINGS[why]
-    raise Ended(status, message, retry_after_s=fanout.pause_after(why), reopen=why is End.OLD)
+    return Ended(status, message, retry_after_s=fanout.pause_after(why), reopen=why is End.OLD)
 
 
 async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class SentIndexes:
     """The index of one stream's host."""
 
+    __slots__ = ("_digest", "_last", "_takes_changes")
+
     def __init__(self, greeting: Greeting) -> None:
         """Begin with what Hello says."""
         self._digest = greeting.index_digest.hex()

@@ -20,8 +20,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -32,9 +32,9 @@ from akpolicy.persistent import PersistentMap
 from akpolicy.v1 import distribution_pb2
 from akpolicy.wire import envelope_to_proto
 from akpolicy_server.api.awaited import HOST_STATE, ROOTS, Awaited, Sent, read_refusal, read_root_version
+from akpolicy_server.api.encoding import Bundles, chunk
 from akpolicy_server.api.first_view import first_view
 from akpolicy_server.api.greeting import MAX_ENFORCED, Greeting, read_changes
-from akpolicy_server.api.messages import revision_message
 from akpolicy_server.api.outbox import Outbox
 from akpolicy_server.api.sent_indexes import SentIndexes
 from akpolicy_server.store.hosts import HostNack, HostRecord
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from akpolicy_server.catalog import Catalog
     from akpolicy_server.fanout import Subscriber
     from akpolicy_server.metrics import ServerMetrics
-    from akpolicy_server.pulse import Pulse, SignedHeartbeat
+    from akpolicy_server.pulse import Moment, Pulse, SignedHeartbeat
     from akpolicy_server.reports import HostReports
     from akpolicy_server.store.hosts import HostRevision
     from akpolicy_server.store.revisions import RevisionRecord
@@ -76,36 +76,70 @@ class Services:
     metrics: ServerMetrics
     keep_alive_s: float
     spread_s: Callable[[], float]
+    bundles: Bundles = field(default_factory=Bundles)
 
 
 class Subscription:
-    """A stream after its Hello. `talk` sends until cancelled; `hear` takes each answer; both on the event loop."""
+    """A stream after its Hello. `talk` sends what there is; `hear` takes each answer; both on the event loop.
+
+    There are thousands of these, idle nearly always. So there are slots, and nothing is kept that is not used again.
+    """
+
+    __slots__ = (
+        "_acknowledged",
+        "_awaited",
+        "_beat",
+        "_beat_due",
+        "_begins",
+        "_connected_at_us",
+        "_enforced",
+        "_greeting",
+        "_held",
+        "_indexes",
+        "_left",
+        "_looked_at",
+        "_org",
+        "_outbox",
+        "_sent",
+        "_sent_root",
+        "_services",
+        "_signing",
+        "_signing_seq",
+        "_software_version",
+        "_subscriber",
+        "_takes_roots",
+        "_trusted_root",
+    )
 
     def __init__(self, services: Services, subscriber: Subscriber, greeting: Greeting, write: Write) -> None:
         self._services = services
         self._subscriber = subscriber
         self._org = subscriber.host.org
-        self._greeting = greeting
+        # Hosts of a fleet have few versions.
+        self._software_version = sys.intern(greeting.software_version)
+        # Until the first heartbeat answered it.
+        self._greeting: Greeting | None = greeting
         self._outbox = Outbox(write, takes_batches=greeting.takes_batches)
         self._begins = True
         self._awaited = Awaited()
         self._sent = {revision.scope: revision for revision in greeting.enforced}
-        self._enforced = dict(self._sent)
+        self._enforced = set(self._sent)
         # The names in the view that was looked at last, and the scopes of which it is left to send.
         self._looked_at: PersistentMap[HostRevision, None] = PersistentMap()
-        self._left: deque[str] = deque()
+        self._left: list[str] = []
         self._sent_root = self._trusted_root = greeting.root_version
         self._takes_roots = True
-        self._held: frozenset[bytes] | set[bytes] = greeting.held_blobs
+        # What Hello says that the host holds; None once it is what `_acknowledged` says.
+        self._held: frozenset[bytes] | None = greeting.held_blobs
         self._acknowledged: dict[str, bytes] = {}
-        self._beat: SignedHeartbeat | None = None
+        self._beat: Moment | None = None
         self._beat_due = 0.0
         self._signing: asyncio.Future[SignedHeartbeat | None] | None = None
         self._signing_seq = 0
         self._indexes = SentIndexes(greeting)
         self._connected_at_us = services.reports.now_us()
         # Whatever was wrong with this host before, it would say it again.
-        self.note(self._enforced, is_all=True, accepted=(HOST_STATE,))
+        self.note(self._sent, is_all=True, accepted=(HOST_STATE,))
 
     def note(
         self,
@@ -120,7 +154,7 @@ class Subscription:
         now_us = self._services.reports.now_us()
         record = HostRecord(
             host=self._subscriber.host,
-            software_version=self._greeting.software_version,
+            software_version=self._software_version,
             root_version=self._trusted_root,
             connected_at_us=self._connected_at_us,
             last_seen_at_us=now_us,
@@ -130,27 +164,30 @@ class Subscription:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    async def talk(self) -> None:
-        """Send what the host lacks, and whatever comes, until cancelled."""
-        try:
-            while True:
-                self._subscriber.take_news()
-                view = await self._view()
-                nothing_left = await self._send_roots(view) and await self._send_changes(view)
-                if nothing_left:
-                    await self._send_heartbeat(view)
-                if self._subscriber.take_news():
-                    self._subscriber.wake()
-                elif nothing_left:
-                    self._held = set(self._acknowledged.values())
-                    await self._send_keep_alive()
-                await self._outbox.flush()
-                await self._subscriber.wait_for_news(self._pause())
-        finally:
-            self._stop_signing()
+    async def talk(self) -> float:
+        """Send what the host lacks; return after how many seconds there is more to send, if no news come before."""
+        while True:
+            self._subscriber.take_news()
+            view = await self._view()
+            nothing_left = await self._send_roots(view) and await self._send_changes(view)
+            if nothing_left:
+                await self._send_heartbeat(view)
+            if self._subscriber.take_news():
+                self._subscriber.wake()
+            elif nothing_left:
+                self._held = None
+                await self._send_keep_alive()
+            await self._outbox.flush()
+            if not self._subscriber.has_news:
+                return self._pause()
+
+    def end(self, *, left: bool) -> None:
+        """Note that nothing more is sent or heard; `left`: the host is not expected back at once."""
+        self._stop_signing()
+        self.note({}, left=left)
 
     async def _view(self) -> OrgView:
-        if self._begins:
+        if self._begins and self._greeting is not None:
             self._begins = False
             return await first_view(self._services.catalog, self._org, self._greeting)
         return await self._services.catalog.view(self._org)
@@ -167,7 +204,7 @@ class Subscription:
                 version=root.version, envelope=envelope_to_proto(root.envelope), nonce=self._awaited.add_root(root)
             )
             self._sent_root = root.version
-            await self._outbox.add(distribution_pb2.SubscribeResponse(root=update))
+            await self._outbox.add(distribution_pb2.SubscribeResponse(root=update).SerializeToString())
         return True
 
     async def _send_changes(self, view: OrgView) -> bool:
@@ -175,39 +212,34 @@ class Subscription:
         if view.names is not self._looked_at:
             self._left = self._unsent(view.names)
             self._looked_at = view.names
+        if not self._left:
+            return True
+        held = self._held if self._held is not None else frozenset(self._acknowledged.values())
         while self._left:
             if self._awaited.is_full:
                 return False
-            scope = self._left.popleft()
-            await self._send_bundle(view.revisions[scope], view.names[scope])
+            scope = self._left.pop()
+            await self._send_bundle(view.revisions[scope], view.names[scope], held)
         return True
 
-    def _unsent(self, names: PersistentMap[HostRevision, None]) -> deque[str]:
-        """Return the scopes whose revision was not sent, in their order."""
+    def _unsent(self, names: PersistentMap[HostRevision, None]) -> list[str]:
+        """Return the scopes whose revision was not sent, in their order, the first one last."""
         scopes = {*self._left, *names.differences(self._looked_at)}
-        return deque(
-            sorted(
-                scope for scope in scopes if (name := names.get(scope)) is not None and name != self._sent.get(scope)
-            )
+        return sorted(
+            (scope for scope in scopes if (name := names.get(scope)) is not None and name != self._sent.get(scope)),
+            reverse=True,
         )
 
-    async def _send_bundle(self, revision: RevisionRecord, name: HostRevision) -> None:
-        is_held = revision.content_digest in self._held
+    async def _send_bundle(self, revision: RevisionRecord, name: HostRevision, held: frozenset[bytes]) -> None:
+        is_held = revision.content_digest in held
         blob = b"" if is_held else await self._services.catalog.blob(revision.content_digest)
         self._sent[revision.scope] = name
         self._subscriber.lacking.setdefault(revision.scope, asyncio.get_running_loop().time())
-        update = distribution_pb2.BundleUpdate(
-            nonce=self._awaited.add_bundle(revision),
-            revision=revision_message(revision),
-            envelope=envelope_to_proto(revision.envelope),
-            content_size=len(blob),
-            original=None if revision.original is None else envelope_to_proto(revision.original),
-        )
-        await self._outbox.add(distribution_pb2.SubscribeResponse(bundle=update))
+        nonce = self._awaited.add_bundle(revision)
+        await self._outbox.add(*self._services.bundles.update(revision, nonce=nonce, content_size=len(blob)))
         for offset in range(0, len(blob), MAX_CHUNK_BYTES):
-            data = blob[offset : offset + MAX_CHUNK_BYTES]
-            chunk = distribution_pb2.BlobChunk(digest=revision.content_digest, offset=offset, data=data)
-            await self._outbox.add(distribution_pb2.SubscribeResponse(chunk=chunk))
+            data = memoryview(blob)[offset : offset + MAX_CHUNK_BYTES]
+            await self._outbox.add(*chunk(revision.content_digest, offset, data))
         self._services.metrics.updates_sent.inc()
 
     async def _send_heartbeat(self, view: OrgView) -> None:
@@ -221,12 +253,13 @@ class Subscription:
         if not beat.is_later(self._beat):
             self._beat_due = now + min(HEARTBEAT_PAUSE_S, self._services.pulse.interval_s)
             return
-        self._beat, self._beat_due = beat, now + self._services.pulse.interval_s
+        self._beat, self._beat_due = beat.moment, now + self._services.pulse.interval_s
+        self._greeting = None
         update = distribution_pb2.HeartbeatUpdate(
             nonce=self._awaited.add_heartbeat(), envelope=envelope_to_proto(beat.envelope)
         )
         self._indexes.add_to(update, view.index)
-        await self._outbox.add(distribution_pb2.SubscribeResponse(heartbeat=update))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(heartbeat=update).SerializeToString())
 
     async def _signed(self, view: OrgView) -> SignedHeartbeat | None:
         """Return the next heartbeat for a view; None if there is none, or none yet: then its end is news."""
@@ -234,7 +267,8 @@ class Subscription:
         if self._signing is None or self._signing_seq != view.seq:
             self._stop_signing()
             pulse = self._services.pulse
-            self._signing = pulse.fresh(view, self._greeting.nonce) if self._beat is None else pulse.shared(view)
+            hello = self._greeting
+            self._signing = pulse.shared(view) if hello is None else pulse.fresh(view, hello.nonce)
             self._signing_seq = view.seq
             patience_s = min(self._services.keep_alive_s, SIGNING_PATIENCE_S)
         signing = self._signing
@@ -263,7 +297,7 @@ class Subscription:
         interval_ms = int(self._services.keep_alive_s * MILLISECONDS)
         spread_ms = int(self._services.spread_s() * MILLISECONDS)
         keep_alive = distribution_pb2.KeepAlive(interval_ms=interval_ms, spread_ms=spread_ms)
-        await self._outbox.add(distribution_pb2.SubscribeResponse(keep_alive=keep_alive))
+        await self._outbox.add(distribution_pb2.SubscribeResponse(keep_alive=keep_alive).SerializeToString())
 
     def _pause(self) -> float:
         """Return how long to wait for news: until the next keep-alive, or the next heartbeat."""
@@ -298,7 +332,7 @@ class Subscription:
         """Note how long it took, if the host was there when it was published, and that it lacks this no more."""
         newest = self._sent.get(sent.scope)
         if newest is not None and (newest.epoch, newest.version) == (sent.epoch, sent.version):
-            self._subscriber.lacking.pop(sent.scope, None)
+            self._subscriber.enforces(sent.scope)
         if sent.published_at_us >= self._connected_at_us:
             took_us = self._services.reports.now_us() - sent.published_at_us
             self._services.metrics.propagation.observe(max(0, took_us) / MICROSECONDS)
@@ -332,11 +366,9 @@ class Subscription:
         changes = read_changes(answer, self._org)
         for scope, revision in changes.items():
             if revision is None:
-                self._enforced.pop(scope, None)
-                continue
-            # Usually it is what was sent, which all streams share.
-            sent = self._sent.get(scope)
-            self._enforced[scope] = sent if sent is not None and sent == revision else revision
+                self._enforced.discard(scope)
+            else:
+                self._enforced.add(scope)
         if len(self._enforced) > MAX_ENFORCED:
             raise InvalidField(f"more than {MAX_ENFORCED} scopes are said to be enforced")
         self._trusted_root = read_root_version(answer.root_version, self._trusted_root)

@@ -20,8 +20,8 @@ def _sent(steps: list[int | None], *, takes_batches: bool) -> tuple[list[pb.Subs
     written: list[pb.SubscribeResponse] = []
     flushed: list[int] = []
 
-    async def write(message: pb.SubscribeResponse) -> None:
-        written.append(message)
+    async def write(message: bytes) -> None:
+        written.append(pb.SubscribeResponse.FromString(message))
 
     async def scenario() -> None:
         outbox = Outbox(write, takes_batches=takes_batches)
@@ -30,7 +30,9 @@ def _sent(steps: list[int | None], *, takes_batches: bool) -> tuple[list[pb.Subs
                 await outbox.flush()
                 flushed.append(len(_parts(written)))
             else:
-                await outbox.add(_message(number, size))
+                whole = _message(number, size).SerializeToString()
+                # In pieces, as content comes.
+                await outbox.add(whole[:number], memoryview(whole)[number:])
         await outbox.flush()
 
     asyncio.run(scenario())
