@@ -25,10 +25,10 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from akpolicy.engine.schema import load_default_schema
 from akpolicy.errors import EngineUnavailable, StartupError, StoreUnavailable
-from akpolicy.exposition import HttpEndpoint
 from akpolicy.fence.fence import Fence
 from akpolicy.signing import open_signer
 from akpolicy.v1 import distribution_pb2, publishing_pb2, publishing_pb2_grpc
+from akpolicy_server.api.authentication import HostAuthentication, KeyAuthentication
 from akpolicy_server.api.call import Calls
 from akpolicy_server.api.distribution import DistributionServicer, add_to
 from akpolicy_server.api.host_calls import HostCalls
@@ -37,12 +37,13 @@ from akpolicy_server.api.part import Domain
 from akpolicy_server.api.publishing import PublishingServicer
 from akpolicy_server.api.rest.call import RestCalls
 from akpolicy_server.api.rest.listener import serving_rest
+from akpolicy_server.api.rest.peer import by_certificate, by_key
 from akpolicy_server.api.subscription import Services
 from akpolicy_server.api_keys import ApiKeys
 from akpolicy_server.catalog import Catalog
 from akpolicy_server.certified_hosts import CertifiedHosts
 from akpolicy_server.cycles import settle
-from akpolicy_server.expiries import RootExpiries
+from akpolicy_server.exposing import exposed, readiness, serving_http
 from akpolicy_server.fanout import Fanout
 from akpolicy_server.first_root import DAY_S
 from akpolicy_server.fleet import Fleet
@@ -56,7 +57,7 @@ from akpolicy_server.legacy import LegacyPolicies, require_legacy_keys_apart
 from akpolicy_server.metrics import ServerMetrics
 from akpolicy_server.online import OnlineKeys, ensure_platform_keys
 from akpolicy_server.orgs import Orgs
-from akpolicy_server.presence import Presence, seen_since_us
+from akpolicy_server.presence import Presence
 from akpolicy_server.presigned import Presigned
 from akpolicy_server.pruning import Pruning
 from akpolicy_server.publisher import Publisher
@@ -71,23 +72,23 @@ from akpolicy_server.running import running
 from akpolicy_server.schemas import Schemas
 from akpolicy_server.signatory import Signatory
 from akpolicy_server.store.engine import Database
-from akpolicy_server.store.fleet import hosts_by_mode
 from akpolicy_server.store.migrate import upgrade
 from akpolicy_server.store.orgs import is_set_up
-from akpolicy_server.store.overview import count_orgs, earliest_expiry
 from akpolicy_server.sweep import Sweep
 from akpolicy_server.terms import StreamTerms
 from akpolicy_server.threads import Threads
 from akpolicy_server.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     import grpc
 
     from akpolicy.addresses import HostPort
     from akpolicy.clock import Clock
+    from akpolicy.settings_types import TlsFiles
     from akpolicy.signing import Signer
     from akpolicy_server.settings import ServerSection, ServerSettings
 
@@ -118,6 +119,7 @@ class Serving:
     metrics: ServerMetrics
     background: tuple[asyncio.Task[None], ...]
     hosts_listen: HostPort | None = None
+    hosts_rest_listen: HostPort | None = None
 
 
 async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> None:
@@ -133,6 +135,7 @@ async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> Non
             metrics=server.metrics_listen,
             rest=server.rest_listen,
             hosts=server.hosts_listen,
+            hosts_rest=server.hosts_rest_listen,
         ):
             settle()
             log.info(
@@ -141,6 +144,7 @@ async def run(settings: ServerSettings, clock: Clock, ready: Path | None) -> Non
                 metrics=str(server.metrics_listen or ""),
                 rest=str(server.rest_listen or ""),
                 hosts=str(server.hosts_listen or ""),
+                hosts_rest=str(server.hosts_rest_listen or ""),
             )
             await _until(stop, server.background)
             log.info("stopping")
@@ -187,7 +191,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         ledger = Ledger(database, signatory, clock, announce=fanout.announce)
         renewal = Renewal(database, ledger, threads, clock, metrics)
         pruning = Pruning(database, section.retention, clock)
-        calls = Calls(api_keys, threads, metrics, clock)
+        keys = KeyAuthentication(api_keys, threads, metrics)
+        calls = Calls(keys, metrics, clock)
         intake = Intake(load_default_schema(), fence.check, fence.prove_schema)
         domain = _domain(section, database, vault, signatory, ledger, api_keys, clock, intake)
         domain = replace(domain, is_stopping=lambda: fanout.is_stopping)
@@ -195,25 +200,20 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         work = (*(each.run() for each in (sweep, reports, renewal, presence, terms, hearing)), pruning.run(threads))
         background = await stack.enter_async_context(_background(reports, *work))
         metrics_listen = await stack.enter_async_context(
-            _http(section.metrics_listen, _exposed(database, metrics, clock), _ready(database, fanout))
+            serving_http(section.metrics_listen, exposed(database, metrics, clock), readiness(database, fanout))
         )
         grpc_server, listen = bind(section.listen, section.tls, section, metrics, clock)
         _serve_operators(grpc_server, PublishingServicer(calls, threads, metrics, domain))
         _serve_hosts(grpc_server, DistributionServicer(calls, fanout, services))
-        # Before gRPC, whose end comes first then and ends what is being fetched here too.
-        legacy = LegacyPolicies(catalog, threads, intake, legacy_signers)
-        rest = RestCalls(api_keys, threads, fanout, services, legacy)
-        rest_listen = await stack.enter_async_context(
-            serving_rest(section, rest, clock, partial(not_reloaded, metrics))
-        )
-        servers, hosts_listen = [grpc_server], None
-        if (calls_of_certified := _certified_calls(section, database, api_keys, threads, metrics, clock)) is not None:
-            hosts_server, hosts_listen = _bind_hosts(section, metrics, clock)
-            _serve_hosts(hosts_server, DistributionServicer(calls_of_certified, fanout, services))
-            servers.append(hosts_server)
+        # REST before gRPC, whose end comes first then and ends what is being fetched here too.
+        hosts = _HostSide(keys, fanout, services, threads, clock, section.shutdown_grace_seconds)
+        rest = RestCalls(by_key(keys), fanout, services, LegacyPolicies(catalog, threads, intake, legacy_signers))
+        rest_listen = await stack.enter_async_context(hosts.rest(section.rest_listen, section.tls, rest))
+        certified, *addresses = await _bind_certified(stack, section, database, hosts)
+        servers = [grpc_server, *certified]
         await stack.enter_async_context(_started(servers, fanout, section.shutdown_grace_seconds))
         parts = (database, reports, fanout, presence, sweep, renewal, metrics, background)
-        yield Serving(listen, metrics_listen, rest_listen, *parts, hosts_listen)
+        yield Serving(listen, metrics_listen, rest_listen, *parts, *addresses)
 
 
 def _opened_signers(
@@ -226,19 +226,48 @@ def _opened_signers(
     return signers, legacy
 
 
-def _certified_calls(
-    section: ServerSection,
-    database: Database,
-    api_keys: ApiKeys,
-    threads: Threads,
-    metrics: ServerMetrics,
-    clock: Clock,
-) -> HostCalls | None:
-    """Return what answers hosts that show a certificate, if any may."""
-    if section.host_certificates is None:
-        return None
-    certified = CertifiedHosts(section.host_certificates.naming, database, clock)
-    return HostCalls(certified, api_keys, threads, metrics, clock)
+@dataclass(frozen=True, slots=True)
+class _HostSide:
+    """What the listeners of hosts have in common."""
+
+    keys: KeyAuthentication
+    fanout: Fanout
+    services: Services
+    threads: Threads
+    clock: Clock
+    grace_s: float
+
+    def rest(
+        self, listen: HostPort | None, files: TlsFiles | None, calls: RestCalls
+    ) -> AbstractAsyncContextManager[HostPort | None]:
+        """Return a REST listener, which serves while it is entered."""
+        failed = partial(not_reloaded, self.services.metrics)
+        return serving_rest(listen, files, calls, self.clock, failed, grace_s=self.grace_s)
+
+
+async def _bind_certified(
+    stack: AsyncExitStack, section: ServerSection, database: Database, side: _HostSide
+) -> tuple[list[grpc.aio.Server], HostPort | None, HostPort | None]:
+    """Bind the listeners of hosts that show a certificate, if any may: they serve nothing else.
+
+    Returns the gRPC server, which is not started, its address, and that of REST, which is.
+    """
+    certificates = section.host_certificates
+    if certificates is None:
+        return [], None, None
+    if section.tls is None:
+        raise StartupError("[server.host_certificates] needs [server.tls]: its certificate is shown there too")
+    files, metrics = certificates.files_beside(section.tls), side.services.metrics
+    known = CertifiedHosts(certificates.naming, database, side.clock)
+    hosts = HostAuthentication(known, side.keys, side.threads, metrics)
+    server, listen = bind(certificates.listen, files, section, metrics, side.clock)
+    _serve_hosts(
+        server,
+        DistributionServicer(HostCalls(hosts, side.keys, metrics, side.clock), side.fanout, side.services),
+    )
+    # agentkernel's own hosts have API keys alone: nothing is served to them here.
+    rest = RestCalls(by_certificate(hosts), side.fanout, side.services, None)
+    return [server], listen, await stack.enter_async_context(side.rest(certificates.rest_listen, files, rest))
 
 
 def _serve_operators(server: grpc.aio.Server, servicer: PublishingServicer) -> None:
@@ -314,66 +343,6 @@ async def _background(
             await reports.flush()
         except StoreUnavailable as error:
             log.warning("the last host reports are lost", reason=error.message)
-
-
-@asynccontextmanager
-async def _http(
-    address: HostPort | None,
-    expose: Callable[[], tuple[str, bytes]],
-    ready: Callable[[], tuple[bool, dict[str, Any]]],
-) -> AsyncIterator[HostPort | None]:
-    """Serve `/metrics`, `/healthz` and `/readyz` while the block runs, unless `address` is None."""
-    if address is None:
-        yield None
-        return
-    endpoint = HttpEndpoint(address, metrics=expose, ready=ready)
-    endpoint.start()
-    try:
-        yield replace(address, port=endpoint.port)
-    finally:
-        await asyncio.to_thread(endpoint.stop)
-
-
-def _exposed(database: Database, metrics: ServerMetrics, clock: Clock) -> Callable[[], tuple[str, bytes]]:
-    expiries = RootExpiries()
-
-    def expose() -> tuple[str, bytes]:
-        try:
-            with database.read() as connection:
-                metrics.orgs.set(count_orgs(connection))
-                metrics.earliest_bundle_expiry.set(earliest_expiry(connection))
-                by_mode, gone = hosts_by_mode(connection, seen_since_us(clock))
-                root, key = expiries.earliest(connection, clock.now())
-            metrics.count_hosts(by_mode, gone)
-            metrics.earliest_root_expiry.set(root)
-            metrics.earliest_key_expiry.set(key)
-        except StoreUnavailable as error:
-            # The other metrics are needed most when the database is gone.
-            log.warning("metrics about stored things are not renewed", reason=error.message)
-        return metrics.expose()
-
-    return expose
-
-
-def _ready(database: Database, fanout: Fanout) -> Callable[[], tuple[bool, dict[str, Any]]]:
-    def ready() -> tuple[bool, dict[str, Any]]:
-        if fanout.is_stopping:
-            return False, {"stopping": True}
-        try:
-            database.check()
-        except StoreUnavailable as error:
-            return False, {"database": error.message}
-        return True, {"database": "ok"}
-
-    return ready
-
-
-def _bind_hosts(section: ServerSection, metrics: ServerMetrics, clock: Clock) -> tuple[grpc.aio.Server, HostPort]:
-    """Bind the listener of hosts that show a certificate: it serves nothing else."""
-    hosts, files = section.host_certificates, section.tls
-    if hosts is None or files is None:
-        raise StartupError("[server.host_certificates] needs [server.tls]: its certificate is shown there too")
-    return bind(hosts.listen, replace(files, client_ca_file=hosts.client_ca_file), section, metrics, clock)
 
 
 @asynccontextmanager

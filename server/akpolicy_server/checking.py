@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from akpolicy.errors import StartupError, StateDirUnusable
@@ -69,7 +68,7 @@ def _concerns_of_tls(files: TlsFiles | None, hosts: HostCertificates | None, now
         return
     expires_at = read_server_tls(files).identity.expires_at
     if hosts is not None:
-        read_server_tls(replace(files, client_ca_file=hosts.client_ca_file))
+        read_server_tls(hosts.files_beside(files))
     if expires_at - now < CERTIFICATE_ENDS_SOON_DAYS * DAY_S:
         ends = "expired" if expires_at <= now else "expires"
         message = f"the certificate `{files.cert_file}` {ends} at {rfc3339_of(int(expires_at))}; renew it"

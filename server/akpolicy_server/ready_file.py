@@ -25,6 +25,7 @@ def ready_file(
     metrics: HostPort | None,
     rest: HostPort | None = None,
     hosts: HostPort | None = None,
+    hosts_rest: HostPort | None = None,
 ) -> Iterator[None]:
     """Write the file (0600, atomically) while the block runs, unless `path` is None; raise `StartupError`."""
     if path is None:
@@ -38,6 +39,8 @@ def ready_file(
     }
     if hosts is not None:
         content["hosts"] = str(hosts)
+    if hosts_rest is not None:
+        content["hosts_rest"] = str(hosts_rest)
     try:
         write_atomic(path, json.dumps(content).encode("ascii") + b"\n")
     except CacheWriteFailed as error:

@@ -133,7 +133,8 @@ class ServerSettings:
                 depends=("server.rest_listen",),
             )
         if server.host_certificates is not None:
-            yield from server.host_certificates.mistakes(has_tls=server.tls is not None, other=server.listen)
+            others = {f"server.{name}": getattr(server, name) for name in ("listen", "rest_listen", "metrics_listen")}
+            yield from server.host_certificates.mistakes(has_tls=server.tls is not None, others=others)
         metrics = server.metrics_listen
         if metrics is not None and not metrics.is_loopback and not server.metrics_allow_remote:
             yield Mistake(

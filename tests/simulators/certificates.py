@@ -58,15 +58,18 @@ def shown_serial(address: str, trusting: AuthoritySimulator) -> int:
 class AuthoritySimulator:
     """A certificate authority that lives for one test."""
 
-    def __init__(self, directory: Path, name: str = "test authority") -> None:
-        """Make the authority's key and its certificate `ca_file` in `directory`."""
+    def __init__(
+        self, directory: Path, name: str = "test authority", *, above: AuthoritySimulator | None = None
+    ) -> None:
+        """Make the authority's key and its certificate `ca_file` in `directory`; `above` signs it, else itself."""
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        constraints = x509.BasicConstraints(ca=True, path_length=0)
-        builder = _builder(self._name, self._name, self._key).add_extension(constraints, critical=True)
+        signer = above or self
+        constraints = x509.BasicConstraints(ca=True, path_length=0 if above is None else None)
+        builder = _builder(self._name, signer._name, self._key).add_extension(constraints, critical=True)
         self.ca_file = directory / f"{name.replace(' ', '-')}.pem"
-        self.ca_file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
+        self.ca_file.write_bytes(_pem(builder.sign(signer._key, hashes.SHA256())))
 
     def issue(
         self, name: str, *, days: int = 1, uris: Sequence[str] = (), until: dt.datetime | None = None, ca: bool = False

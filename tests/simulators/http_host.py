@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,19 @@ class HttpHost:
 
     def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> HttpAnswer:
         """Send one request."""
+        with closing(self.connection()) as connection:
+            return self.call_on(connection, method, path, body, **headers)
+
+    def call_on(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> HttpAnswer:
+        """Send one request on a connection that may have had some."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.secret:
             named.setdefault("Authorization", f"Bearer {self.secret}")
-        connection = self._connection()
-        try:
-            connection.request(method, path, body, named)
-            response = connection.getresponse()
-            return HttpAnswer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
+        connection.request(method, path, body, named)
+        response = connection.getresponse()
+        return HttpAnswer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
     def get(self, path: str, **headers: str) -> HttpAnswer:
         """Send a GET."""
@@ -66,10 +70,15 @@ class HttpHost:
         document = {"software_version": "0.1.0", **fields}
         return self.call("POST", f"/v1/orgs/{org}/reports", json.dumps(document).encode())
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def connection(self) -> http.client.HTTPConnection:
+        """Return a connection that its first request opens; close it."""
         if self.ca_file is None:
             return http.client.HTTPConnection(self.address, timeout=_DEADLINE_S)
+        return http.client.HTTPSConnection(self.address, timeout=_DEADLINE_S, context=self.tls())
+
+    def tls(self) -> ssl.SSLContext:
+        """Return what is trusted and shown over TLS."""
         context = ssl.create_default_context(cafile=str(self.ca_file))
         if self.client is not None:
             context.load_cert_chain(self.client.certificate, self.client.key)
-        return http.client.HTTPSConnection(self.address, timeout=_DEADLINE_S, context=context)
+        return context

@@ -88,6 +88,13 @@ def test_hosts_with_certificates_have_a_listener_of_their_own(tmp_path: Path) ->
     hosts = load(tmp_path, WITH_TLS + HOSTS).server.host_certificates
     assert hosts is not None
     assert (hosts.listen, hosts.path) == (HostPort("127.0.0.1", 8184), "/org/{org}/host/{host_id}")
+    assert hosts.rest_listen is None
+    assert load(tmp_path, WITH_TLS + HOSTS + 'rest_listen = ""\n').server.host_certificates == hosts
+    beside = load(tmp_path, WITH_TLS + HOSTS + 'rest_listen = "0.0.0.0:8186"\n').server.host_certificates
+    assert beside is not None
+    assert beside.rest_listen == HostPort("0.0.0.0", 8186)
+    # Any free port is no one port.
+    load(tmp_path, WITH_TLS + HOSTS + 'listen = "127.0.0.1:0"\nrest_listen = "127.0.0.1:0"\n')
     assert hosts.naming.names_in("spiffe://hosts.example.com/org/acme/host/h") == ("acme", "h")
     load(tmp_path, WITH_TLS + HOSTS + 'path = "/sa/{host_id}"\n')
 
@@ -96,7 +103,14 @@ def test_hosts_with_certificates_have_a_listener_of_their_own(tmp_path: Path) ->
     ("text", "said"),
     [
         ('[server]\ndata_dir = "d"\n' + HOSTS, r"host_certificates.listen: needs \[server.tls\]"),
-        (WITH_TLS + HOSTS + 'listen = "127.0.0.1:8180"\n', "an address of their own"),
+        (WITH_TLS + HOSTS + 'listen = "127.0.0.1:8180"\n', "is server.listen; hosts .* need an address of their own"),
+        (WITH_TLS + HOSTS + 'rest_listen = "127.0.0.1:8180"\n', r"rest_listen: `127.0.0.1:8180` is server.listen;"),
+        (WITH_TLS + HOSTS + 'rest_listen = "127.0.0.1:8181"\n', r"is server.metrics_listen; hosts .* of their own"),
+        (WITH_TLS + HOSTS + 'rest_listen = "127.0.0.1:8184"\n', r"is server.host_certificates.listen; hosts"),
+        (
+            WITH_TLS.replace("[server]", '[server]\nrest_listen = "127.0.0.1:8184"') + HOSTS,
+            r"host_certificates.listen: `127.0.0.1:8184` is server.rest_listen;",
+        ),
         (WITH_TLS + HOSTS + 'path = "/{org}"\n', "must have `{host_id}` once"),
         (WITH_TLS + HOSTS.replace('["acme"]', '["*"]') + 'path = "/sa/{host_id}"\n', "must name the one org"),
         (WITH_TLS + HOSTS.replace('["acme"]', '["a", "b"]') + 'path = "/sa/{host_id}"\n', "must name the one org"),

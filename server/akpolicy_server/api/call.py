@@ -23,12 +23,10 @@ from grpc import StatusCode
 
 from akpolicy.client.channel import REOPEN_METADATA, RETRY_AFTER_METADATA
 from akpolicy.client.server_errors import CODE_METADATA, REQUEST_ID_METADATA
-from akpolicy.errors import AkpolicyError, PolicyError, StreamProtocolError, Unauthenticated
-from akpolicy_server.api.authentication import bearer_of
+from akpolicy.errors import AkpolicyError, PolicyError, StreamProtocolError
 from akpolicy_server.api.problems import failure_metadata
 from akpolicy_server.api.request_ids import request_id_in
 from akpolicy_server.api.status import status_of
-from akpolicy_server.api_keys import key_id_in
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -37,9 +35,8 @@ if TYPE_CHECKING:
 
     from akpolicy.clock import Clock
     from akpolicy_server.access import Caller
-    from akpolicy_server.api_keys import ApiKeys
+    from akpolicy_server.api.authentication import KeyAuthentication
     from akpolicy_server.metrics import ServerMetrics
-    from akpolicy_server.threads import Threads
 
 MAX_STATUS_BYTES: Final = 500
 INCIDENT_BYTES: Final = 4
@@ -107,24 +104,14 @@ class Call:
 class Calls:
     """Answers calls; shared by all servicers."""
 
-    def __init__(self, api_keys: ApiKeys, threads: Threads, metrics: ServerMetrics, clock: Clock) -> None:
-        self._api_keys = api_keys
-        self._threads = threads
+    def __init__(self, keys: KeyAuthentication, metrics: ServerMetrics, clock: Clock) -> None:
+        self._keys = keys
         self._metrics = metrics
         self._clock = clock
 
     async def authenticate(self, context: ServicerContext[Any, Any]) -> Caller:
         """Return who calls; raise and count `Unauthenticated`."""
-        reason = "missing"
-        try:
-            secret = bearer_of(context.invocation_metadata() or ())
-            reason = "refused"
-            # Before it takes a thread: anybody can send anything.
-            key_id_in(secret)
-            return await self._threads.database(self._api_keys.authenticate, secret)
-        except Unauthenticated:
-            self._metrics.authentication_failures.labels(reason=reason).inc()
-            raise
+        return await self._keys.caller(context.invocation_metadata() or ())
 
     def answer(
         self, method: str, context: ServicerContext[Any, Any], *, stream: bool = False, routine: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import tomllib
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE: Final = read("docs/operations/host-identity.md")
-CA, ISSUE, FLEET, STOP = (typed(block) for block in blocks(PAGE, "console"))
+CA, ISSUE, FLEET, EXPORTS, REST, STOP = (typed(block) for block in blocks(PAGE, "console"))
 SERVER, SIDECAR = (tomllib.loads(block.text) for block in blocks(PAGE, "toml"))
 DENY, DENIED, ALLOW = STOP
 HOST: Final = "laptop-1"
@@ -34,6 +35,7 @@ def type_in(world: World, command: str) -> str:
         "AKPOLICY_SERVER": world.url,
         "AKPOLICY_API_KEY": world.admin_key,
         "AKPOLICY_CA_FILE": str(world.ca_file),
+        "REST": f"https://{world.server.ready['hosts_rest']}" if world.server is not None else "",
     }
     done = programs.run(["sh", "-c", text], environment, cwd=world.directory)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
@@ -63,7 +65,8 @@ def world() -> Iterator[World]:
         world.ca_file = world.directory / "server-ca.crt"
         world.init()
         hosts = dict(SERVER["server"]["host_certificates"])
-        hosts |= {"listen": "127.0.0.1:0", "client_ca_file": str(world.directory / hosts["client_ca_file"])}
+        hosts |= {"listen": "127.0.0.1:0", "rest_listen": "127.0.0.1:0"}
+        hosts |= {"client_ca_file": str(world.directory / hosts["client_ca_file"])}
         world.server_tables["server.tls"] = {"cert_file": str(identity.certificate), "key_file": str(identity.key)}
         world.server_tables["server.host_certificates"] = hosts
         world.url = world.url.replace("http:", "https:")
@@ -87,6 +90,22 @@ def test_a_stolen_certificate_is_stopped_and_the_host_let_in_again(world: World)
     assert decided_by(world.ask(HOST)) == "first"
     assert type_in(world, ALLOW) == "acme/laptop-1 is refused no more\n"
     world.wait_for_decision(lambda decision: decision.source.value == "live", HOST)
+
+
+@pytest.mark.needs_program("curl")
+def test_a_host_that_only_has_http_shows_the_same_certificate(world: World) -> None:
+    assert [line.split("=")[0] for line in EXPORTS] == ["export REST"]
+    bundles, unchanged, report = REST
+    type_in(world, bundles)
+    body = (world.directory / "bundles.json").read_bytes()
+    assert f'etag: "{hashlib.sha256(body).hexdigest()}"' in (world.directory / "headers.txt").read_text()
+    assert type_in(world, unchanged).split() == ["304"]
+    assert type_in(world, report) == ""
+    assert type_in(world, DENY)
+    code = unchanged.replace("If-None-Match", "X-None")
+    assert type_in(world, code).split() == ["403"]
+    type_in(world, ALLOW)
+    assert type_in(world, code).split() == ["200"]
 
 
 def test_what_the_page_says_of_a_certificate_is_what_is_issued() -> None:

@@ -218,7 +218,12 @@ def test_the_calls_are_described_for_programs_and_people(server: LiveServer, hos
         ("/v1/orgs/{org}/reports", "post"),
         ("/v1/policies", "get"),
     }
+    kinds = {name: scheme["type"] for name, scheme in described["components"]["securitySchemes"].items()}
+    assert kinds == {"hostKey": "http", "hostCertificate": "mutualTLS"}
+    assert described["security"] == [{name: []} for name in kinds]
+    assert described["paths"]["/v1/policies"]["get"]["security"] == [{"hostKey": []}]
     page = host.get("/v1/docs")
+    assert b"mutual TLS" in page.body
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert all(path.encode() in page.body for path, _ in calls)
     assert b"<script" not in page.body

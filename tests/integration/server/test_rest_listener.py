@@ -76,7 +76,7 @@ def test_with_a_client_ca_nobody_is_answered_without_a_certificate(
 
 def test_rest_beyond_this_machine_needs_tls_or_consent(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
-    text = '[server]\ndata_dir = "data"\nrest_listen = "0.0.0.0:8184"\n'
+    text = '[server]\ndata_dir = "data"\nrest_listen = "0.0.0.0:8185"\n'
     config.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"server\.rest_listen: .*reachable in plaintext"):
         ServerSettings.load(config, env={})

@@ -15,7 +15,7 @@ from akpolicy.errors import InvalidField, PermissionDenied, Problem, StreamProto
 from akpolicy.limits import MAX_CHUNK_BYTES, MAX_JSON_INT
 from akpolicy.scope import MAX_SCOPE_CHARS
 from akpolicy.v1 import bundle_pb2, distribution_pb2, publishing_pb2
-from akpolicy_server.api.authentication import bearer_of
+from akpolicy_server.api.authentication import KeyAuthentication, bearer_of
 from akpolicy_server.api.call import Calls
 from akpolicy_server.api.greeting import MAX_ENFORCED, MAX_HELD_BLOBS, read_changes, read_enforced, read_greeting
 from akpolicy_server.api.problems import MAX_METADATA_BYTES, METADATA_KEY, failure_metadata
@@ -243,7 +243,7 @@ def test_what_has_not_the_form_of_a_key_is_refused_and_counted_without_a_thread(
     threads = Threads()
     threads.close()
     metrics = ServerMetrics()
-    calls = Calls(core.api_keys, threads, metrics, core.clock)
+    calls = Calls(KeyAuthentication(core.api_keys, threads, metrics), metrics, core.clock)
     with pytest.raises(Unauthenticated):
         asyncio.run(calls.authenticate(cast("ServicerContext[Any, Any]", _Sent(secret))))
     assert b'authentication_failures_total{reason="refused"} 1.0' in metrics.expose()[1]

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from akpolicy.strict_json import dump
 from akpolicy_server.api.rest import openapi
 from akpolicy_server.api.rest.problems import JSON, problem_response
-from akpolicy_server.api.rest.service import RestService
+from akpolicy_server.api.rest.service import RestService, legacy_policies
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,23 +31,22 @@ _PAGE_HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-sr
 
 def application(calls: RestCalls) -> Starlette:
     """Return the application of a server."""
-    service = RestService(calls.services, calls.legacy)
+    service = RestService(calls.services)
 
     def route(path: str, name: str, handler: Handler, method: str = "GET") -> Route:
         return Route(path, calls.endpoint(name, handler), methods=[method])
 
-    return Starlette(
-        routes=[
-            route("/v1/orgs/{org}/bundles", "GetBundles", service.bundles),
-            route("/v1/orgs/{org}/blobs/{digest}", "GetBlob", service.blob),
-            route("/v1/orgs/{org}/heartbeat", "GetHeartbeat", service.heartbeat),
-            route("/v1/orgs/{org}/reports", "PostReport", service.report, "POST"),
-            route("/v1/policies", "GetLegacyPolicies", service.legacy_policies),
-            Route("/v1/openapi.json", _document),
-            Route("/v1/docs", _page),
-        ],
-        exception_handlers={HTTPException: _no_such_call},
-    )
+    routes = [
+        route("/v1/orgs/{org}/bundles", "GetBundles", service.bundles),
+        route("/v1/orgs/{org}/blobs/{digest}", "GetBlob", service.blob),
+        route("/v1/orgs/{org}/heartbeat", "GetHeartbeat", service.heartbeat),
+        route("/v1/orgs/{org}/reports", "PostReport", service.report, "POST"),
+        Route("/v1/openapi.json", _document),
+        Route("/v1/docs", _page),
+    ]
+    if calls.legacy is not None:
+        routes.append(route("/v1/policies", "GetLegacyPolicies", legacy_policies(calls.legacy)))
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_call})
 
 
 async def _document(_: Request) -> Response:

@@ -2,10 +2,12 @@
 
 Rules:
 
-- Who may call is who may subscribe: a host's API key, for its own org alone. A call counts among the streams of its
-  host while it is answered, so one key cannot make the server hold more than over gRPC.
-- A call ends when its key is revoked or the server stops, before the answer with a refusal, in the middle of it with
-  the connection. So it does when a client does not take what is sent within `SEND_PATIENCE_S`.
+- Who may call is who may subscribe: a host by its API key or its client certificate, as the listener has it
+  (`callers`), for its own org alone. A call counts among the streams of its host while it is answered, so one host
+  cannot make the server hold more than over gRPC.
+- A call ends when its key is revoked, its certificate expires, its host is refused or the server stops: before the
+  answer with a refusal, in the middle of it with the connection. So it does when a client does not take what is sent
+  within `SEND_PATIENCE_S`.
 - Answers that went well are logged at debug level: hosts poll.
 """
 
@@ -18,14 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import structlog
 from grpc import StatusCode
 
-from akpolicy.errors import AkpolicyError, PermissionDenied, Unauthenticated
+from akpolicy.errors import AkpolicyError, PermissionDenied
 from akpolicy.strict_json import shown
 from akpolicy_server.access import require_host
-from akpolicy_server.api.authentication import METADATA_KEY, bearer_of
 from akpolicy_server.api.call import Ended
 from akpolicy_server.api.ends import end_of, until_one_ends
 from akpolicy_server.api.rest.problems import Problem, ending, problem_response, refusal, unforeseen
-from akpolicy_server.api_keys import key_id_in
 from akpolicy_server.store.hosts import HostKey
 
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
     from akpolicy_server.access import Caller
     from akpolicy_server.api.subscription import Services
-    from akpolicy_server.api_keys import ApiKeys
     from akpolicy_server.fanout import Fanout
     from akpolicy_server.legacy import LegacyPolicies
-    from akpolicy_server.threads import Threads
 
 SEND_PATIENCE_S: Final = 30.0
 
@@ -56,13 +54,15 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RestCalls:
-    """Answers the calls of hosts."""
+    """Answers the calls of hosts.
 
-    api_keys: ApiKeys
-    threads: Threads
+    `caller`: who makes a call; raises what gRPC refuses with. `legacy`: None where agentkernel's own hosts do not ask.
+    """
+
+    caller: Callable[[Request], Awaitable[Caller]]
     fanout: Fanout
     services: Services
-    legacy: LegacyPolicies
+    legacy: LegacyPolicies | None
 
     def endpoint(
         self, name: str, handler: Callable[[Request, HostKey], Awaitable[Answer]]
@@ -73,18 +73,6 @@ class RestCalls:
             return _Answering(self, name, handler, request)
 
         return answer
-
-    async def caller(self, request: Request) -> Caller:
-        """Return who calls; raise and count `Unauthenticated`."""
-        reason = "missing"
-        try:
-            secret = bearer_of((METADATA_KEY, value) for value in request.headers.getlist(METADATA_KEY))
-            reason = "refused"
-            key_id_in(secret)
-            return await self.threads.database(self.api_keys.authenticate, secret)
-        except Unauthenticated:
-            self.services.metrics.authentication_failures.labels(reason=reason).inc()
-            raise
 
 
 class _Answering:
@@ -140,9 +128,9 @@ class _Answering:
         self._notes |= {"org": org, "host_id": host_id}
         wanted = self._request.path_params.get("org", org)
         if wanted != org:
-            raise PermissionDenied(f"this API key is of the org `{org}`, not of `{shown(wanted)}`; correct the path")
+            raise PermissionDenied(f"this host is of the org `{org}`, not of `{shown(wanted)}`; correct the path")
         host = HostKey(org, host_id)
-        with calls.fanout.joined(host, caller.key_id) as subscriber:
+        with calls.fanout.joined(host, caller.key_id, caller.expires_at) as subscriber:
             # Again, now that a revocation would reach this call: none falls in between.
             await calls.caller(self._request)
 

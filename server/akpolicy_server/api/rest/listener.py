@@ -1,9 +1,12 @@
-"""The REST listener: uvicorn in the loop and the process of the gRPC server.
+"""A REST listener: uvicorn in the loop and the process of the gRPC server.
 
 Rules:
 
-- Its TLS files are those of the gRPC listener, looked at in each handshake; a change that cannot be used leaves the old
-  ones in use. Which files there are, and whether clients must present certificates, is fixed at the start.
+- Its TLS files are those of the gRPC listener beside it, looked at for each connection; a change that cannot be used
+  leaves the old ones in use. Which files there are, and whether clients must present certificates, is fixed at the
+  start.
+- Client certificates are verified as gRPC does it. A session is resumed only while the files are those of its
+  handshake: no certificate is verified then.
 - Whoever connects is given `REQUEST_PATIENCE_S` for the first request, and `MAX_CONNECTIONS` may be open at once, so
   that strangers cannot fill memory.
 - Signals are the program's business, not uvicorn's.
@@ -27,6 +30,7 @@ from akpolicy.errors import StartupError
 from akpolicy.limits import KIB
 from akpolicy.tls_files import ListenerTls
 from akpolicy_server.api.rest.application import application
+from akpolicy_server.api.rest.peer import with_peer
 from akpolicy_server.listener import check_free
 
 if TYPE_CHECKING:
@@ -37,9 +41,9 @@ if TYPE_CHECKING:
     from akpolicy.addresses import HostPort
     from akpolicy.clock import Clock
     from akpolicy.errors import AkpolicyError
+    from akpolicy.settings_types import TlsFiles
     from akpolicy.tls_files import ServerTls
     from akpolicy_server.api.rest.call import RestCalls
-    from akpolicy_server.settings import ServerSection
 
 MAX_CONNECTIONS: Final = 1024
 MAX_HEADER_BYTES: Final = 16 * KIB
@@ -68,12 +72,13 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0)
 
 
-class _PatientProtocol(H11Protocol):
-    """HTTP/1.1 that gives up on a connection without a first request."""
+class _HostProtocol(H11Protocol):
+    """HTTP/1.1 that tells who the peer is, and gives up on a connection without a first request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait."""
+        """Begin to wait; the handshake is done."""
         super().connection_made(transport)
+        self.app = with_peer(self.app, transport.get_extra_info("ssl_object"))
         self.loop.call_later(REQUEST_PATIENCE_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -84,17 +89,23 @@ class _PatientProtocol(H11Protocol):
 
 @asynccontextmanager
 async def serving_rest(
-    section: ServerSection, hosts: RestCalls, clock: Clock, failed: Callable[[AkpolicyError], None]
+    listen: HostPort | None,
+    files: TlsFiles | None,
+    hosts: RestCalls,
+    clock: Clock,
+    failed: Callable[[AkpolicyError], None],
+    *,
+    grace_s: float,
 ) -> AsyncIterator[HostPort | None]:
     """Serve REST while the block runs, unless there is no address for it; yield the address.
 
     `failed` is told of each change of TLS files that cannot be used. Raises `StartupError` or `ConfigError`.
     """
-    if section.rest_listen is None:
+    if listen is None:
         yield None
         return
-    tls = ListenerTls(section.tls, clock=clock, failed=failed) if section.tls is not None else None
-    async with rest_listener(section.rest_listen, application(hosts), tls, section.shutdown_grace_seconds) as address:
+    tls = ListenerTls(files, clock=clock, failed=failed) if files is not None else None
+    async with rest_listener(listen, application(hosts), tls, grace_s) as address:
         yield address
 
 
@@ -120,7 +131,7 @@ def _config(app: Starlette, tls: ListenerTls | None, grace_s: float) -> uvicorn.
     context = following_context(tls) if tls is not None else None
     return uvicorn.Config(
         app,
-        http=_PatientProtocol,
+        http=_HostProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -153,32 +164,56 @@ def _bound(address: HostPort) -> socket.socket:
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
-def following_context(tls: ListenerTls) -> ssl.SSLContext:
-    """Return a context whose handshakes use what the files hold at the time."""
-    first = _context(tls.initial)
-    newest = [first]
+class _FollowingContext(ssl.SSLContext):
+    """Begins each connection with what the files hold at the time.
 
-    def look(handshake: ssl.SSLObject, _name: str | None, _context_of: ssl.SSLContext) -> None:
+    A context that is put in another one's place within a handshake would not do: sessions stay with the first, and who
+    resumes one would be let in by an authority that is no longer in the file.
+    """
+
+    newest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return the TLS side of a new connection; asyncio calls this once for each."""
+        return self.newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+def following_context(tls: ListenerTls) -> ssl.SSLContext:
+    """Return a context whose connections use what the files hold at the time."""
+    newest = _context(tls.initial)
+
+    def look() -> ssl.SSLContext:
+        nonlocal newest
         if (renewed := tls.renewed()) is not None:
             try:
-                newest[0] = _context(renewed)
+                newest = _context(renewed)
             except ssl.SSLError as error:
                 log.warning("REST cannot use changed TLS files; the old ones stay in use", reason=str(error))
-        handshake.context = newest[0]
+        return newest
 
-    # Called in each handshake, whether the client names a server or not.
-    first.sni_callback = look
-    return first
+    following = _FollowingContext(ssl.PROTOCOL_TLS_SERVER)
+    following.newest = look
+    return following
 
 
 def _context(tls: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     with _in_memory(tls.identity.chain) as chain, _in_memory(tls.identity.key) as key:
         context.load_cert_chain(chain, key)
     if tls.client_ca is not None:
         context.load_verify_locations(cadata=tls.client_ca.decode("ascii", "replace"))
+        # As gRPC: an authority in the file is trusted although the one above it is not there.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

@@ -204,6 +204,7 @@ _PATHS: Final[dict[str, Any]] = {
             "For agentkernel's own hosts: the policies of the key's org as one text. Always whole.",
             [],
             {"200": _json_of("LegacyBundle", "The flat bundle.")},
+            security=[{"hostKey": []}],
         )
     },
 }
@@ -214,11 +215,16 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "akpolicy", "version": __version__, "description": "Policy for hosts that only have HTTP."},
-        "security": [{"hostKey": []}],
+        "security": [{"hostKey": []}, {"hostCertificate": []}],
         "paths": _PATHS,
         "components": {
             "securitySchemes": {
-                "hostKey": {"type": "http", "scheme": "bearer", "description": "A host's API key, for its org alone."}
+                "hostKey": {"type": "http", "scheme": "bearer", "description": "A host's API key, for its org alone."},
+                "hostCertificate": {
+                    "type": "mutualTLS",
+                    "description": "A host's client certificate, whose one URI is its SPIFFE id, for its org alone; on "
+                    "the listener for certificates. An API key besides must be of the same host.",
+                },
             },
             "schemas": {
                 "Envelope": _ENVELOPE,
@@ -246,7 +252,8 @@ def page() -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>akpolicy REST</title>'
         "<style>body{font-family:sans-serif;margin:2em}td,th{text-align:left;padding:.4em;vertical-align:top}</style>"
         f"<h1>akpolicy {escape(__version__)}: REST</h1>"
-        "<p>Send a host's API key as <code>Authorization: Bearer</code>. For programs: "
+        "<p>Send a host's API key as <code>Authorization: Bearer</code>, or show its client certificate (mutual TLS) "
+        "on the listener for certificates. For programs: "
         '<a href="openapi.json">openapi.json</a>.</p>'
         "<table><tr><th>Call</th><th>What</th><th>Parameters</th><th>Statuses</th></tr>" + "".join(rows) + "</table>"
     )

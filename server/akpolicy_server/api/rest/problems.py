@@ -4,6 +4,7 @@ Rules:
 
 - `{"error": {"code", "message"}}`: the code is the name of the domain error, the message its own. Statuses follow from
   those of gRPC (`status`), by one table.
+- Who is not known keeps no connection: one that a certificate opened is not good again once that has expired.
 - What nobody foresaw becomes 500 with an incident id, and nothing else leaves the server.
 """
 
@@ -86,5 +87,5 @@ def unforeseen() -> tuple[str, Response]:
 
 def _headers(status: StatusCode) -> dict[str, str]:
     if status is StatusCode.UNAUTHENTICATED:
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": "Bearer", "Connection": "close"}
     return {"Retry-After": str(RETRY_AFTER_S)} if status in _WAIT else {}

@@ -18,7 +18,7 @@ from akpolicy_server.api.rest.problems import JSON, Problem
 from akpolicy_server.api.rest.reports import report_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -42,9 +42,8 @@ _UNCACHED: Final = {"Cache-Control": "no-store"}
 class RestService:
     """What hosts can ask for. Each method raises domain errors, or `Problem` for what only HTTP knows."""
 
-    def __init__(self, services: Services, legacy: LegacyPolicies) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._legacy = legacy
         self._identities = Identities()
 
     async def bundles(self, request: Request, host: HostKey) -> Answer:
@@ -88,10 +87,15 @@ class RestService:
         take_report(self._services, report)
         return Response(status_code=204, headers=_UNCACHED)
 
-    async def legacy_policies(self, _: Request, host: HostKey) -> Answer:
-        """Return the flat bundle of agentkernel's own hosts; always whole, whatever the client has."""
-        bundle = await self._legacy.of(host.org)
+
+def legacy_policies(legacy: LegacyPolicies) -> Callable[[Request, HostKey], Awaitable[Answer]]:
+    """Return what answers agentkernel's own hosts with their flat bundle; always whole, whatever the client has."""
+
+    async def answer(_: Request, host: HostKey) -> Answer:
+        bundle = await legacy.of(host.org)
         return _JsonAnswer(bundle.to_json(), headers=_UNCACHED)
+
+    return answer
 
 
 class _JsonAnswer(Response):
