@@ -84,17 +84,21 @@ class _Reader:
     def pairs(self, field: str, take: Callable[[list[Any]], None]) -> list[tuple[str, Any]]:
         """Return the fields of the object, but for what `take` gets."""
         pairs: list[tuple[str, Any]] = []
+        # Looking for it among all names each time would be quadratic.
+        is_first = True
         self._expect("{")
         while not (not pairs and self._next() == "}"):
-            name = self._value()
-            if not isinstance(name, str):
+            # Only a string: any other value would be judged as a value first.
+            if self._next() != '"':
                 raise _NotJson
+            name = self._value()
             self._expect(":")
-            if name == field and self._next() == "[" and all(name != other for other, _ in pairs):
+            if name == field and is_first and self._next() == "[":
                 self._elements(take)
                 pairs.append((name, []))
             else:
                 pairs.append((name, self._value()))
+            is_first = is_first and name != field
             if self._next() == "}":
                 break
             self._expect(",")

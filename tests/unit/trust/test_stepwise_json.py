@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,6 +73,9 @@ def test_any_bytes_are_read_or_refused_alike(tail: bytes, window: int) -> None:
     ("data", "error", "says"),
     [
         (b'{"l":[1],"l":[2]}', DuplicateField, "payload names the field `l` twice"),
+        (b'{"l":1,"l":[2]}', DuplicateField, "payload names the field `l` twice"),
+        (b"{1.5:1}", PayloadMalformed, "payload is not JSON: Expecting property name enclosed in double quotes"),
+        (b'{{"a":1,"a":1}:1}', PayloadMalformed, "payload is not JSON: Expecting property name"),
         (b'{"l":[{"a":1,"a":2}]}', DuplicateField, "payload names the field `a` twice"),
         (b'{"l":[1,]}', PayloadMalformed, "payload is not JSON: Expecting value at line 1 column 9"),
         (b'{"l":[1 2]}', PayloadMalformed, "payload is not JSON: Expecting ',' delimiter at line 1 column 9"),
@@ -114,3 +118,25 @@ def test_the_limits_hold_for_the_list_and_for_the_object() -> None:
             load_with_list(data, FIELD, lambda _: None, limits)
         with pytest.raises(type(caught.value)):
             load_object(data, limits)
+
+
+def test_fields_that_come_again_and_again_take_linear_time() -> None:
+    def steps(count: int) -> int:
+        taken = 0
+
+        def tell(_frame: object, event: str, _argument: object) -> None:
+            nonlocal taken
+            taken += event == "call"
+
+        data = b"{" + b'"a":0,' * count + b'"l":[],' * count + b'"a":0}'
+        before = sys.getprofile()
+        sys.setprofile(tell)
+        try:
+            with pytest.raises(DuplicateField):
+                whole(data)
+        finally:
+            sys.setprofile(before)
+        return taken
+
+    # Calls, which a generator makes for each item.
+    assert steps(400) < 2.5 * steps(200)
