@@ -173,7 +173,8 @@ def _named(found: Sequence[Outline], source: str) -> tuple[tuple[PolicyText, ...
     fallback = stem if len(found) == 1 and is_policy_id(stem) else None
     policies, problems = [], []
     for body, piece in found:
-        annotated = head(body, piece.first).id
+        # A policy that is too large is refused, and its head is not worth the time that megabytes of it would take.
+        annotated = head(body[: piece.first + MAX_POLICY_BYTES], piece.first).id
         policy_id = fallback if annotated is None else annotated
         policy = PolicyText(policy_id or "", body, source, piece.line)
         policies.append(policy)

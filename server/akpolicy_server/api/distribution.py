@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
-from grpc.aio import EOF
+from grpc.aio import EOF, InternalError
 
 from akpolicy.errors import StreamProtocolError
 from akpolicy.v1 import distribution_pb2, distribution_pb2_grpc
 from akpolicy_server.access import require_host
 from akpolicy_server.api.ends import counted_end
 from akpolicy_server.api.greeting import Greeting, read_greeting
-from akpolicy_server.api.interruption import Interruption
+from akpolicy_server.api.interruption import HostGone, Interruption
 from akpolicy_server.api.polling_calls import PollingPart
 from akpolicy_server.api.rounds import Rounds
 from akpolicy_server.api.subscription import Subscription
@@ -69,7 +69,7 @@ class DistributionServicer(PollingPart):
         greeting = await _read_hello(context, subscriber.host.org)
         call.note(software_version=greeting.software_version)
         log.info("stream opened", **call.notes)
-        return Subscription(self._services, subscriber, greeting, context.write)
+        return Subscription(self._services, subscriber, greeting, partial(_write, context))
 
     async def _serve(self, subscriber: Subscriber, subscription: Subscription, context: Context) -> None:
         """Serve the stream until the host closes it or something is wrong."""
@@ -88,10 +88,13 @@ class DistributionServicer(PollingPart):
                     pass
         finally:
             subscriber.forget()
-            await rounds.stop()
-            self._services.metrics.subscribers.dec()
-            # A host that is asked to come back at once has not left: if it does not come, it is missed soon enough.
-            subscription.end(left=subscriber.end is not End.OLD)
+            try:
+                await rounds.stop()
+            finally:
+                # gRPC often cancels the call in the very moment in which it is stopped here.
+                self._services.metrics.subscribers.dec()
+                # A host that is asked to come back at once has not left: if it does not come, it is missed soon enough.
+                subscription.end(left=subscriber.end is not End.OLD)
 
     def _end(self, subscriber: Subscriber, interruption: Interruption) -> None:
         """Have the server's end of a stream end it."""
@@ -105,6 +108,14 @@ def _is_heard(message: object, subscription: Subscription) -> bool:
         return False
     subscription.hear(cast("distribution_pb2.SubscribeRequest", message))
     return True
+
+
+async def _write(context: Context, message: bytes) -> None:
+    """Send a message; raise `HostGone` if nobody is there any more."""
+    try:
+        await context.write(message)
+    except InternalError as error:
+        raise HostGone from error
 
 
 async def _read_hello(context: Context, org: str) -> Greeting:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+class HostGone(Exception):
+    """The other end of a stream has left in the middle of what was sent to it."""
+
+
 class Interruption:
     """A block of the current task that others may end. Whoever cancels the task besides, cancels it."""
 
@@ -45,7 +49,8 @@ class Interruption:
         why, self._why = self._why, None
         if why is None or self._task is None:
             return
-        if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+        # Who has left has cancelled the call, whether gRPC says so already or in a moment.
+        if self._task.uncancel() == 0 and kind is asyncio.CancelledError and not isinstance(why, HostGone):
             try:
                 raise why from None
             finally:
