@@ -5,9 +5,9 @@ Rules:
 - Blocks of a MiB and more are mapped each for itself, and unmapped when they are freed. By itself glibc raises that
   bound to the largest block that was ever freed (up to 32 MiB): the next content then lies in a heap, between small
   blocks that stay, and its memory stays with it.
-- A program with thousands of connections maps blocks from 16 KiB on (`CONNECTION_BUFFER_BYTES`): of the buffers of
+- A program with thousands of connections maps blocks from 17 KiB on (`CONNECTION_BUFFER_BYTES`): of the buffers of
   17 KiB that TLS has in each connection, only the pages that were ever written to are then in memory, and a broadcast
-  of content leaves no holes. Mapping costs about what copying such a block does, so that whoever makes many of them
+  of content leaves no holes. Mapping costs more than copying such a block does, so that whoever makes many of them
   makes few copies.
 - No more than `MAX_MAPPED` blocks are mapped; what is beyond lies in a heap. Linux gives a process 65,530 mappings, and
   threads need some.
@@ -25,7 +25,7 @@ from typing import Final
 from akpolicy.limits import KIB, MIB
 
 MAPPED_FROM_BYTES: Final = MIB
-CONNECTION_BUFFER_BYTES: Final = 16 * KIB
+CONNECTION_BUFFER_BYTES: Final = 17 * KIB
 MAX_MAPPED: Final = 32_768
 # From how much content on giving memory back is worth its milliseconds.
 WORTH_GIVING_BACK_BYTES: Final = MIB

@@ -178,10 +178,8 @@ async def serving(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servi
         fence = _started_fence(stack)
         metrics = ServerMetrics()
         catalog = Catalog(database, threads)
-        fanout = Fanout(
-            catalog, max_streams_per_host=section.max_streams_per_host, stream_age_s=section.stream_age_seconds
-        )
         pulse = Pulse(signatory, threads, clock, metrics, lifetime_s=section.heartbeat_lifetime_seconds)
+        fanout = _fanout(section, catalog, pulse)
         reports = HostReports(database, threads, clock)
         sweep = Sweep(database, threads, catalog, fanout, interval_s=section.keep_alive_seconds)
         terms = StreamTerms(fanout, clock, interval_s=section.keep_alive_seconds)
@@ -268,6 +266,18 @@ async def _bind_certified(
     # agentkernel's own hosts have API keys alone: nothing is served to them here.
     rest = RestCalls(by_certificate(hosts), side.fanout, side.services, None)
     return [server], listen, await stack.enter_async_context(side.rest(certificates.rest_listen, files, rest))
+
+
+def _fanout(section: ServerSection, catalog: Catalog, pulse: Pulse) -> Fanout:
+    async def prepare(org: str) -> None:
+        await pulse.shared(await catalog.view(org))
+
+    return Fanout(
+        catalog,
+        max_streams_per_host=section.max_streams_per_host,
+        stream_age_s=section.stream_age_seconds,
+        prepare=prepare,
+    )
 
 
 def _serve_operators(server: grpc.aio.Server, servicer: PublishingServicer) -> None:

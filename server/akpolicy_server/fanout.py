@@ -4,6 +4,8 @@ Rules:
 
 - A stream is told *that* something changed, never *what*: it looks up the newest when it gets there. So the latest
   wins, and a slow stream keeps one bit here and delays nobody.
+- What all streams of an org will ask for at once (`prepare`) is made before they are told, within `PREPARED_WITHIN_S`:
+  thousands that wait for one thing cost more than the thing.
 - A host may have so many streams at once and no more: the newest takes the place of the oldest, of the same credential
   if that has one. Whoever holds a stolen one can take places, but not keep a host out. A stream keeps its place for
   `PLACE_S` at the least: what comes meanwhile is refused, because each stream that begins costs a signature.
@@ -32,7 +34,7 @@ import structlog
 from akpolicy.errors import TooManyStreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
     from contextlib import AbstractContextManager
 
     from akpolicy_server.catalog import Catalog
@@ -51,6 +53,7 @@ MAX_OVERTIME_S: Final = 60.0
 OLD_RETURN_S: Final = 0.5
 SUPERSEDED_RETURN_S: Final = 4.0
 PLACE_S: Final = 1.0
+PREPARED_WITHIN_S: Final = 0.1
 
 
 log = structlog.get_logger(__name__)
@@ -153,9 +156,22 @@ class Subscriber:
 class Fanout:
     """The open streams of this process."""
 
-    def __init__(self, catalog: Catalog, *, max_streams_per_host: int, stream_age_s: float = math.inf) -> None:
-        """`catalog` forgets what is announced before any stream hears of it; streams are old after `stream_age_s`."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        max_streams_per_host: int,
+        stream_age_s: float = math.inf,
+        prepare: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
+        """`catalog` forgets what is announced before any stream hears of it; streams are old after `stream_age_s`.
+
+        `prepare` makes what the streams of an org will ask for.
+        """
         self._catalog = catalog
+        self._prepare = prepare
+        # The event loop alone would forget them.
+        self._preparing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._max_streams_per_host = max_streams_per_host
         self._stream_age_s = stream_age_s
@@ -304,8 +320,25 @@ class Fanout:
         for org in orgs:
             self._catalog.forget(org)
         for org in orgs:
-            for subscriber in self._by_org.get(org, ()):
-                subscriber.wake()
+            if self._prepare is None:
+                self._wake(org)
+            elif org in self._by_org:
+                task = self._loop.create_task(self._prepared(org, self._prepare(org)))
+                self._preparing.add(task)
+                task.add_done_callback(self._preparing.discard)
+
+    async def _prepared(self, org: str, preparation: Awaitable[object]) -> None:
+        """Tell the streams of an org once what they will ask for is there, or does not come."""
+        try:
+            async with asyncio.timeout(PREPARED_WITHIN_S):
+                await preparation
+        except Exception as error:  # noqa: BLE001 - each stream meets it again, and says so
+            log.debug("streams are told before what they will ask for is there", org=org, reason=repr(error))
+        self._wake(org)
+
+    def _wake(self, org: str) -> None:
+        for subscriber in self._by_org.get(org, ()):
+            subscriber.wake()
 
     def _end_key(self, key_id: str) -> None:
         # Rare enough to look at every stream: an index of keys would cost each of them more than this.

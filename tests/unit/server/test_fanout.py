@@ -64,6 +64,36 @@ def test_what_is_kept_in_memory_is_forgotten_before_anybody_hears() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("how", ["in time", "never", "fails"])
+def test_what_all_streams_will_ask_for_is_made_before_they_are_told(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(fanout_module, "PREPARED_WITHIN_S", 30.0 if how == "in time" else 0.01)
+
+    async def scenario() -> None:
+        asked: list[str] = []
+        told, made = asyncio.Event(), asyncio.Event()
+
+        async def prepare(org: str) -> None:
+            asked.append(org)
+            if how == "fails":
+                raise ValueError("no such thing")
+            await made.wait()
+
+        fanout = Fanout(cast("Catalog", _Forgetful()), max_streams_per_host=1, prepare=prepare)
+        with fanout.joined(HostKey("acme", "h"), "k") as subscriber:
+            subscriber.on_news = told.set
+            # Nobody listens for the other.
+            fanout.announce(["acme", "globex"])
+            if how == "in time":
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert (asked, subscriber.take_news()) == (["acme"], False)
+                made.set()
+            await asyncio.wait_for(told.wait(), 30)
+            assert (asked, subscriber.take_news()) == (["acme"], True)
+
+    asyncio.run(scenario())
+
+
 def test_another_thread_may_announce() -> None:
     async def scenario() -> None:
         fanout = _fanout()
