@@ -82,7 +82,8 @@ class Bundles:
 
     def _shared(self, revision: RevisionRecord) -> bytes:
         kept = self._kept.get(revision.digest)
-        if kept is not None and kept[0] is revision:
+        # Each org's view has a record of its own for what is `global`.
+        if kept is not None and (kept[0] is revision or kept[0] == revision):
             self._kept.move_to_end(revision.digest)
             return kept[1]
         shared = distribution_pb2.BundleUpdate(

@@ -90,6 +90,12 @@ def test_a_revision_that_was_signed_again_goes_out_as_it_is_signed_now() -> None
     assert read(bundles.update(after, nonce=NONCE, content_size=0)) == expected(after, NONCE, 0)
 
 
+def test_what_several_orgs_get_is_encoded_once() -> None:
+    bundles, record = Bundles(), revision()
+    first, again = (bundles.update(each, nonce=NONCE, content_size=0)[-1] for each in (record, replace(record)))
+    assert again is first
+
+
 def test_no_more_is_kept_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "MAX_KEPT", 3)
     bundles, records = Bundles(), [revision(bytes([number]) * 32) for number in range(5)]
