@@ -94,6 +94,25 @@ def test_the_state_keeps_the_digest_of_what_came_before(host: HostSimulator) -> 
     assert previous(host) == previous(host.restart()) == first
 
 
+def test_a_scope_that_came_before_any_heartbeat_named_it_is_kept_as_unconfirmed(new_host: HostSimulator) -> None:
+    host, office = new_host, new_host.office
+    hello = host.new_session().hello().hello
+    office.publish(PERMIT)
+    sent = office.missing(hello)
+    # Named by the heartbeat and never sent: so there was no time at which all was there.
+    office.publish(PERMIT, scope="org/acme")
+    host.hear(*sent, office.heartbeat(nonce=hello.nonce.hex()))
+
+    office.publish(PERMIT, scope="org/acme/team/a")
+    host.hear(*office.bundle("org/acme/team/a"))
+
+    for running in (host, host.restart()):
+        kept = running.directory.state
+        assert kept.freshness.common is not None
+        assert kept.freshness.unconfirmed == ["org/acme/team/a"]
+        assert sorted(kept.freshness.freshness(kept.scopes).by_scope) == ["global"]
+
+
 def test_what_no_heartbeat_named_is_not_lacking(new_host: HostSimulator) -> None:
     said = [new_host.updater.lacking]
     new_host.connect()

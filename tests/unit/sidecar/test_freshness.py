@@ -18,6 +18,7 @@ from akpolicy_sidecar.freshness import (
     Confirmations,
     Freshness,
     confirm,
+    deliver,
 )
 
 START = 1_800_000_000
@@ -92,6 +93,17 @@ def test_a_scope_that_is_delivered_is_vouched_for_by_the_heartbeat_that_came_bef
 
     assert delivered.confirmed_at == START + 100
     assert delivered.whole == Confirmation(START + 100, START + 100 + LIFE)
+
+
+def test_a_delivery_takes_nothing_back_that_a_longer_lived_heartbeat_said_of_all() -> None:
+    both = index_of(everyone=1, acme=1)
+    long = heard(NOTHING_CONFIRMED, both, enforced(everyone=1, acme=1), life=10 * LIFE)
+    newest = index_of(everyone=2, acme=1)
+    named = heard(long, newest, enforced(everyone=1, acme=1), START + 100)
+
+    delivered = deliver(named, heartbeat(newest, START + 100), GLOBAL, vouched=True, is_whole=True)
+
+    assert delivered.whole == Confirmation(START + 100, START + 10 * LIFE)
 
 
 def test_a_scope_that_the_index_no_longer_names_ages() -> None:

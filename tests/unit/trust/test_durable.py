@@ -329,6 +329,17 @@ def test_a_file_that_grows_is_a_new_one(tmp_path: Path) -> None:
     assert (tmp_path / "journal").read_bytes() == b"there"
 
 
+def test_a_file_that_grows_knows_how_large_it_is(tmp_path: Path) -> None:
+    growing = durable.AppendedFile(tmp_path / "journal")
+    sizes = [growing.size]
+    for data in (b"one", b"", b"three"):
+        growing.append(data)
+        sizes.append(growing.size)
+    growing.close()
+    assert sizes == [0, 3, 3, 8]
+    assert (tmp_path / "journal").read_bytes() == b"onethree"
+
+
 def test_a_file_whose_name_cannot_be_made_durable_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Path) -> None:
         raise OSError(errno.EIO, "I/O error")
