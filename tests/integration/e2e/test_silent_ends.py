@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,6 +18,8 @@ from tests.simulators.waiting import wait_until
 from tests.simulators.wire import PIECE_BYTES, Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.integration.e2e.programs import Program
 
 KEEP_ALIVE_S: Final = 0.5
@@ -41,6 +44,21 @@ def begin(world: World, mode: str = "cached_with_expiry", **server: object) -> P
     world.start_sidecar(tables=tables)
     world.wait_for_decision(is_live, what="a live stream")
     return running
+
+
+@contextmanager
+def beginning_over_a_wire(world: World, **server: object) -> Iterator[Wire]:
+    """Have a host enforce `first` from a server with these settings, to which it has a wire."""
+    world.init()
+    world.server_tables["server"] |= server
+    world.start_server()
+    world.publish(permit("first"))
+    with Wire(world.port) as wire:
+        tables = world.sidecar_tables()
+        tables["enterprise"]["policy_server"] = f"http://127.0.0.1:{wire.port}"
+        world.start_sidecar(tables=tables)
+        world.wait_for_decision(is_live, what="a live stream")
+        yield wire
 
 
 def is_live(decision: Any) -> bool:
@@ -107,16 +125,8 @@ def test_a_sidecar_that_stands_still_is_gone_for_operators_and_back_when_it_goes
 
 @pytest.mark.slow
 def test_a_quiet_stream_of_a_real_sidecar_outlives_many_pings(world: World) -> None:
-    world.init()
     quiet = {"keep_alive_seconds": HOUR_S, "heartbeat_lifetime_seconds": int(HOUR_S)}
-    world.server_tables["server"] |= {"ping_interval_seconds": MIN_PING_S, **quiet}
-    world.start_server()
-    world.publish(permit("first"))
-    with Wire(world.port) as wire:
-        tables = world.sidecar_tables()
-        tables["enterprise"]["policy_server"] = f"http://127.0.0.1:{wire.port}"
-        world.start_sidecar(tables=tables)
-        world.wait_for_decision(is_live, what="a live stream")
+    with beginning_over_a_wire(world, ping_interval_seconds=MIN_PING_S, **quiet) as wire:
         before = wire.carried
         wait_until(lambda: wire.carried >= before + PINGS * PING_FRAME_BYTES, what=f"{PINGS} pings")
         assert is_live(world.ask())
@@ -128,15 +138,7 @@ def test_a_quiet_stream_of_a_real_sidecar_outlives_many_pings(world: World) -> N
 
 @pytest.mark.slow
 def test_a_large_bundle_arrives_over_a_slow_line_on_which_a_ping_waits_behind_it(world: World) -> None:
-    world.init()
-    world.server_tables["server"] |= {"ping_interval_seconds": 1.0, "ping_timeout_seconds": 2.0}
-    world.start_server()
-    world.publish(permit("first"))
-    with Wire(world.port) as wire:
-        tables = world.sidecar_tables()
-        tables["enterprise"]["policy_server"] = f"http://127.0.0.1:{wire.port}"
-        world.start_sidecar(tables=tables)
-        world.wait_for_decision(is_live, what="a live stream")
+    with beginning_over_a_wire(world, ping_interval_seconds=1.0, ping_timeout_seconds=2.0) as wire:
         wire.delay(PIECE_BYTES / LINE_BYTES_A_SECOND)
         world.publish(
             permit("second") + f"// {'x' * 16_000}\n".join(forbid(number) for number in range(LARGE_POLICIES))
