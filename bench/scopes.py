@@ -12,7 +12,6 @@ the time quadratic. A change of one scope should take as long among many scopes 
 from __future__ import annotations
 
 import json
-import math
 import random
 import statistics
 import subprocess
@@ -49,7 +48,7 @@ CHANGE_POLL_S: Final = 0.002
 # Of up to so many scopes.
 MAX_FIRST_CONTACT_S: Final = 30.0
 FIRST_CONTACT_SCOPES: Final = 2000
-# Of a scope, for each doubling of their number; quadratic would be 2.
+# For each time as many scopes; quadratic would be 2 for twice as many.
 MAX_GROWTH: Final = 1.3
 MAX_CHANGE_GROWTH: Final = 2.0
 # Beside its content.
@@ -102,7 +101,7 @@ def _lines(costs: list[Costs]) -> Iterator[Line]:
     for few, many in pairwise(costs):
         what = f"first contact a scope, {many.scopes} / {few.scopes} scopes"
         ratio = (many.contact_s / many.scopes) / (few.contact_s / few.scopes)
-        yield Line(what, ratio, "x", MAX_GROWTH ** math.log2(many.scopes / few.scopes))
+        yield Line(what, ratio, "x", MAX_GROWTH)
     few, many = costs[0], costs[-1]
     what = f"one changed scope, {many.scopes} / {few.scopes} scopes"
     yield Line(what, many.change_s / few.change_s, "x", MAX_CHANGE_GROWTH)
