@@ -334,7 +334,9 @@ class Fanout:
                 await preparation
         except Exception as error:  # noqa: BLE001 - each stream meets it again, and says so
             log.debug("streams are told before what they will ask for is there", org=org, reason=repr(error))
-        self._wake(org)
+        finally:
+            # Also if what it waits for was cancelled: nobody may miss a change.
+            self._wake(org)
 
     def _wake(self, org: str) -> None:
         for subscriber in self._by_org.get(org, ()):

@@ -64,7 +64,7 @@ def test_what_is_kept_in_memory_is_forgotten_before_anybody_hears() -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("how", ["in time", "never", "fails"])
+@pytest.mark.parametrize("how", ["in time", "never", "fails", "is cancelled"])
 def test_what_all_streams_will_ask_for_is_made_before_they_are_told(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(fanout_module, "PREPARED_WITHIN_S", 30.0 if how == "in time" else 0.01)
 
@@ -76,6 +76,8 @@ def test_what_all_streams_will_ask_for_is_made_before_they_are_told(monkeypatch:
             asked.append(org)
             if how == "fails":
                 raise ValueError("no such thing")
+            if how == "is cancelled":
+                raise asyncio.CancelledError
             await made.wait()
 
         fanout = Fanout(cast("Catalog", _Forgetful()), max_streams_per_host=1, prepare=prepare)
